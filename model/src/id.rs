@@ -1,0 +1,140 @@
+//! Identifiers: what names a message, a mailbox, a change and a place.
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+/// A message's unique identifier in its mailbox (RFC 3501 §2.3.1.1): 1 to 2^32-1, ascending, never reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uid(NonZeroU32);
+
+impl Uid {
+    pub const MIN: Uid = Uid(NonZeroU32::MIN);
+
+    /// `None` for 0, which is no UID.
+    pub const fn new(value: u32) -> Option<Uid> {
+        match NonZeroU32::new(value) {
+            Some(value) => Some(Uid(value)),
+            None => None,
+        }
+    }
+
+    pub const fn get(self) -> u32 {
+        self.0.get()
+    }
+}
+
+impl fmt::Debug for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Uid({})", self.get())
+    }
+}
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+/// The validity of a mailbox's UIDs (RFC 3501 §2.3.1.1). Comes from a counter of the account, never from the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UidValidity(NonZeroU32);
+
+impl UidValidity {
+    pub const MIN: UidValidity = UidValidity(NonZeroU32::MIN);
+
+    pub const fn new(value: u32) -> Option<UidValidity> {
+        match NonZeroU32::new(value) {
+            Some(value) => Some(UidValidity(value)),
+            None => None,
+        }
+    }
+
+    pub const fn get(self) -> u32 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for UidValidity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+/// A modification sequence (RFC 7162 §3.1): 63 bits. 0 stands only where the RFC gives it a meaning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModSeq(pub u64);
+
+impl ModSeq {
+    pub const ZERO: ModSeq = ModSeq(0);
+    /// RFC 7162 §7: mod-sequence values are 63-bit.
+    pub const MAX: ModSeq = ModSeq(i64::MAX as u64);
+
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The next one. Panics at 2^63-1, which no account reaches.
+    #[must_use]
+    pub fn next(self) -> ModSeq {
+        assert!(self < ModSeq::MAX, "modification sequence exhausted");
+        ModSeq(self.0 + 1)
+    }
+}
+
+impl fmt::Display for ModSeq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// 128 bits that name a mailbox or a message for ever, whatever its name, UID or place.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Guid(pub [u8; 16]);
+
+impl Guid {
+    /// The INBOX of every account: known without reading anything.
+    pub const INBOX: Guid = Guid([0; 16]);
+
+    /// From 32 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Guid> {
+        let digits = text.as_bytes();
+        if digits.len() != 32 {
+            return None;
+        }
+        let mut bytes = [0; 16];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let high = (pair[0] as char).to_digit(16)?;
+            let low = (pair[1] as char).to_digit(16)?;
+            *byte = (high << 4 | low) as u8;
+        }
+        Some(Guid(bytes))
+    }
+}
+
+impl fmt::Display for Guid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Guid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Guid({self})")
+    }
+}
+
+/// A partition: the unit of ownership, flush, manifest and move. `hash(account id) mod PARTITIONS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartitionId(pub u16);
+
+impl PartitionId {
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for PartitionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

@@ -1,0 +1,20 @@
+//! The nouns of mail: identifiers, flags, names, sets, dates, messages and their MIME structure.
+//!
+//! No `async`, no I/O, no clock: every function here is a value to a value.
+
+pub mod account;
+pub mod date;
+pub mod flag;
+pub mod id;
+pub mod mime;
+pub mod name;
+pub mod search;
+pub mod seq;
+pub mod text;
+
+pub use account::AccountId;
+pub use date::{Date, InternalDate};
+pub use flag::{Flag, FlagSet, Keyword, SystemFlag};
+pub use id::{Guid, ModSeq, PartitionId, Uid, UidValidity};
+pub use name::MailboxName;
+pub use seq::{SequenceSet, UidSet};
