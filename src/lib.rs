@@ -1,1 +1,6 @@
-//! culver
+//! Culver's root: configuration, roles and session drivers. The only place where socket, protocol and mailbox meet.
+
+pub mod chores;
+pub mod config;
+pub mod quickstart;
+pub mod serve;

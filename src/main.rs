@@ -1,1 +1,86 @@
-fn main() {}
+//! The `culver` command.
+
+use anstream::eprintln;
+use anstyle::{AnsiColor, Style};
+use clap::{Parser, Subcommand};
+use culver::{chores, quickstart, serve};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const ERROR: Style = AnsiColor::Red.on_default().bold();
+
+/// A mail platform for internet service providers: LMTP in, IMAP and POP3 out.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  culver quickstart                              a mail server on 127.0.0.1, with two accounts and sample mail
+  culver quickstart --account me@example.test:secret --dir ./mail
+  culver check-config /etc/culver/culver.toml    all mistakes of a configuration, with line, key and remedy
+  culver serve --config /etc/culver/culver.toml  the real thing
+  culver check ./culver-data                     verify everything that is stored")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve everything in one process on 127.0.0.1, with no configuration
+    #[command(after_help = "Examples:
+  culver quickstart
+  culver quickstart --dir /tmp/mail --port-base 30000 --account me@example.test:secret --no-samples
+Ports are --port-base plus the standard port: IMAP 20143, IMAPS 20993, POP3 20110, POP3S 20995, LMTP 20024, admin HTTP 20080.")]
+    Quickstart(quickstart::Options),
+    /// Serve a configuration
+    #[command(after_help = "Example:\n  culver serve --config /etc/culver/culver.toml\nSIGTERM and SIGINT drain and stop; SIGHUP reloads certificates and users.")]
+    Serve {
+        /// The configuration (TOML)
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Print all mistakes of a configuration, with file, line, key and remedy
+    CheckConfig {
+        /// The configuration (TOML)
+        file: PathBuf,
+    },
+    /// Make a stored password for a passwd-file
+    #[command(after_help = "Examples:
+  culver hash-password                            asks for the password
+  printf secret | culver hash-password --scheme SHA512-CRYPT")]
+    HashPassword {
+        /// PLAIN, SSHA512, SHA512-CRYPT, BLF-CRYPT, ARGON2ID or SCRAM-SHA-256
+        #[arg(long, default_value = "ARGON2ID")]
+        scheme: String,
+    },
+    /// Show a stored file in words: journal segment, pack, table, manifest, owner, store identity
+    Dump {
+        /// A file of a store
+        file: PathBuf,
+    },
+    /// Verify every stored format below a directory that no server has open
+    Check {
+        /// The directory of a store
+        dir: PathBuf,
+        /// JSON for machines
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Quickstart(options) => quickstart::run(&options),
+        Command::Serve { config } => serve::run_file(&config),
+        Command::CheckConfig { file } => chores::check_config(&file),
+        Command::HashPassword { scheme } => chores::hash_password(&scheme),
+        Command::Dump { file } => chores::dump(&file),
+        Command::Check { dir, json } => chores::check(&dir, json),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{ERROR}culver:{ERROR:#} {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

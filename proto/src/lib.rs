@@ -1,1 +1,4 @@
 //! proto
+pub mod lmtp;
+pub mod pop3;
+pub mod sasl;

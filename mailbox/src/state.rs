@@ -1,0 +1,450 @@
+//! The state of one account, and what each record does to it.
+//!
+//! # Invariants
+//! [`State::apply`] is deterministic: the same records in the same order give the same UIDs, MODSEQs and answers.
+//! A record that cannot be carried out changes nothing, not even a counter.
+//! MODSEQs come from one counter of the account, UIDVALIDITYs from another; neither ever goes back.
+
+use crate::record::{Message, Record, Relocation, StoreOp};
+use culver_index::account::{AccountState, MailboxEntry};
+use culver_index::{Block, BlockKind, Expunged, FormatError, IndexError, MailboxIndex, PLACE_OCTETS};
+use culver_model::{FlagSet, Guid, MailboxName, ModSeq, Uid, UidSet, UidValidity};
+use std::collections::BTreeMap;
+
+/// Most mailboxes of an account.
+pub const MAILBOXES_MAX: usize = 10_000;
+/// Most subscriptions of an account.
+pub const SUBSCRIPTIONS_MAX: usize = 10_000;
+
+/// The key under which the account's own block is stored; mailbox blocks stand under their GUID.
+pub const ACCOUNT_KEY: Guid = Guid([0xff; 16]);
+
+/// Why a change was refused. The client acts on each differently; see the table of texts at the edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("no such mailbox")]
+    NonExistent,
+    #[error("mailbox exists already")]
+    AlreadyExists,
+    #[error("this cannot be done to this mailbox")]
+    Cannot,
+    #[error("a limit was reached")]
+    Limit,
+    #[error("the message is too large")]
+    TooBig,
+}
+
+/// What a record that was carried out gave.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Applied {
+    Append { uid_validity: UidValidity, uid: Uid },
+    /// `modified`: failed UNCHANGEDSINCE.
+    Store { changed: UidSet, modified: UidSet, modseq: ModSeq },
+    Expunge { uids: UidSet, modseq: ModSeq },
+    /// `from` and `to` pair in order; `modseq` is the source mailbox's, for MOVE.
+    Copy { uid_validity: UidValidity, from: UidSet, to: UidSet, modseq: ModSeq },
+    Done,
+}
+
+/// One account in memory.
+pub struct State {
+    pub account: AccountState,
+    pub mailboxes: BTreeMap<Guid, MailboxIndex>,
+    /// Octets of bodies that expunges set free since the last flush, by place.
+    pub freed: Vec<[u8; PLACE_OCTETS]>,
+    /// Mailboxes deleted since the last flush: their blocks are to be removed.
+    pub removed: Vec<Guid>,
+}
+
+impl State {
+    /// An account that nothing was ever stored for: INBOX, with the first UIDVALIDITY.
+    pub fn new() -> State {
+        let mut state = State {
+            account: AccountState::default(),
+            mailboxes: BTreeMap::new(),
+            freed: Vec::new(),
+            removed: Vec::new(),
+        };
+        state.account.incarnation = Guid([1; 16]);
+        state.found_inbox();
+        state
+    }
+
+    fn found_inbox(&mut self) {
+        let inbox = MailboxName::inbox();
+        self.add_mailbox(Guid::INBOX, inbox, None, true).expect("an account without mailboxes has room for INBOX");
+    }
+
+    /// From the blocks of the account's last flushes, each key's base first and its deltas after it.
+    pub fn load(blocks: Vec<(Guid, Vec<(BlockKind, Block)>)>) -> Result<State, FormatError> {
+        let mut state = State {
+            account: AccountState::default(),
+            mailboxes: BTreeMap::new(),
+            freed: Vec::new(),
+            removed: Vec::new(),
+        };
+        let mut account_seen = false;
+        for (key, blocks) in blocks {
+            let mut blocks = blocks.into_iter().map(|(_, block)| block);
+            let Some(base) = blocks.next() else { continue };
+            if key == ACCOUNT_KEY {
+                state.account = AccountState::decode(&base)?;
+                account_seen = true;
+            } else {
+                state.mailboxes.insert(key, MailboxIndex::from_blocks(base, blocks)?);
+            }
+        }
+        if !account_seen {
+            return Ok(State::new());
+        }
+        let listed = |guid: &Guid| state.account.mailboxes.iter().any(|entry| entry.guid == *guid);
+        let known: Vec<Guid> = state.mailboxes.keys().copied().collect();
+        for guid in known.into_iter().filter(|guid| !listed(guid)) {
+            state.mailboxes.remove(&guid);
+        }
+        for entry in &state.account.mailboxes {
+            let (guid, validity, created) = (entry.guid, entry.uid_validity, entry.created);
+            state.mailboxes.entry(guid).or_insert_with(|| MailboxIndex::new(guid, validity, created));
+        }
+        Ok(state)
+    }
+
+    pub fn highest_modseq(&self) -> ModSeq {
+        self.account.modseq
+    }
+
+    pub fn entry(&self, name: &MailboxName) -> Option<&MailboxEntry> {
+        self.account.mailboxes.iter().find(|entry| entry.name == *name)
+    }
+
+    pub fn entry_of(&self, guid: Guid) -> Option<&MailboxEntry> {
+        self.account.mailboxes.iter().find(|entry| entry.guid == guid)
+    }
+
+    fn entry_mut(&mut self, guid: Guid) -> Option<&mut MailboxEntry> {
+        self.account.mailboxes.iter_mut().find(|entry| entry.guid == guid)
+    }
+
+    pub fn has_children(&self, name: &MailboxName) -> bool {
+        self.account.mailboxes.iter().any(|entry| entry.name.is_under(name))
+    }
+
+    /// The mailbox where it can be selected.
+    pub fn selectable(&self, guid: Guid) -> Option<&MailboxIndex> {
+        let entry = self.entry_of(guid)?;
+        if entry.selectable { self.mailboxes.get(&guid) } else { None }
+    }
+
+    fn selectable_mut(&mut self, guid: Guid) -> Result<&mut MailboxIndex, Refusal> {
+        match self.entry_of(guid) {
+            Some(entry) if entry.selectable => {}
+            _ => return Err(Refusal::NonExistent),
+        }
+        self.mailboxes.get_mut(&guid).ok_or(Refusal::NonExistent)
+    }
+
+    /// Carries out `record`. `place` is where the body of an Append lies.
+    pub fn apply(&mut self, record: &Record, place: [u8; PLACE_OCTETS]) -> Result<Applied, Refusal> {
+        match record {
+            Record::Append { mailbox, message } => self.append(*mailbox, message, place),
+            Record::Store { mailbox, uids, op, flags, unchanged_since } => {
+                self.store(*mailbox, uids, *op, flags, *unchanged_since)
+            }
+            Record::Expunge { mailbox, uids, only_deleted } => self.expunge(*mailbox, uids, *only_deleted),
+            Record::Copy { from, uids, to, save_date, remove } => self.copy(*from, uids, *to, *save_date, *remove),
+            Record::Create { guid, name, special_use, selectable } => {
+                self.create(*guid, name, special_use.as_deref(), *selectable)
+            }
+            Record::Delete { guid } => self.delete(*guid),
+            Record::Rename { guid, to } => self.rename(*guid, to),
+            Record::RenameInbox { guid, to, save_date } => self.rename_inbox(*guid, to, *save_date),
+            Record::Subscribe { name, on } => self.subscribe(name, *on),
+            Record::Relocate { moved } => Ok(self.relocate(moved)),
+            Record::DeleteAccount => Ok(self.delete_account()),
+        }
+    }
+
+    fn append(&mut self, guid: Guid, message: &Message, place: [u8; PLACE_OCTETS]) -> Result<Applied, Refusal> {
+        let modseq = self.account.modseq.next();
+        let index = self.selectable_mut(guid)?;
+        let uid = index.append(message.as_new(place, guid), modseq).map_err(refusal)?;
+        let uid_validity = index.uid_validity();
+        self.account.modseq = modseq;
+        Ok(Applied::Append { uid_validity, uid })
+    }
+
+    fn store(
+        &mut self,
+        guid: Guid,
+        uids: &UidSet,
+        op: StoreOp,
+        flags: &FlagSet,
+        unchanged_since: Option<ModSeq>,
+    ) -> Result<Applied, Refusal> {
+        let modseq = self.account.modseq.next();
+        let op = match op {
+            StoreOp::Replace => culver_index::StoreOp::Replace,
+            StoreOp::Add => culver_index::StoreOp::Add,
+            StoreOp::Remove => culver_index::StoreOp::Remove,
+        };
+        let index = self.selectable_mut(guid)?;
+        let stored = index.store(uids, op, flags, unchanged_since, modseq).map_err(refusal)?;
+        if !stored.changed.is_empty() {
+            self.account.modseq = modseq;
+        }
+        Ok(Applied::Store { changed: stored.changed, modified: stored.modified, modseq })
+    }
+
+    fn expunge(&mut self, guid: Guid, uids: &UidSet, only_deleted: bool) -> Result<Applied, Refusal> {
+        let modseq = self.account.modseq.next();
+        let index = self.selectable_mut(guid)?;
+        let gone = index.expunge(uids, only_deleted, modseq);
+        let uids: UidSet = gone.iter().map(|gone| gone.uid).collect();
+        let modseq = if gone.is_empty() { index.highest_modseq() } else { modseq };
+        if !gone.is_empty() {
+            self.account.modseq = modseq;
+            self.free(gone);
+        }
+        Ok(Applied::Expunge { uids, modseq })
+    }
+
+    fn free(&mut self, gone: Vec<Expunged>) {
+        self.freed.extend(gone.iter().filter(|gone| !gone.shared).map(|gone| gone.place));
+    }
+
+    fn copy(&mut self, from: Guid, uids: &UidSet, to: Guid, save_date: i64, remove: bool) -> Result<Applied, Refusal> {
+        let modseq = self.account.modseq.next();
+        let source = self.selectable(from).ok_or(Refusal::NonExistent)?;
+        self.selectable(to).ok_or(Refusal::NonExistent)?;
+        let mut messages: Vec<_> = source.rows(uids).map(|row| (row.uid(), row.to_owned_message())).collect();
+        if messages.is_empty() {
+            let (source, target) = (source.highest_modseq(), self.selectable_mut(to)?.uid_validity());
+            let (from, to) = (UidSet::new(), UidSet::new());
+            return Ok(Applied::Copy { uid_validity: target, from, to, modseq: source });
+        }
+        let target = self.selectable_mut(to)?;
+        let (mut copied, mut given) = (UidSet::new(), UidSet::new());
+        for (uid, message) in &mut messages {
+            message.save_date = save_date;
+            // A body that two rows name is not freed by the expunge of one; a move leaves one row, as before.
+            message.shared |= !remove;
+            let new = target.append(message.as_new(), modseq).map_err(refusal)?;
+            copied.insert(uid.get());
+            given.insert(new.get());
+        }
+        let uid_validity = target.uid_validity();
+        let source = self.selectable_mut(from)?;
+        if remove {
+            source.expunge(&copied, false, modseq);
+        } else {
+            source.set_shared(&copied);
+        }
+        let source_modseq = source.highest_modseq();
+        self.account.modseq = modseq;
+        Ok(Applied::Copy { uid_validity, from: copied, to: given, modseq: source_modseq })
+    }
+
+    fn add_mailbox(
+        &mut self,
+        guid: Guid,
+        name: MailboxName,
+        special_use: Option<&str>,
+        selectable: bool,
+    ) -> Result<(), Refusal> {
+        if self.account.mailboxes.len() >= MAILBOXES_MAX {
+            return Err(Refusal::Limit);
+        }
+        let uid_validity = UidValidity::new(self.account.uid_validity + 1).ok_or(Refusal::Limit)?;
+        self.account.uid_validity = uid_validity.get();
+        let modseq = self.account.modseq.next();
+        self.account.modseq = modseq;
+        self.mailboxes.insert(guid, MailboxIndex::new(guid, uid_validity, modseq));
+        let special_use = special_use.map(str::to_owned);
+        let entry = MailboxEntry { guid, name, special_use, created: modseq, uid_validity, selectable };
+        self.account.mailboxes.push(entry);
+        self.account.mailboxes.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(())
+    }
+
+    /// A GUID made from a record's, the same at every replay. The UIDVALIDITY counter, which each mailbox
+    /// that is made moves on, tells those of one record apart.
+    fn derived(&self, guid: Guid) -> Guid {
+        let mut bytes = guid.0;
+        let salt = (self.account.uid_validity + 1).to_le_bytes();
+        bytes.iter_mut().skip(4).zip(salt).for_each(|(byte, salt)| *byte ^= salt);
+        bytes[0] ^= 0xa5;
+        Guid(bytes)
+    }
+
+    /// RFC 3501 §6.3.3: superior levels that are missing are made too.
+    fn create(
+        &mut self,
+        guid: Guid,
+        name: &MailboxName,
+        special_use: Option<&str>,
+        selectable: bool,
+    ) -> Result<Applied, Refusal> {
+        match self.entry(name) {
+            // RFC 3501 §6.3.4: a \NoSelect name that DELETE left can be created again, with a new UIDVALIDITY.
+            Some(entry) if !entry.selectable && selectable => {
+                let old = entry.guid;
+                self.account.mailboxes.retain(|entry| entry.guid != old);
+                self.mailboxes.remove(&old);
+                self.removed.push(old);
+            }
+            Some(_) => return Err(Refusal::AlreadyExists),
+            None => {}
+        }
+        if self.entry_of(guid).is_some() {
+            return Err(Refusal::AlreadyExists);
+        }
+        let missing: Vec<MailboxName> =
+            name.ancestors().into_iter().filter(|ancestor| self.entry(ancestor).is_none()).collect();
+        if self.account.mailboxes.len() + missing.len() + 1 > MAILBOXES_MAX {
+            return Err(Refusal::Limit);
+        }
+        for ancestor in missing {
+            self.add_mailbox(self.derived(guid), ancestor, None, true)?;
+        }
+        self.add_mailbox(guid, name.clone(), special_use, selectable)?;
+        Ok(Applied::Done)
+    }
+
+    fn delete(&mut self, guid: Guid) -> Result<Applied, Refusal> {
+        let entry = self.entry_of(guid).ok_or(Refusal::NonExistent)?.clone();
+        if guid == Guid::INBOX {
+            return Err(Refusal::Cannot);
+        }
+        let children = self.has_children(&entry.name);
+        if children && !entry.selectable {
+            // RFC 3501 §6.3.4: a \NoSelect name with inferiors cannot be deleted.
+            return Err(Refusal::Cannot);
+        }
+        self.account.modseq = self.account.modseq.next();
+        if let Some(index) = self.mailboxes.remove(&guid) {
+            let shared_out = index.rows(&everything()).filter(|row| !row.shared()).map(|row| *row.place());
+            self.freed.extend(shared_out);
+        }
+        self.removed.push(guid);
+        if children {
+            // RFC 3501 §6.3.4: with inferiors the name stays, \NoSelect, under a GUID of its own.
+            let place_holder = self.derived(guid);
+            self.account.uid_validity += 1;
+            let entry = self.entry_mut(guid).expect("looked up above");
+            entry.guid = place_holder;
+            entry.selectable = false;
+            entry.special_use = None;
+            let (validity, created) = (entry.uid_validity, entry.created);
+            self.mailboxes.insert(place_holder, MailboxIndex::new(place_holder, validity, created));
+        } else {
+            self.account.mailboxes.retain(|entry| entry.guid != guid);
+        }
+        Ok(Applied::Done)
+    }
+
+    fn rename(&mut self, guid: Guid, to: &MailboxName) -> Result<Applied, Refusal> {
+        let from = self.entry_of(guid).ok_or(Refusal::NonExistent)?.name.clone();
+        if guid == Guid::INBOX || to.is_inbox() || to.is_under(&from) {
+            return Err(Refusal::Cannot);
+        }
+        if self.entry(to).is_some() {
+            return Err(Refusal::AlreadyExists);
+        }
+        let mut renamed = Vec::new();
+        for entry in &self.account.mailboxes {
+            if entry.name == from {
+                renamed.push((entry.guid, to.clone()));
+            } else if entry.name.is_under(&from) {
+                let name = entry.name.with_prefix(&from, to).ok_or(Refusal::Limit)?;
+                if self.entry(&name).is_some_and(|other| !other.name.is_under(&from)) {
+                    return Err(Refusal::AlreadyExists);
+                }
+                renamed.push((entry.guid, name));
+            }
+        }
+        let missing: Vec<MailboxName> =
+            to.ancestors().into_iter().filter(|ancestor| self.entry(ancestor).is_none()).collect();
+        if self.account.mailboxes.len() + missing.len() > MAILBOXES_MAX {
+            return Err(Refusal::Limit);
+        }
+        for (guid, name) in renamed {
+            self.entry_mut(guid).expect("listed above").name = name;
+        }
+        for ancestor in missing {
+            self.add_mailbox(self.derived(guid), ancestor, None, true)?;
+        }
+        self.account.modseq = self.account.modseq.next();
+        self.account.mailboxes.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Applied::Done)
+    }
+
+    fn rename_inbox(&mut self, guid: Guid, to: &MailboxName, save_date: i64) -> Result<Applied, Refusal> {
+        if to.is_inbox() {
+            return Err(Refusal::Cannot);
+        }
+        self.create(guid, to, None, true)?;
+        self.copy(Guid::INBOX, &everything(), guid, save_date, true)?;
+        Ok(Applied::Done)
+    }
+
+    fn subscribe(&mut self, name: &MailboxName, on: bool) -> Result<Applied, Refusal> {
+        let subscriptions = &mut self.account.subscriptions;
+        match subscriptions.binary_search(name) {
+            Ok(at) if !on => drop(subscriptions.remove(at)),
+            Err(_) if on && subscriptions.len() >= SUBSCRIPTIONS_MAX => return Err(Refusal::Limit),
+            Err(at) if on => subscriptions.insert(at, name.clone()),
+            _ => {}
+        }
+        Ok(Applied::Done)
+    }
+
+    fn relocate(&mut self, moved: &[Relocation]) -> Applied {
+        let moved: BTreeMap<[u8; PLACE_OCTETS], [u8; PLACE_OCTETS]> =
+            moved.iter().map(|relocation| (relocation.from, relocation.to)).collect();
+        for index in self.mailboxes.values_mut() {
+            let hits: Vec<_> = index
+                .rows(&everything())
+                .filter_map(|row| moved.get(row.place()).map(|to| (row.uid(), *row.place(), *to)))
+                .collect();
+            for (uid, from, to) in hits {
+                index.set_place(uid, &from, to);
+            }
+        }
+        Applied::Done
+    }
+
+    fn delete_account(&mut self) -> Applied {
+        let guids: Vec<Guid> = self.mailboxes.keys().copied().collect();
+        for guid in guids {
+            if let Some(index) = self.mailboxes.remove(&guid) {
+                self.freed.extend(index.rows(&everything()).map(|row| *row.place()));
+            }
+            self.removed.push(guid);
+        }
+        self.account.mailboxes.clear();
+        self.account.subscriptions.clear();
+        let next = u128::from_le_bytes(self.account.incarnation.0).wrapping_add(1);
+        self.account.incarnation = Guid(next.to_le_bytes());
+        self.found_inbox();
+        self.removed.retain(|guid| *guid != Guid::INBOX);
+        Applied::Done
+    }
+}
+
+impl Default for State {
+    fn default() -> State {
+        State::new()
+    }
+}
+
+/// Every UID there can be; it costs one range.
+pub fn everything() -> UidSet {
+    std::iter::once(1..=u32::MAX).collect()
+}
+
+fn refusal(error: IndexError) -> Refusal {
+    match error {
+        IndexError::Limit(_) => Refusal::Limit,
+    }
+}
+

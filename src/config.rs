@@ -1,0 +1,469 @@
+//! The configuration: a TOML file, or the embedded default of `quickstart`. Every mistake of a file is found in one
+//! reading, each with its line, its key and what to write instead.
+
+use crate::config::reader::{Problems, Section};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+mod reader;
+
+pub use reader::{Problem, Problems as ConfigProblems};
+
+/// Everything that a process needs to know to serve.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub node: String,
+    /// Host name said in greetings, LHLO replies and Received fields.
+    pub hostname: String,
+    /// 0: one per core.
+    pub shards: usize,
+    pub storage: StorageConfig,
+    pub listeners: Vec<ListenerConfig>,
+    pub tls: Option<TlsConfig>,
+    pub users: UsersConfig,
+    pub imap: ImapConfig,
+    pub lmtp: LmtpConfig,
+    pub pop3: Pop3Config,
+    pub limits: LimitsConfig,
+    pub mailboxes: Vec<SpecialUse>,
+    pub log: LogConfig,
+    /// How long sessions may finish what they do after SIGTERM.
+    pub drain: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct StorageConfig {
+    /// `file:///path`.
+    pub directory: PathBuf,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Service {
+    Imap,
+    Pop3,
+    Lmtp,
+    Admin,
+}
+
+impl Service {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Service::Imap => "imap",
+            Service::Pop3 => "pop3",
+            Service::Lmtp => "lmtp",
+            Service::Admin => "admin",
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct ListenerConfig {
+    pub service: Service,
+    pub address: SocketAddr,
+    /// TLS from the first octet.
+    pub tls: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    /// (certificate chain, key), the first is the default; the others are chosen by SNI.
+    pub certificates: Vec<(PathBuf, PathBuf)>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct UsersConfig {
+    pub passwd_file: Option<PathBuf>,
+    /// `name`, stored password.
+    pub static_users: Vec<(String, String)>,
+    /// Networks from which a password may come without TLS.
+    pub secure_networks: Vec<Network>,
+    /// Without TLS and outside of `secure_networks`.
+    pub plaintext_login: bool,
+}
+
+/// An address and how many of its leading bits count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    pub address: std::net::IpAddr,
+    pub bits: u8,
+}
+
+impl Network {
+    pub fn parse(text: &str) -> Option<Network> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address.parse().ok()?, Some(bits.parse().ok()?)),
+            None => (text.parse().ok()?, None),
+        };
+        let width = if matches!(address, std::net::IpAddr::V4(_)) { 32 } else { 128 };
+        let bits = bits.unwrap_or(width);
+        (bits <= width).then_some(Network { address, bits })
+    }
+
+    pub fn contains(&self, address: std::net::IpAddr) -> bool {
+        use std::net::IpAddr;
+        let same = |a: u128, b: u128, width: u32| {
+            let shift = width - u32::from(self.bits);
+            shift >= 128 || a >> shift == b >> shift
+        };
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(net), IpAddr::V4(address)) => {
+                same(u128::from(u32::from(net)), u128::from(u32::from(address)), 32)
+            }
+            (IpAddr::V6(net), IpAddr::V6(address)) => same(net.into(), address.into(), 128),
+            _ => false,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct ImapConfig {
+    pub append_octets_max: u64,
+    pub idle_keepalive: Duration,
+    /// RFC 3501 §5.4: at least 30 minutes.
+    pub inactivity: Duration,
+    pub login_timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct LmtpConfig {
+    pub message_octets_max: u64,
+    pub recipients_max: usize,
+    /// Separates the detail from the local part in RCPT.
+    pub detail_separator: Option<char>,
+    /// `normalize` (default) or `refuse` bare CR and LF.
+    pub refuse_bare_newlines: bool,
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Pop3Config {
+    pub lock: bool,
+    pub inactivity: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct LimitsConfig {
+    pub connections_max: usize,
+    pub connections_per_user_max: usize,
+    pub connections_per_address_max: usize,
+    /// Descriptors kept free for the journal, the store and the admin port.
+    pub descriptors_reserved: usize,
+}
+
+/// A name that gets a special-use attribute when a mailbox of that name is made (RFC 6154).
+#[derive(Clone, Debug)]
+pub struct SpecialUse {
+    pub name: String,
+    pub attribute: String,
+    /// Made at the first login.
+    pub create: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    pub json: bool,
+    pub level: String,
+}
+
+impl Config {
+    /// What stands where a file says nothing.
+    pub fn defaults(directory: PathBuf) -> Config {
+        let special = |name: &str, attribute: &str| SpecialUse {
+            name: name.to_owned(),
+            attribute: attribute.to_owned(),
+            create: false,
+        };
+        Config {
+            node: "node1".to_owned(),
+            hostname: hostname(),
+            shards: 0,
+            storage: StorageConfig { directory },
+            listeners: Vec::new(),
+            tls: None,
+            users: UsersConfig { secure_networks: loopback(), ..UsersConfig::default() },
+            imap: ImapConfig {
+                append_octets_max: 64 << 20,
+                idle_keepalive: Duration::from_secs(120),
+                inactivity: Duration::from_secs(30 * 60),
+                login_timeout: Duration::from_secs(180),
+            },
+            lmtp: LmtpConfig {
+                message_octets_max: 64 << 20,
+                recipients_max: 1000,
+                detail_separator: Some('+'),
+                refuse_bare_newlines: false,
+                timeout: Duration::from_secs(300),
+            },
+            pop3: Pop3Config { lock: false, inactivity: Duration::from_secs(600) },
+            limits: LimitsConfig {
+                connections_max: 100_000,
+                connections_per_user_max: 100,
+                connections_per_address_max: 50_000,
+                descriptors_reserved: 256,
+            },
+            mailboxes: vec![
+                special("Drafts", "\\Drafts"),
+                special("Sent", "\\Sent"),
+                special("Sent Messages", "\\Sent"),
+                special("Junk", "\\Junk"),
+                special("Trash", "\\Trash"),
+                special("Archive", "\\Archive"),
+            ],
+            log: LogConfig { json: false, level: "info".to_owned() },
+            drain: Duration::from_secs(10),
+        }
+    }
+
+    /// Reads a file. `Err` has every mistake that it makes.
+    pub fn load(path: &std::path::Path) -> Result<Config, Problems> {
+        let mut problems = Problems::new(path);
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) => {
+                problems.whole(&format!("cannot be read: {error}"), "name a TOML file that this user may read");
+                return Err(problems);
+            }
+        };
+        let config = Config::parse(&text, &mut problems);
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    fn parse(text: &str, problems: &mut Problems) -> Config {
+        let mut config = Config::defaults(PathBuf::new());
+        let Some(mut root) = Section::root(text, problems) else { return config };
+        root.text("node", problems, |value| config.node = value);
+        root.text("hostname", problems, |value| config.hostname = value);
+        root.number("shards", 0..=1024, problems, |value| config.shards = value as usize);
+        root.duration("drain", problems, |value| config.drain = value);
+
+        let mut storage = root.section("storage", problems);
+        match storage.required_text("url", "url = \"file:///var/lib/culver\"", problems) {
+            Some((url, line)) => match store_directory(&url) {
+                Ok(directory) => config.storage.directory = directory,
+                Err(why) => problems.at(line, "storage.url", &why, "write file:///absolute/path"),
+            },
+            None => {}
+        }
+        storage.finish(problems);
+
+        for mut listener in root.sections("listener", problems) {
+            if let Some(listener) = parse_listener(&mut listener, problems) {
+                config.listeners.push(listener);
+            }
+            listener.finish(problems);
+        }
+        if config.listeners.is_empty() && !root.has("listener") {
+            problems.whole(
+                "has no [[listener]]: nothing would be served",
+                "add [[listener]] with service = \"imap\" and address = \"127.0.0.1:143\"",
+            );
+        }
+
+        parse_tls(&mut root, &mut config, problems);
+        parse_users(&mut root, &mut config, problems);
+
+        let mut imap = root.section("imap", problems);
+        imap.octets("append_octets_max", problems, |value| config.imap.append_octets_max = value);
+        imap.duration("idle_keepalive", problems, |value| config.imap.idle_keepalive = value);
+        imap.duration("login_timeout", problems, |value| config.imap.login_timeout = value);
+        if let Some((value, line)) = imap.duration_at("inactivity", problems) {
+            // RFC 3501 §5.4: an autologout timer must be at least 30 minutes.
+            if value < Duration::from_secs(30 * 60) {
+                problems.at(line, "imap.inactivity", "is below 30 minutes (RFC 3501 §5.4)", "write \"30m\" or more");
+            }
+            config.imap.inactivity = value;
+        }
+        imap.finish(problems);
+
+        let mut lmtp = root.section("lmtp", problems);
+        lmtp.octets("message_octets_max", problems, |value| config.lmtp.message_octets_max = value);
+        lmtp.number("recipients_max", 1..=100_000, problems, |value| config.lmtp.recipients_max = value as usize);
+        lmtp.duration("timeout", problems, |value| config.lmtp.timeout = value);
+        if let Some((value, line)) = lmtp.text_at("detail_separator", problems) {
+            let mut letters = value.chars();
+            match (letters.next(), letters.next()) {
+                (None, _) => config.lmtp.detail_separator = None,
+                (Some(letter), None) if letter.is_ascii_punctuation() => {
+                    config.lmtp.detail_separator = Some(letter);
+                }
+                _ => problems.at(
+                    line,
+                    "lmtp.detail_separator",
+                    "is not one punctuation character",
+                    "write \"+\", or \"\" for none",
+                ),
+            }
+        }
+        lmtp.choice("bare_newlines", &["normalize", "refuse"], problems, |value| {
+            config.lmtp.refuse_bare_newlines = value == 1;
+        });
+        lmtp.finish(problems);
+
+        let mut pop3 = root.section("pop3", problems);
+        pop3.flag("lock", problems, |value| config.pop3.lock = value);
+        pop3.duration("inactivity", problems, |value| config.pop3.inactivity = value);
+        pop3.finish(problems);
+
+        let mut limits = root.section("limits", problems);
+        let count = 1..=10_000_000;
+        limits.number("connections_max", count.clone(), problems, |value| {
+            config.limits.connections_max = value as usize;
+        });
+        limits.number("connections_per_user_max", count.clone(), problems, |value| {
+            config.limits.connections_per_user_max = value as usize;
+        });
+        limits.number("connections_per_address_max", count, problems, |value| {
+            config.limits.connections_per_address_max = value as usize;
+        });
+        limits.number("descriptors_reserved", 32..=100_000, problems, |value| {
+            config.limits.descriptors_reserved = value as usize;
+        });
+        limits.finish(problems);
+
+        let mailboxes = root.sections("mailbox", problems);
+        if !mailboxes.is_empty() {
+            config.mailboxes.clear();
+        }
+        for mut mailbox in mailboxes {
+            let name = mailbox.required_text("name", "name = \"Sent\"", problems);
+            let mut special = SpecialUse { name: String::new(), attribute: String::new(), create: false };
+            if let Some((name, line)) = name {
+                if culver_model::MailboxName::parse(&name).is_err() {
+                    problems.at(line, "mailbox.name", "is not a mailbox name", "write a name such as \"Sent\"");
+                }
+                special.name = name;
+            }
+            let known = ["\\All", "\\Archive", "\\Drafts", "\\Flagged", "\\Junk", "\\Sent", "\\Trash"];
+            mailbox.choice("special_use", &known, problems, |at| special.attribute = known[at].to_owned());
+            mailbox.flag("create", problems, |value| special.create = value);
+            mailbox.finish(problems);
+            config.mailboxes.push(special);
+        }
+
+        let mut log = root.section("log", problems);
+        log.choice("format", &["text", "json"], problems, |value| config.log.json = value == 1);
+        let levels = ["error", "warn", "info", "debug", "trace"];
+        log.choice("level", &levels, problems, |value| config.log.level = levels[value].to_owned());
+        log.finish(problems);
+        root.finish(problems);
+
+        if config.tls.is_none() && config.listeners.iter().any(|listener| listener.tls) {
+            problems.whole(
+                "has a listener with tls = true but no [tls] section",
+                "add [[tls.certificate]] with chain and key",
+            );
+        }
+        if config.users.passwd_file.is_none() && config.users.static_users.is_empty() && root.known("users") {
+            problems.whole(
+                "names no users: nobody could log in and all mail would be refused",
+                "add [users] with passwd_file = \"/etc/culver/passwd\"",
+            );
+        }
+        config
+    }
+}
+
+fn parse_listener(section: &mut Section, problems: &mut Problems) -> Option<ListenerConfig> {
+    let services = [Service::Imap, Service::Pop3, Service::Lmtp, Service::Admin];
+    let mut service = None;
+    section.choice("service", &["imap", "pop3", "lmtp", "admin"], problems, |at| service = Some(services[at]));
+    if service.is_none() && !section.known("service") {
+        section.missing("service", "service = \"imap\"", problems);
+    }
+    let mut tls = false;
+    section.flag("tls", problems, |value| tls = value);
+    let (address, line) = section.required_text("address", "address = \"127.0.0.1:143\"", problems)?;
+    match address.parse() {
+        Ok(address) => service.map(|service| ListenerConfig { service, address, tls }),
+        Err(_) => {
+            let remedy = "write an IP address and a port, \"127.0.0.1:143\" or \"[::]:143\"";
+            problems.at(line, "listener.address", "is not an address with a port", remedy);
+            None
+        }
+    }
+}
+
+fn parse_tls(root: &mut Section, config: &mut Config, problems: &mut Problems) {
+    if !root.has("tls") {
+        return;
+    }
+    let mut tls = root.section("tls", problems);
+    let mut certificates = Vec::new();
+    for mut certificate in tls.sections("certificate", problems) {
+        let chain = certificate.required_text("chain", "chain = \"/etc/culver/cert.pem\"", problems);
+        let key = certificate.required_text("key", "key = \"/etc/culver/key.pem\"", problems);
+        for (file, line) in [&chain, &key].into_iter().flatten() {
+            if let Err(error) = std::fs::File::open(file) {
+                let what = format!("{file} cannot be read: {error}");
+                problems.at(*line, "tls.certificate", &what, "name a PEM file that this user may read");
+            }
+        }
+        if let (Some((chain, _)), Some((key, _))) = (chain, key) {
+            certificates.push((PathBuf::from(chain), PathBuf::from(key)));
+        }
+        certificate.finish(problems);
+    }
+    tls.finish(problems);
+    config.tls = Some(TlsConfig { certificates });
+}
+
+fn parse_users(root: &mut Section, config: &mut Config, problems: &mut Problems) {
+    let mut users = root.section("users", problems);
+    if let Some((file, line)) = users.text_at("passwd_file", problems) {
+        if let Err(error) = std::fs::File::open(&file) {
+            let what = format!("{file} cannot be read: {error}");
+            problems.at(line, "users.passwd_file", &what, "name a file in Dovecot's passwd-file format");
+        }
+        config.users.passwd_file = Some(PathBuf::from(file));
+    }
+    for mut user in users.sections("static", problems) {
+        let name = user.required_text("name", "name = \"alice@example.test\"", problems);
+        let password = user.required_text("password", "password = \"{ARGON2ID}$argon2id$…\"", problems);
+        if let (Some((name, _)), Some((password, _))) = (name, password) {
+            config.users.static_users.push((name, password));
+        }
+        user.finish(problems);
+    }
+    users.flag("plaintext_login", problems, |value| config.users.plaintext_login = value);
+    if let Some((networks, line)) = users.texts_at("secure_networks", problems) {
+        config.users.secure_networks.clear();
+        for network in networks {
+            match Network::parse(&network) {
+                Some(network) => config.users.secure_networks.push(network),
+                None => {
+                    let what = format!("{network:?} is not a network");
+                    problems.at(line, "users.secure_networks", &what, "write \"10.0.0.0/8\" or \"::1\"");
+                }
+            }
+        }
+    }
+    users.finish(problems);
+}
+
+/// The directory that a store URL names.
+pub fn store_directory(url: &str) -> Result<PathBuf, String> {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return Err(format!("{url:?} is not a URL"));
+    };
+    match scheme {
+        "file" if rest.starts_with('/') && rest.len() > 1 && !rest.contains(['?', '#']) => Ok(PathBuf::from(rest)),
+        "file" => Err(format!("{url:?} does not name an absolute path")),
+        "s3" | "sproxyd" => Err(format!("{scheme}:// stores are not supported by this version")),
+        _ => Err(format!("{scheme}:// is not a store that is known")),
+    }
+}
+
+fn loopback() -> Vec<Network> {
+    ["127.0.0.0/8", "::1"].iter().filter_map(|network| Network::parse(network)).collect()
+}
+
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,55 @@
+use super::*;
+
+fn mistakes(text: &str) -> Vec<(usize, String)> {
+    let mut problems = Problems::new(std::path::Path::new("culver.toml"));
+    Config::parse(text, &mut problems);
+    problems.list.into_iter().map(|problem| (problem.line, problem.key)).collect()
+}
+
+const GOOD: &str = r#"
+hostname = "mail.example.test"
+[storage]
+url = "file:///var/lib/culver"
+[[listener]]
+service = "imap"
+address = "127.0.0.1:143"
+[users]
+[[users.static]]
+name = "alice@example.test"
+password = "{PLAIN}alice"
+"#;
+
+#[test]
+fn a_good_file_has_no_mistakes() {
+    assert_eq!(mistakes(GOOD), []);
+}
+
+#[test]
+fn all_mistakes_are_found_in_one_reading() {
+    let text = "shards = \"two\"\ncolour = 1\n[storage]\nurl = \"ftp://x\"\n[[listener]]\nservice = \"imap\"\naddress = \"nowhere\"\n[imap]\ninactivity = \"1m\"\n";
+    let found = mistakes(text);
+    for expected in [
+        (1, "shards"),
+        (2, "colour"),
+        (4, "storage.url"),
+        (7, "listener.address"),
+        (9, "imap.inactivity"),
+    ] {
+        assert!(found.contains(&(expected.0, expected.1.to_owned())), "{expected:?} not in {found:?}");
+    }
+}
+
+#[test]
+fn a_syntax_error_names_its_line() {
+    assert_eq!(mistakes("a = 1\nb = = 2\n").first().map(|found| found.0), Some(2));
+}
+
+#[test]
+fn networks_contain_what_their_bits_say() {
+    let network = Network::parse("10.0.0.0/8").unwrap();
+    assert!(network.contains("10.9.8.7".parse().unwrap()));
+    assert!(network.contains("::ffff:10.9.8.7".parse().unwrap()));
+    assert!(!network.contains("11.0.0.1".parse().unwrap()));
+    assert!(Network::parse("10.0.0.0/33").is_none());
+    assert!(Network::parse("0.0.0.0/0").unwrap().contains("1.2.3.4".parse().unwrap()));
+}

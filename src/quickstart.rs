@@ -1,0 +1,168 @@
+//! `culver quickstart`: everything in one process on 127.0.0.1, with no configuration.
+
+use crate::config::{Config, ListenerConfig, Service, TlsConfig, store_directory};
+use crate::serve;
+use anstream::println;
+use anstyle::{AnsiColor, Style};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use culver_model::AccountId;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const HEAD: Style = AnsiColor::Green.on_default().bold();
+
+/// (service, standard port, TLS from the first octet)
+const SERVICES: [(Service, u16, bool); 6] = [
+    (Service::Imap, 143, false),
+    (Service::Imap, 993, true),
+    (Service::Pop3, 110, false),
+    (Service::Pop3, 995, true),
+    (Service::Lmtp, 24, false),
+    (Service::Admin, 80, false),
+];
+
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Where mail, certificate and users are kept
+    #[arg(long, value_name = "DIR", default_value = "culver-data")]
+    pub dir: PathBuf,
+    /// Added to each service's standard port
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u16).range(1024..=64_000))]
+    pub port_base: u16,
+    /// An account and its password; may be given several times, and is remembered in DIR
+    #[arg(long = "account", value_name = "USER:PASSWORD")]
+    pub accounts: Vec<String>,
+    /// Put no sample messages into new accounts
+    #[arg(long)]
+    pub no_samples: bool,
+    /// Executors, one per core where not given
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub shards: usize,
+    /// Where mail is kept, if not in DIR: file:///path
+    #[arg(long, value_name = "URL")]
+    pub store: Option<String>,
+}
+
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let dir = &options.dir;
+    std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+    let dir = dir.canonicalize()?;
+    let store = match &options.store {
+        Some(url) => store_directory(url).map_err(anyhow::Error::msg)?,
+        None => dir.join("store"),
+    };
+    let fresh = accounts(&dir, &options.accounts)?;
+    let (chain, key) = certificate(&dir)?;
+    let mut config = Config::defaults(store);
+    config.shards = options.shards;
+    config.tls = Some(TlsConfig { certificates: vec![(chain, key)] });
+    config.users.passwd_file = Some(dir.join("passwd"));
+    config.log.level = std::env::var("CULVER_LOG").unwrap_or_else(|_| "warn".to_owned());
+    config.listeners = SERVICES
+        .iter()
+        .map(|(service, port, tls)| ListenerConfig {
+            service: *service,
+            address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), options.port_base + port),
+            tls: *tls,
+        })
+        .collect();
+    let samples = if options.no_samples { Vec::new() } else { fresh.iter().map(|(id, _)| id.clone()).collect() };
+    let base = options.port_base;
+    let shown = fresh.first().cloned();
+    serve::run(config, samples, move || announce(&dir, base, shown.as_ref()))
+}
+
+fn announce(dir: &Path, base: u16, account: Option<&(AccountId, String)>) {
+    let user = account.map_or("USER".to_owned(), |(id, _)| id.as_str().to_owned());
+    let password = account.map_or("PASSWORD".to_owned(), |(_, password)| password.clone());
+    println!("{HEAD}Culver{HEAD:#} keeps its data in {}", dir.display());
+    println!();
+    println!("  IMAP 127.0.0.1:{}   IMAPS 127.0.0.1:{}", base + 143, base + 993);
+    println!("  POP3 127.0.0.1:{}   POP3S 127.0.0.1:{}", base + 110, base + 995);
+    println!("  LMTP 127.0.0.1:{}   admin http://127.0.0.1:{}/metrics", base + 24, base + 80);
+    println!();
+    println!("Read mail with curl:");
+    println!("  curl -u {user}:{password} 'imap://127.0.0.1:{}/INBOX;MAILINDEX=1'", base + 143);
+    println!("Read mail with neomutt:");
+    println!("  neomutt -f imap://{}:{password}@127.0.0.1:{}/INBOX", user.replace('@', "%40"), base + 143);
+    println!("Deliver mail with curl:");
+    println!(
+        "  printf 'Subject: hello\\r\\n\\r\\nhi\\r\\n' | curl -u {user}:{password} -T - imap://127.0.0.1:{}/INBOX",
+        base + 143
+    );
+    println!();
+    println!("culver is ready");
+    let _ = std::io::stdout().flush();
+}
+
+/// Brings the passwd-file up to date, and returns the accounts that are new in it with their passwords.
+fn accounts(dir: &Path, given: &[String]) -> Result<Vec<(AccountId, String)>> {
+    let path = dir.join("passwd");
+    let existing = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
+    };
+    let mut wanted = Vec::new();
+    for account in given {
+        let Some((user, password)) = account.split_once(':') else {
+            bail!("--account {account:?}: write USER:PASSWORD");
+        };
+        let id = AccountId::parse(user).map_err(|why| anyhow::anyhow!("--account {user:?}: {why}"))?;
+        if password.is_empty() {
+            bail!("--account {user}: the password is empty");
+        }
+        wanted.push((id, password.to_owned()));
+    }
+    if wanted.is_empty() && existing.is_empty() {
+        for name in ["alice", "bob"] {
+            let id = AccountId::parse(&format!("{name}@example.test")).expect("a literal that is an address");
+            wanted.push((id, name.to_owned()));
+        }
+    }
+    let mut lines: BTreeMap<String, String> = existing
+        .lines()
+        .filter_map(|line| line.split_once(':').map(|(user, _)| (user.to_owned(), line.to_owned())))
+        .collect();
+    let fresh: Vec<_> = wanted.iter().filter(|(id, _)| !lines.contains_key(id.as_str())).cloned().collect();
+    for (id, password) in &wanted {
+        // Salted and fast: these are throw-away accounts on loopback, and a hundred may be given.
+        let stored = culver_users::scheme::hash("SSHA512", password.as_bytes())?;
+        lines.insert(id.as_str().to_owned(), format!("{}:{stored}::::::", id.as_str()));
+    }
+    if !wanted.is_empty() {
+        let text: String = lines.into_values().map(|line| line + "\n").collect();
+        write_private(&path, text.as_bytes())?;
+    }
+    Ok(fresh)
+}
+
+/// The self-signed certificate of this directory, made on first start.
+fn certificate(dir: &Path) -> Result<(PathBuf, PathBuf)> {
+    let (chain, key) = (dir.join("tls-cert.pem"), dir.join("tls-key.pem"));
+    if !chain.exists() || !key.exists() {
+        let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+        let made = rcgen::generate_simple_self_signed(names).context("a certificate cannot be made")?;
+        write_private(&key, made.signing_key.serialize_pem().as_bytes())?;
+        write_private(&chain, made.cert.pem().as_bytes())?;
+    }
+    Ok((chain, key))
+}
+
+/// Writes a file that only its owner may read, all or nothing.
+fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    let fresh = path.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, path)
+    };
+    write().with_context(|| format!("{} cannot be written", path.display()))
+}
