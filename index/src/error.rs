@@ -25,17 +25,22 @@ pub enum FormatError {
 
 /// A change that was refused before anything changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ChangeError {
+pub enum IndexError {
     /// The client's: `NO [LIMIT]`.
-    #[error("the mailbox holds {held} keywords of at most {max}")]
-    KeywordsMax { held: u32, max: u32 },
-    /// A person's: the mailbox must be replaced by one with a new UIDVALIDITY.
-    #[error("the mailbox has given out every UID")]
-    UidsExhausted,
+    #[error(transparent)]
+    Limit(#[from] Limit),
     /// The caller's: UIDs ascend.
     #[error("UID {uid} lies below UIDNEXT {uid_next}")]
     UidTaken { uid: u32, uid_next: u32 },
-    /// The caller's: a prepared form beyond what a row can describe.
+}
+
+/// What a mailbox has no room for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Limit {
+    #[error("the mailbox holds {held} keywords of at most {max}")]
+    Keywords { held: u32, max: u32 },
+    #[error("the mailbox has given out every UID")]
+    Uids,
     #[error("{field} has {octets} octets, more than a row can hold")]
-    FieldTooLong { field: &'static str, octets: usize },
+    FieldOctets { field: &'static str, octets: usize },
 }

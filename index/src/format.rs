@@ -23,6 +23,9 @@ pub const SECTIONS_MAX: u32 = 256;
 /// A reader that does not know a tag with this bit must refuse the block.
 pub const REQUIRED: u32 = 1 << 31;
 
+/// Octets of a message's place, as the storage encodes it.
+pub const PLACE_OCTETS: usize = 32;
+
 /// What a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockKind {
@@ -139,10 +142,6 @@ const _: () = assert!(size_of::<Head>() == 128);
 
 /// The row bit that says that the header lines kept are all the message has.
 pub const ROW_HEADERS_COMPLETE: u8 = 1 << 0;
-/// The row bit that says that the bytes at `place` may serve other rows too.
-pub const ROW_SHARED: u8 = 1 << 1;
-/// Stands for "no save date".
-pub const NO_SAVE_DATE: i64 = i64::MIN;
 
 /// What seldom changes and is seldom asked for. The prepared forms follow each other on the heap from `heap` on, in the
 /// order of their lengths here.
@@ -150,6 +149,7 @@ pub const NO_SAVE_DATE: i64 = i64::MIN;
 #[repr(C)]
 pub struct ColdRow {
     pub internal_date: I64,
+    /// 0: not known.
     pub save_date: I64,
     pub size: U64,
     pub guid: [u8; 16],
@@ -157,7 +157,7 @@ pub struct ColdRow {
     pub origin: [u8; 16],
     /// 0: none.
     pub thread_id: U64,
-    pub place: [u8; 32],
+    pub place: [u8; PLACE_OCTETS],
     pub heap: U64,
     pub envelope_octets: U32,
     pub body_octets: U32,
@@ -177,11 +177,27 @@ const _: () = assert!(size_of::<ColdRow>() == 160);
 
 impl ColdRow {
     pub fn heap_octets(&self) -> u64 {
-        [self.envelope_octets, self.body_octets, self.bodystructure_octets, self.parts_octets, self.headers_octets]
-            .iter()
-            .map(|octets| u64::from(octets.get()))
-            .sum::<u64>()
+        [
+            self.envelope_octets,
+            self.body_octets,
+            self.bodystructure_octets,
+            self.parts_octets,
+            self.headers_octets,
+        ]
+        .iter()
+        .map(|octets| u64::from(octets.get()))
+        .sum::<u64>()
             + u64::from(self.pop3_uidl_octets)
+    }
+
+    /// As a row without prepared forms.
+    pub fn clear_heap(&mut self) {
+        self.envelope_octets = 0.into();
+        self.body_octets = 0.into();
+        self.bodystructure_octets = 0.into();
+        self.parts_octets = 0.into();
+        self.headers_octets = 0.into();
+        self.pop3_uidl_octets = 0;
     }
 
     pub fn internal_date(&self) -> InternalDate {
@@ -214,7 +230,7 @@ const _: () = assert!(size_of::<ChangedRow>() == 24);
 pub struct MovedRow {
     pub uid: U32,
     pub reserved: U32,
-    pub place: [u8; 32],
+    pub place: [u8; PLACE_OCTETS],
 }
 const _: () = assert!(size_of::<MovedRow>() == 40);
 
@@ -256,8 +272,7 @@ impl Layout {
     pub fn parse(bytes: &[u8]) -> Result<Layout, FormatError> {
         let held = bytes.len() as u64;
         let cut = |wanted: u64| FormatError::Truncated { held, wanted };
-        let (header, rest) =
-            Header::ref_from_prefix(bytes).map_err(|_| cut(size_of::<Header>() as u64))?;
+        let (header, rest) = Header::ref_from_prefix(bytes).map_err(|_| cut(size_of::<Header>() as u64))?;
         if header.magic != MAGIC {
             return Err(FormatError::Magic);
         }
@@ -417,5 +432,33 @@ impl BlockWriter {
         self.bytes[..size_of::<Header>()].copy_from_slice(header.as_bytes());
         self.bytes[size_of::<Header>()..][..table.len()].copy_from_slice(table);
         self.bytes
+    }
+}
+
+/// Octets of heap memory that a vector's entries take.
+pub fn entries_octets<T>(entries: &Vec<T>) -> usize {
+    entries.capacity() * size_of::<T>()
+}
+
+/// Takes bytes from the front; `None` where there are not enough.
+pub struct Cursor<'a>(&'a [u8]);
+
+impl<'a> Cursor<'a> {
+    pub fn new(bytes: &'a [u8]) -> Cursor<'a> {
+        Cursor(bytes)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn take(&mut self, octets: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(octets)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    pub fn peek_u32(&self) -> Option<u32> {
+        self.0.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
     }
 }

@@ -15,8 +15,8 @@
 //! # RFC
 //! 3501 (UIDs, flags), 7162 (MODSEQ and the expunge log), 8438 (STATUS=SIZE), 8474 (e-mail and thread ids).
 
-mod account;
-mod bytes;
+pub mod account;
+mod block;
 mod check;
 mod error;
 mod flush;
@@ -29,12 +29,11 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-pub use account::{AccountFormatError, AccountState, MailboxEntry, check_account, dump_account};
-pub use bytes::Bytes;
+pub use block::Block;
 pub use check::{Summary, check, dump};
-pub use error::{ChangeError, FormatError};
+pub use error::{FormatError, IndexError, Limit};
 pub use flush::FlushToken;
-pub use format::BlockKind;
+pub use format::{BlockKind, PLACE_OCTETS};
 pub use keyword::FlagId;
 pub use mailbox::{Expunged, MailboxIndex, StoreOp, Stored};
 pub use roaring::RoaringBitmap;

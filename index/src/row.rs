@@ -1,10 +1,12 @@
 //! One message as it is read from the index, handed to it, or carried from one index to another.
 
-use crate::format::{ColdRow, NO_SAVE_DATE, ROW_HEADERS_COMPLETE, ROW_SHARED};
-use crate::{ChangeError, FlagId, MailboxIndex};
+use crate::format::{ColdRow, PLACE_OCTETS, ROW_HEADERS_COMPLETE};
+use crate::keyword::SYSTEM;
+use crate::rows::SHARED;
+use crate::{FlagId, IndexError, Limit, MailboxIndex};
 use culver_model::{FlagSet, Guid, InternalDate, Keyword, ModSeq, SystemFlag, Uid};
 
-/// A message, read in place. Bytes that a damaged heap does not hold read as empty; [`crate::check`] finds them.
+/// A message, read in place. Block that a damaged heap does not hold read as empty; [`crate::check`] finds them.
 #[derive(Clone, Copy)]
 pub struct Row<'a> {
     pub(crate) uid: u32,
@@ -26,16 +28,16 @@ impl<'a> Row<'a> {
 
     /// [`SystemFlag`] bits.
     pub fn system(&self) -> u8 {
-        self.flags as u8
+        (self.flags & SYSTEM) as u8
     }
 
     pub fn has(&self, flag: SystemFlag) -> bool {
         self.system() & flag.bit() != 0
     }
 
-    /// Bit 0 to 7 the system flags, bit 8 on the keywords of id 0 to 55.
+    /// Bits 0 to 4 the system flags, bits 8 to 63 the keywords of id 0 to 55.
     pub fn flag_bits(&self) -> u64 {
-        self.flags
+        self.flags & !0xe0
     }
 
     /// Ids of its keywords, ascending: places in [`MailboxIndex::keywords`].
@@ -62,9 +64,9 @@ impl<'a> Row<'a> {
         self.cold.internal_date()
     }
 
-    /// Seconds since 1970 (RFC 8514).
-    pub fn save_date(&self) -> Option<i64> {
-        Some(self.cold.save_date.get()).filter(|date| *date != NO_SAVE_DATE)
+    /// Seconds since 1970 (RFC 8514); 0: not known.
+    pub fn save_date(&self) -> i64 {
+        self.cold.save_date.get()
     }
 
     /// RFC822.SIZE: prefix and body.
@@ -77,8 +79,9 @@ impl<'a> Row<'a> {
     }
 
     /// Where its bytes are, as the storage encodes it.
-    pub fn place(&self) -> [u8; 32] {
-        self.index.rows.moved.get(&self.uid).copied().unwrap_or(self.cold.place)
+    pub fn place(&self) -> &'a [u8; PLACE_OCTETS] {
+        let moved = &self.index.rows.moved;
+        if moved.is_empty() { &self.cold.place } else { moved.get(&self.uid).unwrap_or(&self.cold.place) }
     }
 
     /// Octets of the recipient's own trace prefix, part of `size`.
@@ -86,8 +89,9 @@ impl<'a> Row<'a> {
         self.cold.prefix_octets.get()
     }
 
-    pub fn thread_id(&self) -> Option<u64> {
-        Some(self.cold.thread_id.get()).filter(|id| *id != 0)
+    /// 0: not known.
+    pub fn thread_id(&self) -> u64 {
+        self.cold.thread_id.get()
     }
 
     pub fn email_id(&self) -> Guid {
@@ -115,7 +119,7 @@ impl<'a> Row<'a> {
 
     /// Whether the bytes at its place may serve other rows too.
     pub fn shared(&self) -> bool {
-        self.cold.bits & ROW_SHARED != 0
+        self.flags & SHARED != 0
     }
 
     /// ENVELOPE in wire form.
@@ -156,7 +160,7 @@ impl<'a> Row<'a> {
             save_date: self.save_date(),
             size: self.size(),
             guid: self.guid(),
-            place: self.place(),
+            place: *self.place(),
             prefix_len: self.prefix_len(),
             shared: self.shared(),
             thread_id: self.thread_id(),
@@ -172,6 +176,11 @@ impl<'a> Row<'a> {
             headers: self.headers(),
             headers_complete: self.headers_complete(),
         }
+    }
+
+    /// The message with all it needs to be appended to another index: COPY and MOVE parse nothing again.
+    pub fn to_owned_message(&self) -> OwnedMessage {
+        self.message(&self.flag_set()).into()
     }
 
     pub(crate) fn heap_run(&self) -> &'a [u8] {
@@ -200,16 +209,17 @@ impl<'a> Row<'a> {
 pub struct NewMessage<'a> {
     pub flags: &'a FlagSet,
     pub internal_date: InternalDate,
-    pub save_date: Option<i64>,
+    /// 0: not known.
+    pub save_date: i64,
     /// RFC822.SIZE: prefix and body.
     pub size: u64,
     pub guid: Guid,
-    pub place: [u8; 32],
+    pub place: [u8; PLACE_OCTETS],
     pub prefix_len: u32,
     /// Whether the bytes at `place` may serve other rows too.
     pub shared: bool,
-    /// Not `Some(0)`, which reads back as `None`.
-    pub thread_id: Option<u64>,
+    /// 0: not known.
+    pub thread_id: u64,
     pub email_id: Guid,
     /// 1 to 70 octets of 0x21 to 0x7E (RFC 1939 §7).
     pub pop3_uidl: Option<&'a str>,
@@ -226,30 +236,27 @@ pub struct NewMessage<'a> {
 
 impl NewMessage<'_> {
     /// Its cold row, with the heap run at `heap`.
-    pub(crate) fn cold(&self, heap: u64) -> Result<ColdRow, ChangeError> {
+    pub(crate) fn cold(&self, heap: u64) -> Result<ColdRow, IndexError> {
         let length = |field, bytes: &[u8]| {
-            u32::try_from(bytes.len()).map_err(|_| ChangeError::FieldTooLong { field, octets: bytes.len() })
+            u32::try_from(bytes.len()).map_err(|_| Limit::FieldOctets { field, octets: bytes.len() })
         };
         let uidl = self.pop3_uidl.unwrap_or_default();
         // RFC 1939 §7: a unique-id has 1 to 70 characters.
         if uidl.len() > 70 {
-            return Err(ChangeError::FieldTooLong { field: "UIDL", octets: uidl.len() });
+            return Err(Limit::FieldOctets { field: "UIDL", octets: uidl.len() }.into());
         }
         let mut bits = 0;
         if self.headers_complete {
             bits |= ROW_HEADERS_COMPLETE;
         }
-        if self.shared {
-            bits |= ROW_SHARED;
-        }
         Ok(ColdRow {
             internal_date: self.internal_date.seconds.into(),
-            save_date: self.save_date.unwrap_or(NO_SAVE_DATE).into(),
+            save_date: self.save_date.into(),
             size: self.size.into(),
             guid: self.guid.0,
             email_id: self.email_id.0,
             origin: self.origin.0,
-            thread_id: self.thread_id.unwrap_or(0).into(),
+            thread_id: self.thread_id.into(),
             place: self.place,
             heap: heap.into(),
             envelope_octets: length("ENVELOPE", self.envelope)?.into(),
@@ -278,13 +285,13 @@ impl NewMessage<'_> {
 pub struct OwnedMessage {
     pub flags: FlagSet,
     pub internal_date: InternalDate,
-    pub save_date: Option<i64>,
+    pub save_date: i64,
     pub size: u64,
     pub guid: Guid,
-    pub place: [u8; 32],
+    pub place: [u8; PLACE_OCTETS],
     pub prefix_len: u32,
     pub shared: bool,
-    pub thread_id: Option<u64>,
+    pub thread_id: u64,
     pub email_id: Guid,
     pub pop3_uidl: Option<Box<str>>,
     pub pop3_order: u32,
@@ -297,7 +304,7 @@ pub struct OwnedMessage {
 }
 
 impl OwnedMessage {
-    pub fn message(&self) -> NewMessage<'_> {
+    pub fn as_new(&self) -> NewMessage<'_> {
         let [envelope, body, bodystructure, parts] = self.ends;
         NewMessage {
             flags: &self.flags,

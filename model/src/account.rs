@@ -33,7 +33,7 @@ impl AccountId {
 
     /// The canonical id of what SASL, LOGIN or a passwd-file names. A `+detail` is part of the name here.
     pub fn parse(text: &str) -> Result<AccountId, AccountError> {
-        // Canonical forms grow at most threefold in octets, so this bound refuses nothing that could fit.
+        // Composition shortens a text less than fourfold, so this bound refuses nothing that could fit.
         if text.len() > AccountId::OCTETS_MAX * 4 {
             return Err(AccountError::TooLong);
         }
@@ -199,12 +199,13 @@ mod tests {
         let partition = |text: &str, n| AccountId::parse(text).unwrap().partition(n).0;
         assert_eq!(partition("joe@example.org", 1), 0);
         assert_eq!(partition("joe@example.org", 0), 0);
-        let golden = ["joe@example.org", "zoë@example.org", "u000001@isp.example", "a"].map(|id| partition(id, 4096));
+        let golden =
+            ["joe@example.org", "zoë@example.org", "u000001@isp.example", "a"].map(|id| partition(id, 4096));
         assert_eq!(golden, GOLDEN);
         let mut seen = [0u32; 64];
         (0..64_000).for_each(|n| seen[usize::from(partition(&format!("user{n}@isp.example"), 64))] += 1);
         assert!(seen.iter().all(|count| (850..1150).contains(count)), "{seen:?}");
     }
 
-    const GOLDEN: [u16; 4] = [0, 0, 0, 0];
+    const GOLDEN: [u16; 4] = [2414, 2250, 3315, 3675];
 }

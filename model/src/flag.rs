@@ -178,3 +178,40 @@ impl fmt::Display for FlagSet {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keywords_are_atoms_without_case() {
+        assert_eq!(Keyword::new("$Junk"), Keyword::new("$JUNK"));
+        assert_eq!(Keyword::new("$Junk").unwrap().as_str(), "$Junk");
+        for name in
+            ["", "\\Seen", "a b", "a(", "a)", "a{", "a%", "a*", "a\"", "a]", "a\u{e9}", "a\x7f", "a\0"]
+        {
+            assert_eq!(Keyword::new(name), None, "{name:?}");
+        }
+        assert!(Keyword::new(&"k".repeat(128)).is_some() && Keyword::new(&"k".repeat(129)).is_none());
+        let hash = |name| {
+            use std::hash::{DefaultHasher, Hash, Hasher};
+            let mut hasher = DefaultHasher::new();
+            Keyword::new(name).hash(&mut hasher);
+            hasher.finish()
+        };
+        assert_eq!(hash("Work"), hash("wORK"));
+    }
+
+    #[test]
+    fn flags_are_those_that_can_be_stored() {
+        assert_eq!(Flag::parse("\\seen"), Some(Flag::System(SystemFlag::Seen)));
+        assert_eq!(Flag::parse("\\Recent"), None);
+        assert_eq!(Flag::parse("\\*"), None);
+        let names = ["work", "\\Draft", "WORK", "\\ANSWERED", "\\draft", "play"];
+        let set: FlagSet = names.iter().filter_map(|name| Flag::parse(name)).collect();
+        assert_eq!(set.to_string(), "\\Answered \\Draft work play");
+        assert!(set.contains(&Flag::parse("Play").unwrap()) && !set.has(SystemFlag::Seen));
+        assert!(FlagSet::default().is_empty() && !set.is_empty());
+        assert!(SystemFlag::ALL.iter().all(|flag| SystemFlag::parse(flag.name()) == Some(*flag)));
+    }
+}

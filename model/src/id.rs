@@ -138,3 +138,32 @@ impl fmt::Display for PartitionId {
         self.0.fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_is_no_uid() {
+        assert_eq!(Uid::new(0), None);
+        assert_eq!(Uid::new(7).unwrap().to_string(), "7");
+        assert_eq!(size_of::<Option<Uid>>(), 4);
+        assert_eq!(ModSeq(1).next(), ModSeq(2));
+    }
+
+    #[test]
+    fn guids_round_trip() {
+        let guid = Guid::parse("00ff102030405060708090a0B0c0d0e0").unwrap();
+        assert_eq!(guid.to_string(), "00ff102030405060708090a0b0c0d0e0");
+        assert_eq!(Guid::parse(&guid.to_string()), Some(guid));
+        for text in [
+            "",
+            "00",
+            "00ff102030405060708090a0b0c0d0eg",
+            "00ff102030405060708090a0b0c0d0e0f",
+            "+0ff102030405060708090a0b0c0d0e0",
+        ] {
+            assert_eq!(Guid::parse(text), None, "{text}");
+        }
+    }
+}

@@ -12,9 +12,11 @@ pub mod search;
 pub mod seq;
 pub mod text;
 
-pub use account::AccountId;
+pub use account::{AccountError, AccountId};
 pub use date::{Date, InternalDate};
 pub use flag::{Flag, FlagSet, Keyword, SystemFlag};
 pub use id::{Guid, ModSeq, PartitionId, Uid, UidValidity};
-pub use name::MailboxName;
+pub use mime::{Section, SectionText};
+pub use name::{ListPattern, MailboxName, NameError};
+pub use search::SearchKey;
 pub use seq::{SequenceSet, UidSet};

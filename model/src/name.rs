@@ -23,7 +23,11 @@ pub struct MailboxName(Box<str>);
 pub enum NameError {
     #[error("empty mailbox name or empty level in it")]
     Empty,
-    #[error("mailbox name of more than {} octets or {} levels", MailboxName::OCTETS_MAX, MailboxName::LEVELS_MAX)]
+    #[error(
+        "mailbox name of more than {} octets or {} levels",
+        MailboxName::OCTETS_MAX,
+        MailboxName::LEVELS_MAX
+    )]
     TooLong,
     #[error("mailbox name with a control character")]
     Character,
@@ -358,9 +362,10 @@ impl ListPattern {
     /// A wildcard may stand for nothing; no two are adjacent, so one step is enough.
     fn pass_wildcards(&self, now: &mut [u64; WORDS]) {
         let mut carry = 0;
-        for word in 0..self.words {
-            let passed = now[word] & (self.any[word] | self.level[word]);
-            now[word] |= passed << 1 | carry;
+        let wildcards = self.any.iter().zip(&self.level).map(|(any, level)| any | level);
+        for (word, wildcards) in now.iter_mut().zip(wildcards).take(self.words) {
+            let passed = *word & wildcards;
+            *word |= passed << 1 | carry;
             carry = passed >> 63;
         }
     }

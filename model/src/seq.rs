@@ -254,3 +254,6 @@ impl fmt::Display for UidSet {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,8 @@
 //! [`RESPONSE_OCTETS_MAX`] of base64 for a response, [`USER_OCTETS_MAX`] and [`PASSWORD_OCTETS_MAX`] decoded.
 //!
 //! # RFC
-//! 4422, 4616 (PLAIN), draft-murchison-sasl-login (LOGIN), 4648 §4.
+//! 4422, 4616 (PLAIN), draft-murchison-sasl-login (LOGIN), 4648 §4. SASLprep (4013) is not applied: names are made
+//! canonical where accounts are, and passwords are compared octet by octet, as their stored forms were made.
 
 use std::fmt;
 

@@ -1,1 +1,47 @@
-//! storage
+//! Storage: journal, packs, tables, manifests, flush, recovery and compaction on a local directory.
+//!
+//! Records, blocks and bodies are opaque octets here; this crate knows partitions, accounts, epochs and places.
+//!
+//! # Invariants
+//! Every file but the active journal segment is immutable and never overwritten under its name. What no committed
+//! record made valid does not exist: a manifest counts from the commit of its Flush record, a pack from the commit of
+//! the record that names it.
+//!
+//! # Order
+//! body pack, then the record that names it; table, then manifest, then the Flush record, then the low mark, then
+//! deletion. Commits are told strictly in the order of submission on a shard.
+//!
+//! # Crash
+//! [`Root::open`] and [`Root::recover`] read the owner chain, the retained journals and the manifests, and give every
+//! partition back exactly what was committed.
+
+mod body;
+mod check;
+mod compact;
+mod dump;
+mod error;
+pub mod fault;
+mod flush;
+mod journal;
+mod limits;
+mod manifest;
+mod pack;
+mod partition;
+mod paths;
+mod place;
+mod recover;
+mod root;
+mod source;
+mod storage;
+mod table;
+
+pub use body::{Body, BodyWriter, Reader};
+pub use check::{Finding, Inside, Report, check};
+pub use dump::dump;
+pub use error::{CommitError, OpenError, ReadError, SourceError, SubmitError};
+pub use limits::Limits;
+pub use place::{ObjectId, ObjectKind, Place, Position};
+pub use root::{Root, Share};
+pub use source::{AccountBlocks, BlockKind, LocalFuture, Source};
+pub use storage::{Committed, Loaded, LoadedRecord, Status, Storage};
+pub use table::Block;

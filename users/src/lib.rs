@@ -1,1 +1,24 @@
-//! users
+//! Who may log in, and with what attributes.
+//!
+//! The way of a login: [`Directory::check`] looks the name up and gives a [`Check`]; the [`AuthCache`] on the name's
+//! home shard may know the password; if not, [`Check::run`] hashes on the annex; [`Penalty`] on the address's home
+//! shard says how long a failure is held back. A [`Directory`] is a value: reloading makes a new one and swaps it.
+
+pub mod cache;
+pub mod connections;
+pub mod directory;
+pub mod home;
+pub mod passwd;
+pub mod penalty;
+pub mod scheme;
+mod secret;
+mod table;
+
+pub use cache::{AuthCache, CacheLimits, Cached};
+pub use connections::{Counters, TooMany};
+pub use directory::{Check, Directory, Duplicate, Entry, Network, Outcome, User};
+pub use home::{AddressKey, home};
+pub use passwd::{Mistake, PasswdFile};
+pub use penalty::{Penalty, PenaltyLimits};
+pub use scheme::{Scheme, SchemeError, Stored, hash, verify};
+pub use secret::Secret;

@@ -38,8 +38,8 @@ pub fn parse_addresses(value: &[u8], list_max: usize) -> Vec<Address> {
             }
             Some(b'<') => {
                 let mut address = reader.angle();
-                let behind = reader.words(b",;");
-                drop(behind);
+                // Whatever stands behind the brackets is no part of the address; a comment may be its name.
+                drop(reader.words(b",;"));
                 let name = if words.is_empty() { reader.comment.clone() } else { phrase(&words) };
                 address.name = (!name.is_empty()).then_some(name);
                 list.push(address);
@@ -78,13 +78,19 @@ fn bare(words: &[Word], comment: &[u8]) -> Address {
             let begin = (1..at)
                 .rev()
                 .find(|index| {
-                    words[*index].spaced && words[*index].kind == Kind::Text && words[*index - 1].kind == Kind::Text
+                    words[*index].spaced
+                        && words[*index].kind == Kind::Text
+                        && words[*index - 1].kind == Kind::Text
                 })
                 .unwrap_or(0);
             if begin > 0 {
                 name = phrase(&words[..begin]);
             }
-            Address { mailbox: Some(joined(&words[begin..at])), host: Some(joined(&words[at + 1..])), ..Address::default() }
+            Address {
+                mailbox: Some(joined(&words[begin..at])),
+                host: Some(joined(&words[at + 1..])),
+                ..Address::default()
+            }
         }
         None => Address { mailbox: Some(phrase(words)), host: Some(Vec::new()), ..Address::default() },
     };
@@ -167,7 +173,8 @@ impl Reader<'_> {
         let mut end = encoded_word(rest).unwrap_or(0);
         if rest[0] == b'[' {
             // RFC 5322 §3.4.1: a domain literal holds what would stop an atom.
-            let close = rest.iter().take_while(|byte| !matches!(byte, b'\r' | b'\n')).position(|byte| *byte == b']');
+            let close =
+                rest.iter().take_while(|byte| !matches!(byte, b'\r' | b'\n')).position(|byte| *byte == b']');
             end = close.map_or(0, |at| at + 1);
         }
         if end == 0 {
@@ -198,7 +205,8 @@ impl Reader<'_> {
                 b'(' => depth += 1,
                 b')' => depth -= 1,
                 b'\\' => {
-                    self.comment.extend(self.next_byte());
+                    let escaped = self.next_byte().filter(|byte| !matches!(byte, b'\r' | b'\n' | 0));
+                    self.comment.extend(escaped);
                     continue;
                 }
                 b'\r' | b'\n' | 0 => continue,

@@ -52,7 +52,9 @@ pub const CHOSEN_OCTETS_MAX: usize = 16 * 1024;
 
 /// Whether a stored block answers HEADER.FIELDS with these names.
 pub fn covers<S: AsRef<str>>(names: &[S]) -> bool {
-    names.iter().all(|name| CHOSEN_HEADERS.binary_search(&name.as_ref().to_ascii_lowercase().as_str()).is_ok())
+    names
+        .iter()
+        .all(|name| CHOSEN_HEADERS.binary_search(&name.as_ref().to_ascii_lowercase().as_str()).is_ok())
 }
 
 impl Message {

@@ -290,7 +290,8 @@ impl Cursor<'_> {
     fn bare(&mut self) -> Vec<u8> {
         let end = memchr::memchr(b';', self.rest).unwrap_or(self.rest.len());
         let (mut value, mut rest) = self.rest.split_at(end);
-        if let Some(comment) = value.windows(2).position(|pair| matches!(pair, [b' ' | b'\t' | b'\r' | b'\n', b'(']))
+        if let Some(comment) =
+            value.windows(2).position(|pair| matches!(pair, [b' ' | b'\t' | b'\r' | b'\n', b'(']))
         {
             rest = &self.rest[comment..];
             value = &value[..comment];

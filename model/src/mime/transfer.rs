@@ -96,7 +96,9 @@ impl Decoder {
                     return self.held.clear();
                 }
                 // RFC 2045 §6.7 (5): a soft line break, with the white space that transports add.
-                (_, b'\n') if !second.is_some_and(|byte| byte.is_ascii_hexdigit()) => return self.held.clear(),
+                (_, b'\n') if !second.is_some_and(|byte| byte.is_ascii_hexdigit()) => {
+                    return self.held.clear();
+                }
                 (_, b' ' | b'\t' | b'\r')
                     if !second.is_some_and(|byte| byte.is_ascii_hexdigit())
                         && self.held.len() < Decoder::HELD_OCTETS_MAX =>

@@ -70,8 +70,14 @@ fn write_envelope(envelope: &Envelope, out: &mut Vec<u8>) {
     write_nstring(envelope.date.as_ref(), out);
     out.push(b' ');
     write_nstring(envelope.subject.as_ref(), out);
-    let lists =
-        [&envelope.from[..], or_from(&envelope.sender), or_from(&envelope.reply_to), &envelope.to, &envelope.cc, &envelope.bcc];
+    let lists = [
+        &envelope.from[..],
+        or_from(&envelope.sender),
+        or_from(&envelope.reply_to),
+        &envelope.to,
+        &envelope.cc,
+        &envelope.bcc,
+    ];
     for list in lists {
         out.push(b' ');
         write_addresses(list, out);

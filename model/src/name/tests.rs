@@ -58,20 +58,26 @@ fn levels() {
 #[test]
 fn modified_utf7_is_the_rfcs() {
     // RFC 3501 §5.1.3: the examples.
-    assert_eq!(name("~peter/mail/\u{53f0}\u{5317}/\u{65e5}\u{672c}\u{8a9e}").to_mutf7(), "~peter/mail/&U,BTFw-/&ZeVnLIqe-");
+    assert_eq!(
+        name("~peter/mail/\u{53f0}\u{5317}/\u{65e5}\u{672c}\u{8a9e}").to_mutf7(),
+        "~peter/mail/&U,BTFw-/&ZeVnLIqe-"
+    );
     assert_eq!(MailboxName::from_wire(b"&Jjo-!").unwrap().as_str(), "\u{263a}!");
-    assert_eq!(MailboxName::from_wire(b"&U,BTF2XlZyyKng-").unwrap().as_str(), "\u{53f0}\u{5317}\u{65e5}\u{672c}\u{8a9e}");
+    assert_eq!(
+        MailboxName::from_wire(b"&U,BTF2XlZyyKng-").unwrap().as_str(),
+        "\u{53f0}\u{5317}\u{65e5}\u{672c}\u{8a9e}"
+    );
     assert_eq!(MailboxName::from_wire(b"a&-b").unwrap().as_str(), "a&b");
     assert_eq!(name("a&b").to_mutf7(), "a&-b");
     assert_eq!(name("\u{1f600}").to_mutf7(), "&2D3eAA-");
     for wire in [
-        "&Jjo!",               // RFC 3501 §5.1.3: no shift back to US-ASCII
-        "&U,BTFw-&ZeVnLIqe-",  // superfluous shift
-        "&AGE-",               // an ASCII letter in base64
+        "&Jjo!",              // RFC 3501 §5.1.3: no shift back to US-ASCII
+        "&U,BTFw-&ZeVnLIqe-", // superfluous shift
+        "&AGE-",              // an ASCII letter in base64
         "&",
         "&-&",
-        "&Jjp-",               // bits left over
-        "&2D0-",               // half a surrogate pair
+        "&Jjp-", // bits left over
+        "&2D0-", // half a surrogate pair
         "&J-",
         "&Jj/-",
         "caf\u{e9}",

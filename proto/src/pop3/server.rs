@@ -122,16 +122,18 @@ impl Server {
         loop {
             match &self.state {
                 State::Closed => return (input.len(), Event::Close),
-                State::Listing { .. } if !self.list_on(out) => return (used, Event::Write),
-                State::Listing { .. }
-                | State::Authorization { .. }
-                | State::Sasl(_)
-                | State::Transaction { .. } => {}
                 State::Handshake
                 | State::Verifying
                 | State::Asked { .. }
                 | State::Sending { .. }
                 | State::Committing { .. } => return (used, Event::NeedMore),
+                State::Listing { .. }
+                | State::Authorization { .. }
+                | State::Sasl(_)
+                | State::Transaction { .. } => {}
+            }
+            if !self.list_on(out) {
+                return (used, Event::Write);
             }
             if out.len() >= limits.output_octets_max {
                 return (used, Event::Write);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -25,7 +26,9 @@ impl Dovecot {
         for sub in ["home", "run", "state"] {
             fs::create_dir_all(dir.path().join(sub))?;
         }
-        let passwd: String = (0..ACCOUNTS).map(|n| format!("{}:{{PLAIN}}{}\n", user(n), password(n))).collect();
+        // Dovecot's mail processes run as nobody.
+        fs::set_permissions(dir.path().join("home"), fs::Permissions::from_mode(0o777))?;
+        let passwd: String = (0..ACCOUNTS).map(|n| format!("{}:{{PLAIN}}{}:65534:65534::::\n", user(n), password(n))).collect();
         fs::write(dir.path().join("passwd"), passwd)?;
         process::run_ok(
             Command::new("openssl")
@@ -90,9 +93,9 @@ ssl_key = <@DIR@/key.pem
 disable_plaintext_auth = no
 auth_mechanisms = plain login
 auth_failure_delay = 0
-first_valid_uid = 0
-mail_uid = root
-mail_gid = root
+first_valid_uid = 1
+mail_uid = 65534
+mail_gid = 65534
 mail_home = @DIR@/home/%u
 mail_location = sdbox:~/dbox
 mail_attachment_detection_options =

@@ -1,0 +1,526 @@
+//! Storing: what changed since the last stored block, bases and deltas written from it, and both read back.
+//!
+//! # Order
+//! `encode_*` answers bytes and a token; once the block is stored for good, `mark_flushed(token)`. Changes made in
+//! between stay unflushed. Without the mark the next block carries the same changes again: blocks may be applied one
+//! after the other whether or not the one before was marked.
+//!
+//! # Crash
+//! Nothing here is stored by itself: a token dies with the process, and the journal still has what was not marked.
+//!
+//! # Cost
+//! A base copies every live row and its heap in one go; a delta costs what changed.
+
+use crate::format::{BlockWriter, ChangedRow, ColdRow, GoneRange, Head, Layout, LogEntry, MovedRow, Tag};
+use crate::log::Log;
+use crate::mailbox::{MailboxIndex, Runs, count_flags};
+use crate::rows::{Base, EXPUNGED, Rows, check_columns, flags_known};
+use crate::{Block, BlockKind, FormatError};
+use culver_model::{ModSeq, UidSet, UidValidity};
+use roaring::RoaringBitmap;
+use std::rc::Rc;
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U32, U64};
+
+/// Names one encoded block: given back once it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "without the mark the next block carries the same changes again"]
+pub struct FlushToken {
+    serial: u64,
+}
+
+/// Changes by UID.
+#[derive(Clone, Debug, Default)]
+struct Changes {
+    head: bool,
+    keywords: bool,
+    side: bool,
+    /// Messages from this UID on are new.
+    new_from: Option<u32>,
+    new_rows: u64,
+    new_heap: u64,
+    hot: RoaringBitmap,
+    moved: RoaringBitmap,
+    gone: RoaringBitmap,
+    /// Position in the expunge log from which entries are new.
+    log_from: Option<u64>,
+}
+
+impl Changes {
+    fn any(&self) -> bool {
+        self.head
+            || self.keywords
+            || self.side
+            || self.new_from.is_some()
+            || !self.hot.is_empty()
+            || !self.moved.is_empty()
+            || !self.gone.is_empty()
+    }
+
+    /// `later` on top of these.
+    fn join(&mut self, later: Changes) {
+        self.head |= later.head;
+        self.keywords |= later.keywords;
+        self.side |= later.side;
+        self.new_from = self.new_from.or(later.new_from);
+        self.new_rows += later.new_rows;
+        self.new_heap += later.new_heap;
+        self.hot |= later.hot;
+        self.moved |= later.moved;
+        self.gone |= later.gone;
+        self.log_from = self.log_from.or(later.log_from);
+    }
+}
+
+/// What is not yet stored.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Flush {
+    changes: Changes,
+    /// Encoded and not yet marked.
+    pending: Option<Box<(u64, Changes)>>,
+    /// Of the last block encoded or read.
+    pub serial: u64,
+    /// Of the last block that is stored.
+    pub flushed: u64,
+}
+
+impl Flush {
+    pub fn touch_head(&mut self) {
+        self.changes.head = true;
+    }
+
+    pub fn touch_keywords(&mut self) {
+        self.changes.keywords = true;
+    }
+
+    pub fn touch_side(&mut self) {
+        self.changes.side = true;
+    }
+
+    pub fn touch_new(&mut self, uid: u32, heap_octets: u64) {
+        self.changes.new_from.get_or_insert(uid);
+        self.changes.new_rows += 1;
+        self.changes.new_heap += heap_octets;
+    }
+
+    pub fn touch_hot(&mut self, uids: &UidSet) {
+        for range in uids.ranges() {
+            self.changes.hot.insert_range(range);
+        }
+    }
+
+    pub fn touch_moved(&mut self, uid: u32) {
+        self.changes.moved.insert(uid);
+    }
+
+    /// `log_end` is the log's end before the change.
+    pub fn touch_gone(&mut self, uids: &UidSet, log_end: u64) {
+        self.changes.log_from.get_or_insert(log_end);
+        for range in uids.ranges() {
+            self.changes.gone.insert_range(range);
+        }
+    }
+
+    pub fn memory_octets(&self) -> usize {
+        let of = |changes: &Changes| {
+            [&changes.hot, &changes.moved, &changes.gone].iter().map(|uids| uids.serialized_size()).sum()
+        };
+        of(&self.changes) + self.pending.as_ref().map_or(0, |pending| of(&pending.1))
+    }
+
+    /// All that is not stored moves behind a new serial.
+    fn begin(&mut self) -> (u64, Changes) {
+        let mut changes = self.pending.take().map_or_else(Changes::default, |pending| pending.1);
+        changes.join(std::mem::take(&mut self.changes));
+        self.serial += 1;
+        self.pending = Some(Box::new((self.serial, changes.clone())));
+        (self.serial, changes)
+    }
+}
+
+impl MailboxIndex {
+    /// Opens a mailbox from its base and the deltas after it, in the order in which they were encoded. Cold rows and the
+    /// heap of the base are not read.
+    pub fn from_blocks(
+        base: Block,
+        deltas: impl IntoIterator<Item = Block>,
+    ) -> Result<MailboxIndex, FormatError> {
+        let mut index = MailboxIndex::from_base(base)?;
+        for delta in deltas {
+            index.apply_delta(&delta)?;
+        }
+        Ok(index)
+    }
+
+    fn from_base(bytes: Block) -> Result<MailboxIndex, FormatError> {
+        let layout = Layout::parse(&bytes)?;
+        let head = layout.head(&bytes)?;
+        let mut keywords = crate::keyword::Keywords::default();
+        keywords.read_table(layout.verified(&bytes, Tag::Keywords)?, layout.count(Tag::Keywords))?;
+        keywords.read_side(layout.verified(&bytes, Tag::Side)?, layout.count(Tag::Side))?;
+        let base = Base::open(bytes, &layout, &head, keywords.table().len())?;
+        let validity = UidValidity::new(head.uid_validity.get()).ok_or(HEAD)?;
+        if head.uid_next.get() == 0 || head.highest_modseq.get() > ModSeq::MAX.get() {
+            return Err(HEAD);
+        }
+        let log = Log::opened(base.log(), head.expunge_floor.get(), head.log_end.get());
+        let mut index =
+            MailboxIndex::empty(layout.guid, validity, ModSeq(head.created.get()), Rows::new(base));
+        index.live = Rc::new(index.view().live());
+        if keywords.side().iter().any(|uids| !uids.is_subset(&index.live)) {
+            return Err(FormatError::Content { what: "keyword of no message", at: 0 });
+        }
+        index.keywords = keywords;
+        index.log = log;
+        index.uid_next = head.uid_next.get();
+        index.highest_modseq = head.highest_modseq.get();
+        index.total_size = head.total_size.get();
+        index.flag_counts = head.flag_counts.map(U32::get);
+        index.flush.serial = layout.serial;
+        index.flush.flushed = layout.serial;
+        Ok(index)
+    }
+
+    /// Applies one delta and proves that the counts it gives have come out.
+    fn apply_delta(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
+        let layout = Layout::parse(bytes)?;
+        if layout.kind != BlockKind::Delta || layout.guid != self.guid {
+            return Err(FormatError::Foreign);
+        }
+        if layout.after > self.flush.serial || layout.serial <= self.flush.serial {
+            return Err(FormatError::Chain { after: layout.after, held: self.flush.serial });
+        }
+        let head = layout.head(bytes)?;
+        if head.uid_validity.get() != self.uid_validity.get() {
+            return Err(FormatError::Foreign);
+        }
+        let highest = head.highest_modseq.get();
+        if head.uid_next.get() < self.uid_next || highest < self.highest_modseq || highest > ModSeq::MAX.get()
+        {
+            return Err(HEAD);
+        }
+        if layout.has(Tag::Keywords) {
+            let table = layout.verified(bytes, Tag::Keywords)?;
+            self.keywords.read_table(table, layout.count(Tag::Keywords))?;
+        }
+        let gone: &[GoneRange] = layout.entries(bytes, Tag::Gone)?;
+        let gone: UidSet = gone.iter().map(|range| range.first.get()..=range.last.get()).collect();
+        let size = self.rows(&gone).fold(0u64, |sum, row| sum.saturating_add(row.size()));
+        self.remove(&gone, size);
+        self.apply_rows(bytes, &layout, &head)?;
+        for (at, row) in layout.entries::<ChangedRow>(bytes, Tag::Changed)?.iter().enumerate() {
+            let (uid, word) = (row.uid.get(), row.flags.get());
+            if !self.live.contains(uid) || !flags_known(word, self.keywords().len()) {
+                return Err(FormatError::Content { what: "changed row", at: at as u64 });
+            }
+            self.set_hot(uid, word, row.modseq.get());
+        }
+        for (at, row) in layout.entries::<MovedRow>(bytes, Tag::Moved)?.iter().enumerate() {
+            if !self.live.contains(row.uid.get()) {
+                return Err(FormatError::Content { what: "moved row", at: at as u64 });
+            }
+            self.rows.set_place(row.uid.get(), row.place);
+        }
+        if layout.has(Tag::Side) {
+            self.keywords.read_side(layout.verified(bytes, Tag::Side)?, layout.count(Tag::Side))?;
+            if self.keywords.side().iter().any(|uids| !uids.is_subset(&self.live)) {
+                return Err(FormatError::Content { what: "keyword of no message", at: 0 });
+            }
+        }
+        self.apply_log(layout.entries(bytes, Tag::Log)?, &head)?;
+        self.uid_next = head.uid_next.get();
+        self.highest_modseq = highest;
+        let checks = [
+            ("messages", u64::from(head.rows.get()), self.live.len()),
+            ("total size", head.total_size.get(), self.total_size),
+        ];
+        let flags = head.flag_counts.iter().zip(self.flag_counts);
+        let flags = flags.map(|(said, found)| ("flag", u64::from(said.get()), u64::from(found)));
+        for (what, said, found) in checks.into_iter().chain(flags) {
+            if said != found {
+                return Err(FormatError::Count { what, said, found });
+            }
+        }
+        self.flush = Flush { serial: layout.serial, flushed: layout.serial, ..Flush::default() };
+        Ok(())
+    }
+
+    /// A block repeated after an unmarked one brings rows that are already here: the later word counts.
+    fn apply_rows(&mut self, bytes: &[u8], layout: &Layout, head: &Head) -> Result<(), FormatError> {
+        check_columns(bytes, layout, head.uid_next.get(), self.keywords().len())?;
+        let uids: &[U32] = layout.entries(bytes, Tag::Uids)?;
+        let flags: &[U64] = layout.entries(bytes, Tag::Flags)?;
+        let modseqs: &[U64] = layout.entries(bytes, Tag::ModSeqs)?;
+        let cold: &[ColdRow] = layout.entries(bytes, Tag::Cold)?;
+        let heap = layout.verified(bytes, Tag::Heap)?;
+        for (at, cold) in cold.iter().enumerate() {
+            let (uid, word, modseq) = (uids[at].get(), flags[at].get(), modseqs[at].get());
+            if self.live.contains(uid) {
+                self.set_hot(uid, word, modseq);
+                self.rows.set_place(uid, cold.place);
+                continue;
+            }
+            let start = cold.heap.get() as usize;
+            let run = start.checked_add(cold.heap_octets() as usize).and_then(|end| heap.get(start..end));
+            let Some(run) = run.filter(|_| uid >= self.uid_next) else {
+                return Err(FormatError::Content { what: "new row", at: at as u64 });
+            };
+            let mut cold = *cold;
+            cold.heap = self.rows.tail.heap_octets().into();
+            self.rows.tail.push(uid, word, modseq, cold, &[run]);
+            Rc::make_mut(&mut self.live).insert(uid);
+            count_flags(&mut self.flag_counts, 0, word);
+            self.total_size = self.total_size.saturating_add(cold.size.get());
+            self.uid_next = uid.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    fn apply_log(&mut self, entries: &[LogEntry], head: &Head) -> Result<(), FormatError> {
+        let end = head.log_end.get();
+        let first = end.checked_sub(entries.len() as u64).ok_or(HEAD)?;
+        let base = self.rows.base.log();
+        let mut last = self.log.iter(base).next_back().map_or(0, |entry| entry.modseq.get());
+        for (at, entry) in entries.iter().enumerate() {
+            if first + (at as u64) < self.log.end {
+                continue;
+            }
+            if entry.modseq.get() < last {
+                return Err(FormatError::Content {
+                    what: "MODSEQ of the expunge log descends",
+                    at: at as u64,
+                });
+            }
+            last = entry.modseq.get();
+            self.log.push_entry(*entry);
+        }
+        self.log.end = end;
+        self.log.raise_floor(base, head.expunge_floor.get());
+        Ok(())
+    }
+
+    /// The whole mailbox as one block.
+    pub fn encode_base(&mut self) -> (Vec<u8>, FlushToken) {
+        let (serial, _) = self.flush.begin();
+        (self.base_block(serial), FlushToken { serial })
+    }
+
+    /// All that changed since the last block that was marked flushed.
+    pub fn encode_delta(&mut self) -> (Vec<u8>, FlushToken) {
+        let after = self.flush.flushed;
+        let (serial, changes) = self.flush.begin();
+        (self.delta_block(&changes, serial, after), FlushToken { serial })
+    }
+
+    /// The block of this token is stored. `false`, and nothing done, where a later block was encoded since: that one
+    /// carries its changes too, and waits for its own mark.
+    pub fn mark_flushed(&mut self, token: FlushToken) -> bool {
+        let current = self.flush.pending.as_ref().is_some_and(|pending| pending.0 == token.serial);
+        if current {
+            self.flush.pending = None;
+            self.flush.flushed = token.serial;
+        }
+        current
+    }
+
+    /// Whether anything is not known to be stored.
+    pub fn dirty(&self) -> bool {
+        self.flush.changes.any() || self.flush.pending.as_ref().is_some_and(|pending| pending.1.any())
+    }
+
+    /// Roughly what [`Self::encode_delta`] would write, in octets.
+    pub fn delta_octets(&self) -> u64 {
+        let of = |changes: &Changes| {
+            let hot = changes.hot.len() * size_of::<ChangedRow>() as u64;
+            let moved = changes.moved.len() * size_of::<MovedRow>() as u64;
+            let gone = changes.gone.serialized_size() as u64;
+            changes.new_rows * ROW_OCTETS + changes.new_heap + hot + moved + gone
+        };
+        FRONT_OCTETS
+            + of(&self.flush.changes)
+            + self.flush.pending.as_ref().map_or(0, |pending| of(&pending.1))
+    }
+
+    /// Octets of the base as it stands; 0 where there is none.
+    pub fn base_octets(&self) -> u64 {
+        self.rows.base.bytes.len() as u64
+    }
+
+    /// Puts a stored base in the place of base and overlay: frees the overlay once the base of `token` is mapped. Changes
+    /// made since it was encoded are carried over; answers and flag bitmaps stay as they are. Marks it flushed.
+    /// `Ok(false)`, and nothing done, where the token is not the last.
+    pub fn adopt(&mut self, token: FlushToken, base: Block) -> Result<bool, FormatError> {
+        if self.flush.pending.as_ref().is_none_or(|pending| pending.0 != token.serial) {
+            return Ok(false);
+        }
+        let mut opened = MailboxIndex::from_base(base)?.with_limits(self.limits);
+        if opened.guid != self.guid || opened.flush.serial != token.serial {
+            return Err(FormatError::Foreign);
+        }
+        if self.flush.changes.any() {
+            let delta = self.delta_block(&self.flush.changes, token.serial + 1, token.serial);
+            opened.apply_delta(&delta)?;
+        }
+        self.rows = opened.rows;
+        self.log = opened.log;
+        self.flush.pending = None;
+        self.flush.flushed = token.serial;
+        Ok(true)
+    }
+
+    /// Whether the overlay has outgrown `Limits::overlay_rows_max`.
+    pub fn over_bounds(&self) -> bool {
+        self.rows.overlay_rows() > self.limits.overlay_rows_max as usize
+    }
+
+    /// Folds the overlay into a new base in memory where it is over its bound; what is unflushed stays so. `true` where
+    /// it did. Costs a copy of all rows: where a flush is near, [`Self::adopt`] its base instead.
+    pub fn rebase(&mut self) -> bool {
+        if !self.over_bounds() {
+            return false;
+        }
+        let bytes = Block::from(self.base_block(self.flush.serial));
+        // These bytes were written two lines above: they open, or this program is wrong.
+        let opened = MailboxIndex::from_base(bytes).expect("a base just written opens");
+        self.rows = opened.rows;
+        self.log = opened.log;
+        true
+    }
+
+    fn head(&self) -> Head {
+        Head {
+            uid_validity: self.uid_validity.get().into(),
+            uid_next: self.uid_next.into(),
+            created: self.created.get().into(),
+            highest_modseq: self.highest_modseq.into(),
+            expunge_floor: self.log.floor.into(),
+            total_size: self.total_size.into(),
+            rows: self.len().into(),
+            reserved: 0.into(),
+            flag_counts: self.flag_counts.map(U32::new),
+            log_end: self.log.end.into(),
+            reserved_tail: [0.into(); 5],
+        }
+    }
+
+    fn base_block(&self, serial: u64) -> Vec<u8> {
+        let view = self.view();
+        let live = (0..view.len()).filter(|ordinal| view.hot(*ordinal).0 & EXPUNGED == 0).collect();
+        let mut writer = BlockWriter::new(9, self.len() as usize * ROW_OCTETS as usize);
+        self.write_front(&mut writer, true, true);
+        self.write_rows(&mut writer, live);
+        self.write_log(&mut writer, u64::MAX);
+        writer.finish(BlockKind::Base, self.guid, serial, 0)
+    }
+
+    fn delta_block(&self, changes: &Changes, serial: u64, after: u64) -> Vec<u8> {
+        let view = self.view();
+        let new_from = changes.new_from.unwrap_or(u32::MAX);
+        let new = view.ordinals(0, &(new_from..=u32::MAX));
+        let new = new.filter(|ordinal| view.hot(*ordinal).0 & EXPUNGED == 0).collect();
+        let old = |uids: &RoaringBitmap| -> UidSet {
+            uids.iter().take_while(|uid| *uid < new_from).collect::<Runs>().into()
+        };
+        let mut writer = BlockWriter::new(12, 0);
+        self.write_front(&mut writer, changes.keywords, changes.side || changes.keywords);
+        self.write_rows(&mut writer, new);
+        self.write_log(&mut writer, changes.log_from.map_or(0, |from| self.log.end.saturating_sub(from)));
+        writer.section(Tag::Changed, |out| {
+            let mut count = 0;
+            for row in self.rows(&old(&changes.hot)) {
+                let (flags, modseq) = (row.flags.into(), row.modseq.into());
+                let changed = ChangedRow { uid: row.uid.into(), reserved: 0.into(), flags, modseq };
+                out.extend_from_slice(changed.as_bytes());
+                count += 1;
+            }
+            count
+        });
+        writer.section(Tag::Moved, |out| {
+            let mut count = 0;
+            for row in self.rows(&old(&changes.moved)) {
+                let moved = MovedRow { uid: row.uid.into(), reserved: 0.into(), place: *row.place() };
+                out.extend_from_slice(moved.as_bytes());
+                count += 1;
+            }
+            count
+        });
+        writer.section(Tag::Gone, |out| {
+            let gone: UidSet = changes.gone.iter().collect::<Runs>().into();
+            for range in gone.ranges() {
+                let range = GoneRange { first: (*range.start()).into(), last: (*range.end()).into() };
+                out.extend_from_slice(range.as_bytes());
+            }
+            gone.ranges().len() as u64
+        });
+        writer.finish(BlockKind::Delta, self.guid, serial, after)
+    }
+
+    fn write_front(&self, writer: &mut BlockWriter, keywords: bool, side: bool) {
+        writer.section(Tag::Head, |out| {
+            out.extend_from_slice(self.head().as_bytes());
+            1
+        });
+        if keywords {
+            writer.section(Tag::Keywords, |out| self.keywords.write_table(out));
+        }
+        if side {
+            writer.section(Tag::Side, |out| self.keywords.write_side(out));
+        }
+    }
+
+    /// The rows at these ordinals, all live: hot columns, cold rows with their present places, and a heap of their own.
+    fn write_rows(&self, writer: &mut BlockWriter, ordinals: Vec<usize>) {
+        let view = self.view();
+        let count = ordinals.len() as u64;
+        writer.section(Tag::Uids, |out| {
+            ordinals.iter().for_each(|at| out.extend_from_slice(&view.uid(*at).to_le_bytes()));
+            count
+        });
+        writer.section(Tag::Flags, |out| {
+            ordinals.iter().for_each(|at| out.extend_from_slice(&view.hot(*at).0.to_le_bytes()));
+            count
+        });
+        writer.section(Tag::ModSeqs, |out| {
+            ordinals.iter().for_each(|at| out.extend_from_slice(&view.hot(*at).1.to_le_bytes()));
+            count
+        });
+        let rows = || ordinals.iter().filter_map(|at| view.row(*at)).map(|row| self.bind(row));
+        writer.section(Tag::Cold, |out| {
+            let mut heap = 0u64;
+            for row in rows() {
+                let mut cold = *row.cold;
+                if row.heap_run().len() as u64 != cold.heap_octets() {
+                    // A heap that was damaged below us: the row keeps what it can, its forms read as empty.
+                    cold.clear_heap();
+                }
+                cold.place = *row.place();
+                cold.heap = heap.into();
+                heap += cold.heap_octets();
+                out.extend_from_slice(cold.as_bytes());
+            }
+            count
+        });
+        writer.section(Tag::Heap, |out| {
+            let start = out.len();
+            rows().for_each(|row| out.extend_from_slice(row.heap_run()));
+            (out.len() - start) as u64
+        });
+    }
+
+    fn write_log(&self, writer: &mut BlockWriter, last: u64) {
+        writer.section(Tag::Log, |out| {
+            let mut count = 0;
+            for entry in self.log.last(self.rows.base.log(), last) {
+                out.extend_from_slice(entry.as_bytes());
+                count += 1;
+            }
+            count
+        });
+    }
+}
+
+const HEAD: FormatError = FormatError::Content { what: "head", at: 0 };
+/// Of a row without its heap: UID, word, MODSEQ, cold row.
+const ROW_OCTETS: u64 = 4 + 8 + 8 + size_of::<ColdRow>() as u64;
+/// Of a block without rows, roughly.
+const FRONT_OCTETS: u64 = 64 + 12 * 32 + size_of::<Head>() as u64;

@@ -1,0 +1,110 @@
+//! Golden files: the bytes that earlier versions wrote, and that this one must read and still write.
+
+use super::*;
+use crate::account::{AccountState, MailboxEntry};
+use crate::{Block, FormatError, StoreOp, check, dump};
+use culver_model::MailboxName;
+use std::path::PathBuf;
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// `CULVER_BLESS=1` writes the file anew: only together with a new format version.
+fn compare(name: &str, bytes: &[u8]) -> Vec<u8> {
+    if std::env::var_os("CULVER_BLESS").is_some() {
+        std::fs::write(golden(name), bytes).expect("golden directory");
+    }
+    let held = std::fs::read(golden(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(held == bytes, "{name}: the format's bytes have changed");
+    held
+}
+
+#[test]
+fn a_mailbox_writes_the_bytes_it_always_wrote() {
+    let mut index = index();
+    let seen = flags(&[SystemFlag::Seen], &["$Forwarded"]);
+    for number in 1..=3 {
+        index.append(message(number, &seen, "(NIL)"), ModSeq(u64::from(number) + 1)).expect("room");
+    }
+    index.expunge(&set(&[(2, 2)]), false, ModSeq(5));
+    let (base, token) = index.encode_base();
+    assert!(index.mark_flushed(token));
+    let base = compare("base-1.idx", &base);
+    index
+        .store(&set(&[(3, 3)]), StoreOp::Add, &flags(&[SystemFlag::Flagged], &[]), None, ModSeq(6))
+        .expect("room");
+    index.append(message(4, &seen, "(NIL)"), ModSeq(7)).expect("room");
+    let delta = compare("delta-1.idx", &index.encode_delta().0);
+    let read =
+        MailboxIndex::from_blocks(Block::from(base.clone()), [Block::from(delta.clone())]).expect("golden");
+    assert_eq!(read.rows_all().map(|row| row.uid().get()).collect::<Vec<_>>(), [1, 3, 4]);
+    let mut text = String::new();
+    dump(&base, &mut text).expect("a String takes every write");
+    dump(&delta, &mut text).expect("a String takes every write");
+    compare("dump-1.txt", text.as_bytes());
+    assert!(check(&base).is_ok() && check(&delta).is_ok());
+}
+
+fn account() -> AccountState {
+    let entry = |byte: u8, name: &str, special_use: Option<&str>, selectable| MailboxEntry {
+        guid: Guid([byte; 16]),
+        name: MailboxName::parse(name).expect("a name"),
+        special_use: special_use.map(str::to_owned),
+        created: ModSeq(u64::from(byte)),
+        uid_validity: UidValidity::new(u32::from(byte) + 1).expect("not 0"),
+        selectable,
+    };
+    AccountState {
+        incarnation: Guid([0xee; 16]),
+        uid_validity: 9,
+        modseq: ModSeq(77),
+        thread_id: 12,
+        mailboxes: vec![
+            entry(0, "INBOX", None, true),
+            entry(4, "Gelöscht", Some("\\Trash"), true),
+            entry(5, "a", None, false),
+        ],
+        subscriptions: vec![MailboxName::parse("a/gone").expect("a name"), MailboxName::inbox()],
+    }
+}
+
+#[test]
+fn an_account_writes_the_bytes_it_always_wrote() {
+    let bytes = compare("account-1.acc", &account().encode());
+    assert_eq!(AccountState::decode(&bytes), Ok(account()));
+    let mut padded = bytes.clone();
+    padded.extend_from_slice(&[0; 5]);
+    assert_eq!(AccountState::decode(&padded), Ok(account()));
+    assert_eq!(AccountState::decode(&AccountState::default().encode()), Ok(AccountState::default()));
+    let mut text = String::new();
+    crate::account::dump(&bytes, &mut text).expect("a String takes every write");
+    assert!(
+        text.contains(
+            "mailbox 04040404040404040404040404040404 \"Gelöscht\" uid_validity 5 created 4 \\Trash"
+        )
+    );
+}
+
+#[test]
+fn every_flipped_octet_of_an_account_is_found() {
+    let bytes = account().encode();
+    for at in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1;
+        // The two octets beside the version stand outside the checksum and mean nothing yet.
+        assert!((10..12).contains(&at) || AccountState::decode(&damaged).is_err(), "octet {at}");
+        assert!(AccountState::decode(&bytes[..at]).is_err());
+    }
+}
+
+#[test]
+fn an_account_names_each_mailbox_once_and_keeps_its_counters() {
+    let mut twice = account();
+    twice.mailboxes.push(twice.mailboxes[1].clone());
+    let held = AccountState::decode(&twice.encode());
+    assert_eq!(held, Err(FormatError::Content { what: "mailbox listed twice", at: 3 }));
+    let mut beyond = account();
+    beyond.uid_validity = 3;
+    assert_eq!(AccountState::decode(&beyond.encode()), Err(FormatError::Content { what: "mailbox", at: 1 }));
+}

@@ -1,0 +1,150 @@
+//! Capabilities: what is advertised, as a function of the session's state and the configuration.
+
+use super::state::{Stage, State};
+use crate::sasl::MECHANISMS;
+
+/// Advertised in every stage.
+const ALWAYS: [&str; 5] = ["IMAP4rev1", "LITERAL+", "ID", "ENABLE", "IDLE"];
+/// Advertised once logged in.
+const AFTER_LOGIN: [&str; 14] = [
+    "NAMESPACE",
+    "UIDPLUS",
+    "MOVE",
+    "UNSELECT",
+    "CHILDREN",
+    "SPECIAL-USE",
+    "CONDSTORE",
+    "QRESYNC",
+    "ESEARCH",
+    "SEARCHRES",
+    "STATUS=SIZE",
+    "LIST-EXTENDED",
+    "LIST-STATUS",
+    "APPENDLIMIT",
+];
+
+/// Extensions that are not advertised. IMAP4rev1 is, always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mask(u32);
+
+impl Mask {
+    /// From names, in any case, separated by spaces. `Err` holds the first name that is none of ours.
+    pub fn parse(names: &str) -> Result<Mask, String> {
+        let mut mask = Mask::default();
+        for name in names.split_ascii_whitespace() {
+            let place = ALWAYS.iter().chain(&AFTER_LOGIN).position(|known| known.eq_ignore_ascii_case(name));
+            match place {
+                Some(place) if place > 0 => mask.0 |= 1 << place,
+                _ => return Err(name.to_owned()),
+            }
+        }
+        Ok(mask)
+    }
+
+    fn hides(self, place: usize) -> bool {
+        let hidden = |name| ALWAYS.iter().chain(&AFTER_LOGIN).position(|known| *known == name);
+        let implied = match AFTER_LOGIN.get(place.wrapping_sub(ALWAYS.len())) {
+            // RFC 7162 §3.2.3: QRESYNC stands on CONDSTORE; RFC 5182 §2.1: SEARCHRES on ESEARCH.
+            Some(&"QRESYNC") => hidden("CONDSTORE"),
+            Some(&"SEARCHRES") => hidden("ESEARCH"),
+            Some(&"LIST-STATUS") => hidden("LIST-EXTENDED"),
+            _ => None,
+        };
+        self.0 & (1 << place) != 0 || implied.is_some_and(|place| self.0 & (1 << place) != 0)
+    }
+}
+
+/// What the listener and the configuration allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    pub mask: Mask,
+    /// There is a certificate.
+    pub starttls: bool,
+    /// Passwords may be sent without TLS: the address is configured as secure.
+    pub plaintext: bool,
+    /// LITERAL- in place of LITERAL+: [`super::Limits::literal_minus`].
+    pub literal_minus: bool,
+    /// [`super::Limits::append_octets_max`].
+    pub append_octets_max: u64,
+}
+
+/// The list, separated by spaces: for the CAPABILITY response and [`super::Code::Capability`].
+pub fn capabilities(state: &State, offer: &Offer) -> String {
+    let mut list = String::with_capacity(256);
+    let mut add = |name: &str| {
+        if !list.is_empty() {
+            list.push(' ');
+        }
+        list.push_str(name);
+    };
+    let before_login = state.stage == Stage::NotAuthenticated;
+    let stage = if before_login { &[][..] } else { &AFTER_LOGIN[..] };
+    for (place, name) in ALWAYS.iter().chain(stage).enumerate() {
+        if offer.mask.hides(place) {
+            continue;
+        }
+        match *name {
+            // RFC 7888 §5: never both.
+            "LITERAL+" if offer.literal_minus => add("LITERAL-"),
+            "APPENDLIMIT" => add(&format!("APPENDLIMIT={}", offer.append_octets_max)),
+            name => add(name),
+        }
+    }
+    if before_login {
+        if offer.starttls && !state.tls {
+            add("STARTTLS");
+        }
+        if state.tls || offer.plaintext {
+            add("SASL-IR");
+            for mechanism in MECHANISMS {
+                add(&format!("AUTH={}", mechanism.name()));
+            }
+        } else {
+            // RFC 3501 §6.2.3, §11.1.
+            add("LOGINDISABLED");
+        }
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer() -> Offer {
+        Offer {
+            mask: Mask::default(),
+            starttls: true,
+            plaintext: false,
+            literal_minus: false,
+            append_octets_max: 1000,
+        }
+    }
+
+    #[test]
+    fn login_is_disabled_until_tls() {
+        let mut state = State::default();
+        assert_eq!(
+            capabilities(&state, &offer()),
+            "IMAP4rev1 LITERAL+ ID ENABLE IDLE STARTTLS LOGINDISABLED"
+        );
+        state.tls = true;
+        let list = capabilities(&state, &offer());
+        assert_eq!(list, "IMAP4rev1 LITERAL+ ID ENABLE IDLE SASL-IR AUTH=PLAIN AUTH=LOGIN");
+        state.tls = false;
+        let list = capabilities(&state, &Offer { plaintext: true, ..offer() });
+        assert_eq!(list, "IMAP4rev1 LITERAL+ ID ENABLE IDLE STARTTLS SASL-IR AUTH=PLAIN AUTH=LOGIN");
+    }
+
+    #[test]
+    fn the_mask_takes_what_stands_on_it_along() {
+        let state = State { stage: Stage::Authenticated, ..State::default() };
+        let mask = Mask::parse("condstore ESEARCH idle").unwrap();
+        let list = capabilities(&state, &Offer { mask, literal_minus: true, ..offer() });
+        let expect = "IMAP4rev1 LITERAL- ID ENABLE NAMESPACE UIDPLUS MOVE UNSELECT CHILDREN SPECIAL-USE \
+                      STATUS=SIZE LIST-EXTENDED LIST-STATUS APPENDLIMIT=1000";
+        assert_eq!(list, expect);
+        assert_eq!(Mask::parse("XYZZY"), Err("XYZZY".to_owned()));
+        assert!(Mask::parse("IMAP4rev1").is_err());
+    }
+}

@@ -1,0 +1,397 @@
+//! Responses from octets (RFC 3501 §7, RFC 4466, RFC 5258, RFC 7162).
+
+use std::borrow::Cow;
+
+use culver_model::{ModSeq, SequenceSet, UidSet, UidValidity};
+
+use super::super::cursor::{Cursor, Parsed};
+use super::super::encode::StatusValues;
+use super::super::literal::{announced, without_end};
+use super::super::response::Status;
+use super::super::text::Refusal;
+use super::fetch::{FetchValue, fetch};
+
+/// Cuts responses out of the receive buffer; used like [`super::super::Server::next`].
+#[derive(Clone, Debug)]
+pub struct Reader {
+    octets_max: usize,
+    /// Where the current line part begins, and the octets that hold no line end.
+    part: usize,
+    scanned: usize,
+}
+
+/// The other end does not speak IMAP. There is no way on but to close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    #[error("response of more than {octets_max} octets")]
+    TooLong { octets_max: usize },
+    #[error("malformed response: {0}")]
+    Malformed(Refusal),
+}
+
+impl From<Refusal> for ReadError {
+    fn from(refusal: Refusal) -> ReadError {
+        ReadError::Malformed(refusal)
+    }
+}
+
+/// One response.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Response<'a> {
+    /// `+`, with its text or base64.
+    Continue(&'a [u8]),
+    /// `tag`: of the command that it completes; `None` for `*`.
+    Status {
+        tag: Option<&'a str>,
+        status: Status,
+        code: Option<CodeText<'a>>,
+        text: Cow<'a, str>,
+    },
+    Capability(Vec<&'a str>),
+    Enabled(Vec<&'a str>),
+    Flags(Vec<&'a str>),
+    Exists(u32),
+    Recent(u32),
+    Expunge(u32),
+    Vanished {
+        earlier: bool,
+        uids: UidSet,
+    },
+    Search {
+        numbers: Vec<u32>,
+        modseq: Option<ModSeq>,
+    },
+    Esearch(EsearchData<'a>),
+    List(ListData<'a>),
+    /// The name as on the wire.
+    MailboxStatus {
+        mailbox: Cow<'a, [u8]>,
+        values: StatusValues,
+    },
+    Fetch {
+        sequence_number: u32,
+        values: Vec<FetchValue<'a>>,
+    },
+    /// An untagged response of another kind (ID, NAMESPACE, extensions), without `* ` and line end.
+    Other(&'a [u8]),
+}
+
+/// A response code: its name, and what stands between it and the bracket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeText<'a> {
+    pub name: &'a str,
+    pub arguments: &'a [u8],
+}
+
+impl CodeText<'_> {
+    pub fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name)
+    }
+
+    /// Of UIDNEXT, UIDVALIDITY, UNSEEN, HIGHESTMODSEQ.
+    pub fn number(&self) -> Option<u64> {
+        let mut cursor = Cursor::new(self.arguments);
+        let number = cursor.number().ok()?;
+        cursor.end().ok().map(|()| number)
+    }
+
+    /// Of MODIFIED.
+    pub fn set(&self) -> Option<SequenceSet> {
+        SequenceSet::parse(self.arguments)
+    }
+
+    /// Of APPENDUID (one set) and COPYUID (two), in the order written.
+    pub fn uids(&self) -> Option<(UidValidity, Vec<SequenceSet>)> {
+        let mut cursor = Cursor::new(self.arguments);
+        let validity = UidValidity::new(cursor.number32().ok()?)?;
+        let mut sets = Vec::new();
+        while cursor.eat(b' ') && sets.len() < 2 {
+            sets.push(cursor.sequence_set().ok()?);
+        }
+        cursor.end().ok().map(|()| (validity, sets))
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EsearchData<'a> {
+    pub tag: Option<Cow<'a, [u8]>>,
+    pub uid: bool,
+    pub min: Option<u32>,
+    pub max: Option<u32>,
+    pub count: Option<u64>,
+    pub all: Option<UidSet>,
+    pub modseq: Option<ModSeq>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListData<'a> {
+    /// LSUB, not LIST.
+    pub lsub: bool,
+    pub attributes: Vec<&'a str>,
+    /// `None`: NIL, a flat namespace.
+    pub separator: Option<u8>,
+    /// As on the wire.
+    pub name: Cow<'a, [u8]>,
+    /// The extended data, unparsed, with its parentheses.
+    pub extended: &'a [u8],
+}
+
+impl Reader {
+    /// `octets_max`: the longest response, with its literals.
+    pub fn new(octets_max: usize) -> Reader {
+        Reader { octets_max, part: 0, scanned: 0 }
+    }
+
+    /// The first response in `input`, and how many octets it takes; `None` where more must be read first.
+    pub fn next<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Option<Response<'a>>), ReadError> {
+        let too_long = ReadError::TooLong { octets_max: self.octets_max };
+        loop {
+            if self.part > self.octets_max {
+                return Err(too_long);
+            }
+            if input.len() < self.part {
+                return Ok((0, None));
+            }
+            let from = self.scanned.clamp(self.part, input.len());
+            let Some(end) = memchr::memchr(b'\n', &input[from..]).map(|at| from + at + 1) else {
+                self.scanned = input.len();
+                return if input.len() >= self.octets_max { Err(too_long) } else { Ok((0, None)) };
+            };
+            if end > self.octets_max {
+                return Err(too_long);
+            }
+            let line = without_end(&input[self.part..end]);
+            match announced(line).filter(|_| self.part > 0 || !is_status(line)) {
+                Some(literal) => {
+                    self.part = usize::try_from(literal.octets)
+                        .map_or(usize::MAX, |octets| end.saturating_add(octets));
+                    self.scanned = self.part;
+                }
+                None => {
+                    (self.part, self.scanned) = (0, 0);
+                    return Ok((end, Some(response(without_end(&input[..end]))?)));
+                }
+            }
+        }
+    }
+}
+
+/// A status response ends in free text, which announces nothing.
+fn is_status(line: &[u8]) -> bool {
+    match line.strip_prefix(b"* ") {
+        Some(rest) => status(&mut Cursor::new(rest)).is_some(),
+        None => true,
+    }
+}
+
+fn response(line: &[u8]) -> Parsed<Response<'_>> {
+    if let Some(rest) = line.strip_prefix(b"+") {
+        return Ok(Response::Continue(rest.strip_prefix(b" ").unwrap_or(rest)));
+    }
+    let mut cursor = Cursor::new(line);
+    let untagged = cursor.eat(b'*');
+    let tag = if untagged { None } else { Some(word(&mut cursor, "a tag")?) };
+    cursor.space()?;
+    if let Some(status) = status(&mut cursor) {
+        return condition(&mut cursor, tag, status);
+    }
+    if tag.is_some() {
+        return Err(Refusal::Expected("OK, NO or BAD"));
+    }
+    let rest = cursor.rest();
+    if cursor.peek().is_some_and(|byte| byte.is_ascii_digit()) {
+        let number = cursor.number32()?;
+        cursor.space()?;
+        return if cursor.eat_word("EXISTS") {
+            Ok(Response::Exists(number))
+        } else if cursor.eat_word("RECENT") {
+            Ok(Response::Recent(number))
+        } else if cursor.eat_word("EXPUNGE") {
+            Ok(Response::Expunge(number))
+        } else if cursor.eat_word("FETCH") {
+            cursor.space()?;
+            Ok(Response::Fetch { sequence_number: number, values: fetch(&mut cursor)? })
+        } else {
+            Ok(Response::Other(rest))
+        };
+    }
+    if cursor.eat_word("CAPABILITY") {
+        words(&mut cursor).map(Response::Capability)
+    } else if cursor.eat_word("ENABLED") {
+        words(&mut cursor).map(Response::Enabled)
+    } else if cursor.eat_word("FLAGS") {
+        cursor.space()?;
+        flag_names(&mut cursor).map(Response::Flags)
+    } else if cursor.eat_word("VANISHED") {
+        cursor.space()?;
+        let earlier = cursor.rest().starts_with(b"(");
+        if earlier {
+            cursor.list(|cursor| word(cursor, "EARLIER").map(drop))?;
+            cursor.space()?;
+        }
+        Ok(Response::Vanished { earlier, uids: uids(&mut cursor)? })
+    } else if cursor.eat_word("SEARCH") {
+        search(&mut cursor)
+    } else if cursor.eat_word("ESEARCH") {
+        esearch(&mut cursor).map(Response::Esearch)
+    } else if cursor.eat_word("LIST") {
+        list(&mut cursor, false).map(Response::List)
+    } else if cursor.eat_word("LSUB") {
+        list(&mut cursor, true).map(Response::List)
+    } else if cursor.eat_word("STATUS") {
+        mailbox_status(&mut cursor)
+    } else {
+        Ok(Response::Other(rest))
+    }
+}
+
+/// A run of octets without space or parenthesis.
+pub(super) fn word<'a>(cursor: &mut Cursor<'a>, what: &'static str) -> Parsed<&'a str> {
+    let word = cursor.take_while(|byte| byte > b' ' && byte < 0x7f && !matches!(byte, b'(' | b')'));
+    match std::str::from_utf8(word) {
+        Ok(word) if !word.is_empty() => Ok(word),
+        _ => Err(Refusal::Expected(what)),
+    }
+}
+
+fn words<'a>(cursor: &mut Cursor<'a>) -> Parsed<Vec<&'a str>> {
+    let mut words = Vec::new();
+    while cursor.eat(b' ') {
+        if cursor.end().is_err() {
+            words.push(word(cursor, "a capability")?);
+        }
+    }
+    cursor.end().map(|()| words)
+}
+
+pub(super) fn flag_names<'a>(cursor: &mut Cursor<'a>) -> Parsed<Vec<&'a str>> {
+    let mut names = Vec::new();
+    cursor.list(|cursor| {
+        names.push(word(cursor, "a flag")?);
+        Ok(())
+    })?;
+    Ok(names)
+}
+
+fn uids(cursor: &mut Cursor<'_>) -> Parsed<UidSet> {
+    Ok(cursor.known_set()?.resolve(0))
+}
+
+fn status(cursor: &mut Cursor<'_>) -> Option<Status> {
+    let all = [Status::Ok, Status::No, Status::Bad, Status::PreAuth, Status::Bye];
+    all.into_iter().find(|status| cursor.eat_word(status.name()))
+}
+
+fn condition<'a>(cursor: &mut Cursor<'a>, tag: Option<&'a str>, status: Status) -> Parsed<Response<'a>> {
+    cursor.eat(b' ');
+    let mut code = None;
+    if cursor.eat(b'[') {
+        let name = cursor.take_while(|byte| byte > b' ' && byte < 0x7f && byte != b']');
+        let name = std::str::from_utf8(name).map_err(|_| Refusal::Expected("a response code"))?;
+        cursor.eat(b' ');
+        // RFC 3501 §9: no argument holds a bracket but within a quoted string or a flag list, which servers avoid.
+        let arguments = cursor.take_while(|byte| byte != b']');
+        cursor.expect(b']', "the closing bracket of a response code")?;
+        cursor.eat(b' ');
+        code = Some(CodeText { name, arguments });
+    }
+    Ok(Response::Status { tag, status, code, text: String::from_utf8_lossy(cursor.rest()) })
+}
+
+fn search<'a>(cursor: &mut Cursor<'a>) -> Parsed<Response<'a>> {
+    let (mut numbers, mut modseq) = (Vec::new(), None);
+    while cursor.eat(b' ') {
+        match cursor.peek() {
+            Some(b'(') => cursor.list(|cursor| {
+                if cursor.eat_word("MODSEQ") {
+                    cursor.space()?;
+                    modseq = Some(cursor.modseq()?);
+                    return Ok(());
+                }
+                Err(Refusal::Expected("MODSEQ"))
+            })?,
+            Some(_) => numbers.push(cursor.nz_number32()?),
+            None => {}
+        }
+    }
+    cursor.end()?;
+    Ok(Response::Search { numbers, modseq })
+}
+
+fn esearch<'a>(cursor: &mut Cursor<'a>) -> Parsed<EsearchData<'a>> {
+    let mut data = EsearchData::default();
+    while cursor.eat(b' ') {
+        if cursor.peek() == Some(b'(') {
+            cursor.expect(b'(', "the tag")?;
+            if !cursor.eat_word("TAG") {
+                return Err(Refusal::Expected("TAG"));
+            }
+            cursor.space()?;
+            data.tag = Some(cursor.astring("a tag")?);
+            cursor.expect(b')', "a closing parenthesis")?;
+            continue;
+        }
+        let name = word(cursor, "a kind of result")?.to_ascii_uppercase();
+        if name == "UID" {
+            data.uid = true;
+            continue;
+        }
+        cursor.space()?;
+        match name.as_str() {
+            "MIN" => data.min = Some(cursor.nz_number32()?),
+            "MAX" => data.max = Some(cursor.nz_number32()?),
+            "COUNT" => data.count = Some(cursor.number()?),
+            "MODSEQ" => data.modseq = Some(cursor.modseq()?),
+            "ALL" => data.all = Some(uids(cursor)?),
+            _ => return Err(Refusal::Expected("a kind of result that exists")),
+        }
+    }
+    cursor.end().map(|()| data)
+}
+
+fn list<'a>(cursor: &mut Cursor<'a>, lsub: bool) -> Parsed<ListData<'a>> {
+    cursor.space()?;
+    let attributes = flag_names(cursor)?;
+    cursor.space()?;
+    let separator = match cursor.nstring("a separator")? {
+        None => None,
+        Some(text) if text.len() == 1 => Some(text[0]),
+        Some(_) => return Err(Refusal::Expected("a separator of one character")),
+    };
+    cursor.space()?;
+    let name = cursor.astring("a mailbox name")?;
+    let extended = if cursor.eat(b' ') { cursor.rest() } else { &[] };
+    if extended.is_empty() {
+        cursor.end()?;
+    }
+    Ok(ListData { lsub, attributes, separator, name, extended })
+}
+
+fn mailbox_status<'a>(cursor: &mut Cursor<'a>) -> Parsed<Response<'a>> {
+    cursor.space()?;
+    let mailbox = cursor.astring("a mailbox name")?;
+    cursor.space()?;
+    let mut values = StatusValues::default();
+    cursor.list(|cursor| {
+        let item = word(cursor, "a STATUS item")?.to_ascii_uppercase();
+        cursor.space()?;
+        if cursor.eat_word("NIL") {
+            return Ok(());
+        }
+        match item.as_str() {
+            "MESSAGES" => values.messages = Some(cursor.number32()?),
+            "RECENT" => values.recent = Some(cursor.number32()?),
+            "UIDNEXT" => values.uid_next = Some(cursor.number32()?),
+            "UIDVALIDITY" => values.uid_validity = Some(cursor.number32()?),
+            "UNSEEN" => values.unseen = Some(cursor.number32()?),
+            "SIZE" => values.size = Some(cursor.number()?),
+            "HIGHESTMODSEQ" => values.highest_modseq = Some(cursor.modseq()?),
+            "APPENDLIMIT" => values.append_limit = Some(cursor.number()?),
+            _ => {
+                word(cursor, "a value")?;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(Response::MailboxStatus { mailbox, values })
+}

@@ -1,0 +1,402 @@
+//! Commands: what a client asks, free of syntax, borrowed from the receive buffer where that saves a copy.
+//!
+//! # Limits
+//! The `*_MAX` constants here, and those of `model` (sets, search keys, names, keywords).
+
+mod fetch;
+mod list;
+mod parse;
+mod search;
+mod select;
+
+use std::borrow::Cow;
+use std::fmt;
+
+use culver_model::mime::Section;
+use culver_model::name::{ListPattern, NameError};
+use culver_model::search::SearchKey;
+use culver_model::{FlagSet, InternalDate, MailboxName, ModSeq, SequenceSet, UidValidity};
+
+use super::state::Stage;
+use crate::sasl::Secret;
+
+pub(super) use fetch::section;
+pub(super) use parse::{Head, append, head, request};
+
+/// The one command that the framer knows.
+pub(super) const NAME_APPEND: parse::Name = parse::Name::Append;
+
+/// Most keywords named by one STORE or APPEND.
+pub const KEYWORDS_MAX: usize = 256;
+/// Most `BODY[...]` items of one FETCH.
+pub const BODY_ITEMS_MAX: usize = 1000;
+/// Most patterns of one LIST.
+pub const PATTERNS_MAX: usize = 64;
+/// RFC 2971 §3.3: most pairs of an ID, and the longest field and value in octets.
+pub const ID_PAIRS_MAX: usize = 30;
+pub const ID_FIELD_OCTETS_MAX: usize = 30;
+pub const ID_VALUE_OCTETS_MAX: usize = 1024;
+
+/// A command with its tag.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request<'a> {
+    pub tag: &'a str,
+    pub command: Command<'a>,
+}
+
+/// A field of ID and its value, which may be NIL (RFC 2971 §4).
+pub type IdPair<'a> = (Cow<'a, [u8]>, Option<Cow<'a, [u8]>>);
+
+/// Octets that no log shows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Hidden<'a>(pub &'a [u8]);
+
+impl fmt::Debug for Hidden<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hidden(..)")
+    }
+}
+
+/// The commands of RFC 3501 §6 and of the extensions named in [`super`]. APPEND is not here: its message is streamed,
+/// see [`super::Event::Append`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command<'a> {
+    Capability,
+    Noop,
+    Logout,
+    StartTls,
+    /// `initial` is base64, or `=` for an empty response (RFC 4959 §3).
+    Authenticate {
+        mechanism: &'a str,
+        initial: Option<Hidden<'a>>,
+    },
+    /// The user name as sent, in no particular charset.
+    Login {
+        user: Cow<'a, [u8]>,
+        password: Secret,
+    },
+    Enable(Enable),
+    Select(Select),
+    Create(MailboxName),
+    Delete(MailboxName),
+    Rename {
+        from: MailboxName,
+        to: MailboxName,
+    },
+    Subscribe(MailboxName),
+    Unsubscribe(MailboxName),
+    List(List<'a>),
+    /// The pattern is never one of the extended forms.
+    Lsub {
+        reference: Cow<'a, [u8]>,
+        pattern: Cow<'a, [u8]>,
+    },
+    Namespace,
+    Status {
+        mailbox: MailboxName,
+        items: StatusItems,
+    },
+    Idle,
+    /// `None`: NIL.
+    Id(Option<Vec<IdPair<'a>>>),
+    Check,
+    Close,
+    Unselect,
+    Expunge,
+    /// UID EXPUNGE (RFC 4315 §2.1).
+    UidExpunge(MessageSet),
+    Search(Search),
+    Fetch(Fetch),
+    Store(Store),
+    Copy {
+        uid: bool,
+        set: MessageSet,
+        mailbox: MailboxName,
+    },
+    Move {
+        uid: bool,
+        set: MessageSet,
+        mailbox: MailboxName,
+    },
+}
+
+impl Command<'_> {
+    /// The earliest stage in which it may be given. Those of [`Stage::NotAuthenticated`] that are not valid later:
+    /// [`Self::only_before_login`].
+    pub fn needs(&self) -> Stage {
+        match self {
+            Command::Capability | Command::Noop | Command::Logout | Command::Id(_) => Stage::NotAuthenticated,
+            Command::StartTls | Command::Authenticate { .. } | Command::Login { .. } => {
+                Stage::NotAuthenticated
+            }
+            Command::Check | Command::Close | Command::Unselect | Command::Expunge => Stage::Selected,
+            Command::UidExpunge(_) | Command::Search(_) | Command::Fetch(_) => Stage::Selected,
+            Command::Store(_) | Command::Copy { .. } | Command::Move { .. } => Stage::Selected,
+            _ => Stage::Authenticated,
+        }
+    }
+
+    pub fn only_before_login(&self) -> bool {
+        matches!(self, Command::StartTls | Command::Authenticate { .. } | Command::Login { .. })
+    }
+
+    /// Whether it is a CONDSTORE enabling command (RFC 7162 §3.1).
+    pub fn enables_condstore(&self) -> bool {
+        match self {
+            Command::Select(select) => select.condstore || select.qresync.is_some(),
+            Command::Status { items, .. } => items.highest_modseq,
+            Command::List(list) => list.returns.status.is_some_and(|items| items.highest_modseq),
+            Command::Fetch(fetch) => fetch.items.modseq || fetch.changed_since.is_some(),
+            Command::Store(store) => store.unchanged_since.is_some(),
+            Command::Search(search) => search.mentions_modseq(),
+            Command::Enable(enable) => enable.condstore || enable.qresync,
+            _ => false,
+        }
+    }
+
+    /// The command's name, for logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Command::Capability => "CAPABILITY",
+            Command::Noop => "NOOP",
+            Command::Logout => "LOGOUT",
+            Command::StartTls => "STARTTLS",
+            Command::Authenticate { .. } => "AUTHENTICATE",
+            Command::Login { .. } => "LOGIN",
+            Command::Enable(_) => "ENABLE",
+            Command::Select(select) if select.read_only => "EXAMINE",
+            Command::Select(_) => "SELECT",
+            Command::Create(_) => "CREATE",
+            Command::Delete(_) => "DELETE",
+            Command::Rename { .. } => "RENAME",
+            Command::Subscribe(_) => "SUBSCRIBE",
+            Command::Unsubscribe(_) => "UNSUBSCRIBE",
+            Command::List(_) => "LIST",
+            Command::Lsub { .. } => "LSUB",
+            Command::Namespace => "NAMESPACE",
+            Command::Status { .. } => "STATUS",
+            Command::Idle => "IDLE",
+            Command::Id(_) => "ID",
+            Command::Check => "CHECK",
+            Command::Close => "CLOSE",
+            Command::Unselect => "UNSELECT",
+            Command::Expunge => "EXPUNGE",
+            Command::UidExpunge(_) => "UID EXPUNGE",
+            Command::Search(search) if search.uid => "UID SEARCH",
+            Command::Search(_) => "SEARCH",
+            Command::Fetch(fetch) if fetch.uid => "UID FETCH",
+            Command::Fetch(_) => "FETCH",
+            Command::Store(store) if store.uid => "UID STORE",
+            Command::Store(_) => "STORE",
+            Command::Copy { uid: true, .. } => "UID COPY",
+            Command::Copy { .. } => "COPY",
+            Command::Move { uid: true, .. } => "UID MOVE",
+            Command::Move { .. } => "MOVE",
+        }
+    }
+}
+
+/// Which messages: sequence numbers or UIDs as the command says, or the saved result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MessageSet {
+    Set(SequenceSet),
+    /// `$` (RFC 5182). Names the same messages in either form of the command.
+    Saved,
+}
+
+/// What ENABLE names and this server knows; the rest is ignored (RFC 5161 §3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Enable {
+    pub condstore: bool,
+    pub qresync: bool,
+}
+
+/// SELECT and EXAMINE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Select {
+    /// An impossible name still deselects the mailbox selected before (RFC 3501 §6.3.1), so it gets this far.
+    pub mailbox: Result<MailboxName, NameError>,
+    pub read_only: bool,
+    pub condstore: bool,
+    pub qresync: Option<Qresync>,
+}
+
+/// The QRESYNC parameter of SELECT (RFC 7162 §3.2.5). No set holds `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Qresync {
+    pub uid_validity: UidValidity,
+    pub modseq: ModSeq,
+    pub known_uids: Option<SequenceSet>,
+    /// Sequence numbers and the UIDs that they had.
+    pub seq_match: Option<(SequenceSet, SequenceSet)>,
+}
+
+/// LIST with its extended forms (RFC 5258, 5819, 6154).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List<'a> {
+    pub reference: Cow<'a, [u8]>,
+    /// At least one.
+    pub patterns: Vec<Cow<'a, [u8]>>,
+    pub select: ListSelect,
+    pub returns: ListReturn,
+    /// One of the extended forms was used: an empty pattern then has no special meaning (RFC 5258 §3).
+    pub extended: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListSelect {
+    pub subscribed: bool,
+    pub remote: bool,
+    pub recursive_match: bool,
+    pub special_use: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListReturn {
+    /// Set by the selection option of the same name too (RFC 5258 §3.1).
+    pub subscribed: bool,
+    pub children: bool,
+    /// Set by the selection option of the same name too (RFC 6154 §3).
+    pub special_use: bool,
+    pub status: Option<StatusItems>,
+}
+
+impl List<'_> {
+    /// The patterns with the reference before each. A pattern that can match nothing is left out.
+    pub fn compile(&self) -> Vec<ListPattern> {
+        // RFC 5258 §3: a pattern that is not accepted is silently ignored, and so is an empty one.
+        let patterns = self.patterns.iter().filter(|pattern| !pattern.is_empty());
+        patterns.filter_map(|pattern| ListPattern::from_wire(&self.reference, pattern).ok()).collect()
+    }
+
+    /// `LIST "" ""`: asks only for the separator and the root of the reference (RFC 3501 §6.3.8).
+    pub fn asks_separator(&self) -> bool {
+        !self.extended && self.patterns.iter().all(|pattern| pattern.is_empty())
+    }
+}
+
+/// What STATUS asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StatusItems {
+    pub messages: bool,
+    pub recent: bool,
+    pub uid_next: bool,
+    pub uid_validity: bool,
+    pub unseen: bool,
+    pub size: bool,
+    pub highest_modseq: bool,
+    pub append_limit: bool,
+}
+
+/// SEARCH and UID SEARCH. Strings in the key are UTF-8.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Search {
+    pub uid: bool,
+    /// `None`: answered with `* SEARCH`; else with `* ESEARCH`.
+    pub returns: Option<SearchReturn>,
+    pub key: SearchKey,
+}
+
+/// RFC 4731 §3.1, RFC 5182 §2.1. `RETURN ()` is `RETURN (ALL)`; with SAVE alone nothing is returned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SearchReturn {
+    pub min: bool,
+    pub max: bool,
+    pub all: bool,
+    pub count: bool,
+    pub save: bool,
+}
+
+impl Search {
+    /// RFC 7162 §3.1.5: the answer then carries a MODSEQ.
+    pub fn mentions_modseq(&self) -> bool {
+        fn mentions(key: &SearchKey) -> bool {
+            match key {
+                SearchKey::ModSeq(_) => true,
+                SearchKey::And(keys) => keys.iter().any(mentions),
+                SearchKey::Or(left, right) => mentions(left) || mentions(right),
+                SearchKey::Not(key) => mentions(key),
+                _ => false,
+            }
+        }
+        mentions(&self.key)
+    }
+}
+
+/// FETCH and UID FETCH. A macro has become its items.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    pub uid: bool,
+    pub set: MessageSet,
+    pub items: FetchItems,
+    pub changed_since: Option<ModSeq>,
+    /// Only with `uid` and `changed_since` (RFC 7162 §3.2.6).
+    pub vanished: bool,
+}
+
+/// What FETCH asks. `uid` is set by UID FETCH, `modseq` by CHANGEDSINCE.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FetchItems {
+    pub uid: bool,
+    pub flags: bool,
+    pub modseq: bool,
+    pub internal_date: bool,
+    pub size: bool,
+    pub envelope: bool,
+    /// `BODY` without a section: BODYSTRUCTURE without extension data.
+    pub body: bool,
+    pub body_structure: bool,
+    /// As `BODY[]`, `BODY.PEEK[HEADER]` and `BODY[TEXT]`, under their own names.
+    pub rfc822: bool,
+    pub rfc822_header: bool,
+    pub rfc822_text: bool,
+    pub sections: Vec<FetchSection>,
+}
+
+impl FetchItems {
+    /// Whether fetching sets \Seen (RFC 3501 §6.4.5).
+    pub fn sets_seen(&self) -> bool {
+        self.rfc822 || self.rfc822_text || self.sections.iter().any(|section| !section.peek)
+    }
+
+    /// Whether message octets are needed.
+    pub fn needs_octets(&self) -> bool {
+        self.rfc822 || self.rfc822_header || self.rfc822_text || !self.sections.is_empty()
+    }
+}
+
+/// `BODY[section]<origin.octets>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchSection {
+    pub section: Section,
+    pub peek: bool,
+    /// First octet and most octets, the latter not 0.
+    pub partial: Option<(u32, u32)>,
+}
+
+/// STORE and UID STORE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    pub uid: bool,
+    pub set: MessageSet,
+    pub operation: StoreOperation,
+    pub silent: bool,
+    pub flags: FlagSet,
+    /// 0 fails for every message (RFC 7162 §3.1.3).
+    pub unchanged_since: Option<ModSeq>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreOperation {
+    Replace,
+    Add,
+    Remove,
+}
+
+/// The head of an APPEND: all but the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct AppendHead {
+    pub(super) mailbox: MailboxName,
+    pub(super) flags: FlagSet,
+    pub(super) internal_date: Option<InternalDate>,
+}

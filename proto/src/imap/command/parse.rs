@@ -1,0 +1,338 @@
+//! The grammar of commands: the tag, the name, and the arguments of those that have few.
+
+use super::super::Limits;
+use super::super::cursor::{Cursor, Parsed, is_astring_char};
+use super::super::literal::ANNOUNCEMENT_OCTETS_MAX;
+use super::super::text::Refusal;
+use super::*;
+
+/// What stands before the arguments.
+pub(in super::super) struct Head<'a> {
+    pub(in super::super) tag: &'a str,
+    pub(in super::super) name: Result<Name, Refusal>,
+    /// Where the arguments begin, at the space before them.
+    pub(in super::super) arguments: usize,
+}
+
+/// A command's name, with `UID ` where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Name {
+    Capability,
+    Noop,
+    Logout,
+    StartTls,
+    Authenticate,
+    Login,
+    Enable,
+    Select,
+    Examine,
+    Create,
+    Delete,
+    Rename,
+    Subscribe,
+    Unsubscribe,
+    List,
+    Lsub,
+    Namespace,
+    Status,
+    Append,
+    Idle,
+    Id,
+    Check,
+    Close,
+    Unselect,
+    Expunge,
+    Search,
+    Fetch,
+    Store,
+    Copy,
+    Move,
+    UidExpunge,
+    UidSearch,
+    UidFetch,
+    UidStore,
+    UidCopy,
+    UidMove,
+}
+
+const NAMES: [(&str, Name); 30] = [
+    ("FETCH", Name::Fetch),
+    ("NOOP", Name::Noop),
+    ("IDLE", Name::Idle),
+    ("STORE", Name::Store),
+    ("SEARCH", Name::Search),
+    ("SELECT", Name::Select),
+    ("EXAMINE", Name::Examine),
+    ("STATUS", Name::Status),
+    ("LIST", Name::List),
+    ("LSUB", Name::Lsub),
+    ("APPEND", Name::Append),
+    ("COPY", Name::Copy),
+    ("MOVE", Name::Move),
+    ("CAPABILITY", Name::Capability),
+    ("LOGIN", Name::Login),
+    ("AUTHENTICATE", Name::Authenticate),
+    ("LOGOUT", Name::Logout),
+    ("ID", Name::Id),
+    ("ENABLE", Name::Enable),
+    ("NAMESPACE", Name::Namespace),
+    ("CLOSE", Name::Close),
+    ("UNSELECT", Name::Unselect),
+    ("EXPUNGE", Name::Expunge),
+    ("CHECK", Name::Check),
+    ("CREATE", Name::Create),
+    ("DELETE", Name::Delete),
+    ("RENAME", Name::Rename),
+    ("SUBSCRIBE", Name::Subscribe),
+    ("UNSUBSCRIBE", Name::Unsubscribe),
+    ("STARTTLS", Name::StartTls),
+];
+
+const UID_NAMES: [(&str, Name); 6] = [
+    ("FETCH", Name::UidFetch),
+    ("STORE", Name::UidStore),
+    ("SEARCH", Name::UidSearch),
+    ("COPY", Name::UidCopy),
+    ("MOVE", Name::UidMove),
+    ("EXPUNGE", Name::UidExpunge),
+];
+
+/// Tag and name of the command that begins `input`. `None` where no tag begins it.
+pub(in super::super) fn head(input: &[u8]) -> Option<Head<'_>> {
+    let window = &input[..input.len().min(Limits::TAG_OCTETS_MAX + 1)];
+    // RFC 3501 §9 tag: 1*<any ASTRING-CHAR except "+">.
+    let length =
+        window.iter().position(|byte| !is_astring_char(*byte) || *byte == b'+').unwrap_or(window.len());
+    if length == 0
+        || length > Limits::TAG_OCTETS_MAX
+        || !matches!(input.get(length), Some(b' ' | b'\r' | b'\n') | None)
+    {
+        return None;
+    }
+    let tag = std::str::from_utf8(&input[..length]).ok()?;
+    let mut cursor = Cursor::new(&input[length..]);
+    let name = name(&mut cursor);
+    Some(Head { tag, name, arguments: length + cursor.at() })
+}
+
+fn name(cursor: &mut Cursor<'_>) -> Parsed<Name> {
+    cursor.space()?;
+    let word = cursor.atom("a command")?;
+    if !word.eq_ignore_ascii_case("UID") {
+        return find(&NAMES, word);
+    }
+    cursor.space()?;
+    find(&UID_NAMES, cursor.atom("a command that has a UID form")?)
+}
+
+fn find(names: &[(&str, Name)], word: &str) -> Parsed<Name> {
+    let found = names.iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
+    found.map(|(_, name)| *name).ok_or(Refusal::UnknownCommand)
+}
+
+/// The arguments of a whole command, without its line end.
+pub(in super::super) fn request(name: Name, arguments: &[u8]) -> Parsed<Command<'_>> {
+    let mut cursor = Cursor::new(arguments);
+    let command = arguments_of(name, &mut cursor)?;
+    cursor.end()?;
+    Ok(command)
+}
+
+fn arguments_of<'a>(name: Name, cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> {
+    let bare = match name {
+        Name::Capability => Some(Command::Capability),
+        Name::Noop => Some(Command::Noop),
+        Name::Logout => Some(Command::Logout),
+        Name::StartTls => Some(Command::StartTls),
+        Name::Namespace => Some(Command::Namespace),
+        Name::Idle => Some(Command::Idle),
+        Name::Check => Some(Command::Check),
+        Name::Close => Some(Command::Close),
+        Name::Unselect => Some(Command::Unselect),
+        Name::Expunge => Some(Command::Expunge),
+        _ => None,
+    };
+    if let Some(command) = bare {
+        return Ok(command);
+    }
+    cursor.space()?;
+    Ok(match name {
+        Name::Authenticate => authenticate(cursor)?,
+        Name::Login => {
+            let user = cursor.astring("a user name")?;
+            cursor.space()?;
+            Command::Login { user, password: Secret::new(cursor.astring("a password")?.into_owned()) }
+        }
+        Name::Enable => enable(cursor)?,
+        Name::Select => Command::Select(select::select(cursor, false)?),
+        Name::Examine => Command::Select(select::select(cursor, true)?),
+        Name::Create => Command::Create(MailboxName::from_wire_create(&cursor.mailbox_wire()?)?),
+        Name::Delete => Command::Delete(cursor.mailbox()?),
+        Name::Rename => {
+            let from = cursor.mailbox()?;
+            cursor.space()?;
+            Command::Rename { from, to: cursor.mailbox()? }
+        }
+        Name::Subscribe => Command::Subscribe(cursor.mailbox()?),
+        Name::Unsubscribe => Command::Unsubscribe(cursor.mailbox()?),
+        Name::List => Command::List(list::list(cursor)?),
+        Name::Lsub => {
+            let reference = cursor.mailbox_wire()?;
+            cursor.space()?;
+            Command::Lsub { reference, pattern: cursor.list_mailbox()? }
+        }
+        Name::Status => {
+            let mailbox = cursor.mailbox()?;
+            cursor.space()?;
+            Command::Status { mailbox, items: select::status_items(cursor)? }
+        }
+        Name::Id => id(cursor)?,
+        Name::UidExpunge => Command::UidExpunge(cursor.message_set()?),
+        Name::Search | Name::UidSearch => Command::Search(search::search(cursor, name == Name::UidSearch)?),
+        Name::Fetch | Name::UidFetch => Command::Fetch(fetch::fetch(cursor, name == Name::UidFetch)?),
+        Name::Store | Name::UidStore => Command::Store(store(cursor, name == Name::UidStore)?),
+        Name::Copy | Name::UidCopy | Name::Move | Name::UidMove => {
+            let uid = matches!(name, Name::UidCopy | Name::UidMove);
+            let set = cursor.message_set()?;
+            cursor.space()?;
+            let mailbox = cursor.mailbox()?;
+            match name {
+                Name::Copy | Name::UidCopy => Command::Copy { uid, set, mailbox },
+                _ => Command::Move { uid, set, mailbox },
+            }
+        }
+        // The framer takes every APPEND that has a message; this one is all on one line.
+        Name::Append => {
+            append_head(cursor)?;
+            return Err(Refusal::Expected("a literal with the message"));
+        }
+        _ => return Err(Refusal::UnknownCommand),
+    })
+}
+
+fn authenticate<'a>(cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> {
+    let mechanism = cursor.atom("an authentication mechanism")?;
+    if !cursor.eat(b' ') {
+        return Ok(Command::Authenticate { mechanism, initial: None });
+    }
+    // RFC 4959 §3: base64, or "=" for an empty response. What is in it is the mechanism's to judge.
+    let initial =
+        cursor.take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='));
+    if initial.is_empty() {
+        return Err(Refusal::Expected("an initial response in base64"));
+    }
+    Ok(Command::Authenticate { mechanism, initial: Some(Hidden(initial)) })
+}
+
+fn enable<'a>(cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> {
+    let mut enable = Enable::default();
+    loop {
+        let capability = cursor.atom("a capability")?;
+        if capability.eq_ignore_ascii_case("CONDSTORE") {
+            enable.condstore = true;
+        } else if capability.eq_ignore_ascii_case("QRESYNC") {
+            enable.qresync = true;
+        }
+        if !cursor.eat(b' ') {
+            return Ok(Command::Enable(enable));
+        }
+    }
+}
+
+fn id<'a>(cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> {
+    if cursor.eat_word("NIL") {
+        return Ok(Command::Id(None));
+    }
+    let mut pairs = Vec::new();
+    cursor.list(|cursor| {
+        let field = cursor.string("the name of an ID field")?;
+        cursor.space()?;
+        let value = cursor.nstring("the value of an ID field")?;
+        // RFC 2971 §3.3.
+        if pairs.len() == ID_PAIRS_MAX {
+            return Err(Refusal::TooMany("fields in ID"));
+        }
+        if field.len() > ID_FIELD_OCTETS_MAX
+            || value.as_ref().is_some_and(|value| value.len() > ID_VALUE_OCTETS_MAX)
+        {
+            return Err(Refusal::TooMany("octets in an ID field"));
+        }
+        pairs.push((field, value));
+        Ok(())
+    })?;
+    Ok(Command::Id(Some(pairs)))
+}
+
+fn store(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Store> {
+    let set = cursor.message_set()?;
+    cursor.space()?;
+    let mut unchanged_since = None;
+    if cursor.peek() == Some(b'(') {
+        cursor.list(|cursor| {
+            // RFC 7162 §7: only a single UNCHANGEDSINCE.
+            if unchanged_since.is_some() || !cursor.eat_word("UNCHANGEDSINCE") {
+                return Err(Refusal::Expected("UNCHANGEDSINCE, once"));
+            }
+            cursor.space()?;
+            unchanged_since = Some(cursor.modseq()?);
+            Ok(())
+        })?;
+        cursor.space()?;
+    }
+    let operation = match cursor.peek() {
+        Some(b'+') => StoreOperation::Add,
+        Some(b'-') => StoreOperation::Remove,
+        _ => StoreOperation::Replace,
+    };
+    let _sign = cursor.eat(b'+') || cursor.eat(b'-');
+    let item = cursor.atom("FLAGS")?;
+    let silent = item.eq_ignore_ascii_case("FLAGS.SILENT");
+    if !silent && !item.eq_ignore_ascii_case("FLAGS") {
+        return Err(Refusal::Expected("FLAGS or FLAGS.SILENT"));
+    }
+    cursor.space()?;
+    let flags = if cursor.peek() == Some(b'(') {
+        cursor.flag_list()?
+    } else {
+        let mut flags = FlagSet::default();
+        cursor.flag(&mut flags)?;
+        while cursor.eat(b' ') {
+            cursor.flag(&mut flags)?;
+        }
+        flags
+    };
+    Ok(Store { uid, set, operation, silent, flags, unchanged_since })
+}
+
+/// The arguments of an APPEND up to the announcement of a literal, with which `arguments` ends. `None` where that
+/// literal is not the message but the mailbox's name.
+pub(in super::super) fn append(arguments: &[u8], announcement: usize) -> Parsed<Option<AppendHead>> {
+    debug_assert!(announcement < ANNOUNCEMENT_OCTETS_MAX);
+    let before = &arguments[..arguments.len().saturating_sub(announcement)];
+    if before == b" " {
+        return Ok(None);
+    }
+    let mut cursor = Cursor::new(before);
+    cursor.space()?;
+    let head = append_head(&mut cursor)?;
+    cursor.end()?;
+    Ok(Some(head))
+}
+
+/// `mailbox SP [flag-list SP] [date-time SP]`.
+fn append_head(cursor: &mut Cursor<'_>) -> Parsed<AppendHead> {
+    let mailbox = cursor.mailbox()?;
+    cursor.space()?;
+    let mut head = AppendHead { mailbox, flags: FlagSet::default(), internal_date: None };
+    if cursor.peek() == Some(b'(') {
+        head.flags = cursor.flag_list()?;
+        cursor.space()?;
+    }
+    if cursor.peek() == Some(b'"') {
+        const DATE: Refusal = Refusal::Expected("a date-time");
+        let text = cursor.string("a date-time")?;
+        head.internal_date = Some(InternalDate::parse(&text).ok_or(DATE)?);
+        cursor.space()?;
+    }
+    Ok(head)
+}

@@ -1,0 +1,238 @@
+//! SEARCH: return options, charset, keys (RFC 3501 §6.4.4, RFC 4466 §2.6, RFC 4731, RFC 5182, RFC 7162 §3.1.5).
+//!
+//! # Limits
+//! `SEARCH_DEPTH_MAX` nested NOT, OR and parentheses, `SEARCH_KEYS_MAX` keys.
+
+use culver_model::search::{SEARCH_DEPTH_MAX, SEARCH_KEYS_MAX};
+use culver_model::{Date, Keyword, SystemFlag};
+
+use super::super::cursor::{Cursor, Parsed};
+use super::super::text::Refusal;
+use super::*;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Charset {
+    /// None named: US-ASCII by the RFC, and in practice UTF-8.
+    Unnamed,
+    Ascii,
+    Utf8,
+}
+
+struct Keys {
+    charset: Charset,
+    depth: usize,
+    count: usize,
+}
+
+pub(super) fn search(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Search> {
+    let mut returns = None;
+    if cursor.eat_word("RETURN") {
+        cursor.space()?;
+        returns = Some(return_options(cursor)?);
+        cursor.space()?;
+    }
+    let mut keys = Keys { charset: Charset::Unnamed, depth: 0, count: 0 };
+    if cursor.eat_word("CHARSET") {
+        cursor.space()?;
+        let name = cursor.astring("a charset")?;
+        keys.charset = if name.eq_ignore_ascii_case(b"UTF-8") || name.eq_ignore_ascii_case(b"UTF8") {
+            Charset::Utf8
+        } else if name.eq_ignore_ascii_case(b"US-ASCII") || name.eq_ignore_ascii_case(b"ASCII") {
+            Charset::Ascii
+        } else {
+            return Err(Refusal::BadCharset);
+        };
+        cursor.space()?;
+    }
+    let mut key = keys.key(cursor)?;
+    if cursor.peek() == Some(b' ') {
+        let mut all = vec![key];
+        while cursor.eat(b' ') {
+            all.push(keys.key(cursor)?);
+        }
+        key = SearchKey::And(all);
+    }
+    Ok(Search { uid, returns, key })
+}
+
+fn return_options(cursor: &mut Cursor<'_>) -> Parsed<SearchReturn> {
+    let mut returns = SearchReturn::default();
+    cursor.list(|cursor| {
+        let asked = if cursor.eat_word("MIN") {
+            &mut returns.min
+        } else if cursor.eat_word("MAX") {
+            &mut returns.max
+        } else if cursor.eat_word("ALL") {
+            &mut returns.all
+        } else if cursor.eat_word("COUNT") {
+            &mut returns.count
+        } else if cursor.eat_word("SAVE") {
+            &mut returns.save
+        } else {
+            return Err(Refusal::Expected("MIN, MAX, ALL, COUNT or SAVE"));
+        };
+        *asked = true;
+        Ok(())
+    })?;
+    // RFC 4731 §3.1: an empty list is ALL.
+    returns.all |= returns == SearchReturn::default();
+    Ok(returns)
+}
+
+impl Keys {
+    fn key(&mut self, cursor: &mut Cursor<'_>) -> Parsed<SearchKey> {
+        self.count += 1;
+        if self.count > SEARCH_KEYS_MAX {
+            return Err(Refusal::TooMany("search keys"));
+        }
+        match cursor.peek() {
+            Some(b'0'..=b'9' | b'*') => return cursor.sequence_set().map(SearchKey::Sequence),
+            Some(b'$') if !cursor.rest().get(1).is_some_and(|next| next.is_ascii_alphanumeric()) => {
+                cursor.eat(b'$');
+                return Ok(SearchKey::Saved);
+            }
+            Some(b'(') => {
+                return self.nested(|keys| {
+                    let mut all = Vec::new();
+                    cursor.list(|cursor| {
+                        all.push(keys.key(cursor)?);
+                        Ok(())
+                    })?;
+                    match all.len() {
+                        0 => Err(Refusal::Expected("a search key")),
+                        1 => Ok(all.pop().expect("one key")),
+                        _ => Ok(SearchKey::And(all)),
+                    }
+                });
+            }
+            _ => {}
+        }
+        let word = cursor.atom("a search key")?.to_ascii_uppercase();
+        self.word(cursor, &word)
+    }
+
+    fn nested(&mut self, inner: impl FnOnce(&mut Keys) -> Parsed<SearchKey>) -> Parsed<SearchKey> {
+        if self.depth == SEARCH_DEPTH_MAX {
+            return Err(Refusal::TooMany("nested search keys"));
+        }
+        self.depth += 1;
+        let key = inner(self);
+        self.depth -= 1;
+        key
+    }
+
+    fn word(&mut self, cursor: &mut Cursor<'_>, word: &str) -> Parsed<SearchKey> {
+        let simple = match word {
+            "ALL" => Some(SearchKey::All),
+            "NEW" => Some(SearchKey::New),
+            "OLD" => Some(SearchKey::Old),
+            "RECENT" => Some(SearchKey::Recent),
+            _ => {
+                let (name, not) = word.strip_prefix("UN").map_or((word, false), |name| (name, true));
+                let flag =
+                    SystemFlag::ALL.into_iter().find(|flag| flag.name()[1..].eq_ignore_ascii_case(name));
+                flag.map(SearchKey::Flag).map(|key| if not { SearchKey::Not(Box::new(key)) } else { key })
+            }
+        };
+        if let Some(key) = simple {
+            return Ok(key);
+        }
+        const UNKNOWN: Refusal = Refusal::Expected("a search key that exists");
+        if !ARGUMENT_KEYS.contains(&word) {
+            return Err(UNKNOWN);
+        }
+        cursor.space()?;
+        Ok(match word {
+            "BCC" | "CC" | "FROM" | "SUBJECT" | "TO" => {
+                SearchKey::Header { field: word.to_owned(), value: self.text(cursor)? }
+            }
+            "HEADER" => {
+                let field = self.text(cursor)?;
+                cursor.space()?;
+                SearchKey::Header { field, value: self.text(cursor)? }
+            }
+            "BODY" => SearchKey::Body(self.text(cursor)?),
+            "TEXT" => SearchKey::Text(self.text(cursor)?),
+            "BEFORE" => SearchKey::Before(date(cursor)?),
+            "ON" => SearchKey::On(date(cursor)?),
+            "SINCE" => SearchKey::Since(date(cursor)?),
+            "SENTBEFORE" => SearchKey::SentBefore(date(cursor)?),
+            "SENTON" => SearchKey::SentOn(date(cursor)?),
+            "SENTSINCE" => SearchKey::SentSince(date(cursor)?),
+            "LARGER" => SearchKey::Larger(cursor.number()?),
+            "SMALLER" => SearchKey::Smaller(cursor.number()?),
+            "KEYWORD" => SearchKey::Keyword(keyword(cursor)?),
+            "UNKEYWORD" => SearchKey::Not(Box::new(SearchKey::Keyword(keyword(cursor)?))),
+            "UID" => match cursor.message_set()? {
+                MessageSet::Set(set) => SearchKey::Uid(set),
+                MessageSet::Saved => SearchKey::Saved,
+            },
+            "NOT" => SearchKey::Not(Box::new(self.nested(|keys| keys.key(cursor))?)),
+            "OR" => self.nested(|keys| {
+                let left = keys.key(cursor)?;
+                cursor.space()?;
+                Ok(SearchKey::Or(Box::new(left), Box::new(keys.key(cursor)?)))
+            })?,
+            "MODSEQ" => SearchKey::ModSeq(modseq(cursor)?),
+            _ => return Err(UNKNOWN),
+        })
+    }
+
+    fn text(&self, cursor: &mut Cursor<'_>) -> Parsed<String> {
+        let octets = cursor.astring("a string")?.into_owned();
+        if self.charset == Charset::Ascii && !octets.is_ascii() {
+            return Err(Refusal::NotText);
+        }
+        String::from_utf8(octets).map_err(|_| Refusal::NotText)
+    }
+}
+
+const ARGUMENT_KEYS: [&str; 22] = [
+    "BCC",
+    "BEFORE",
+    "BODY",
+    "CC",
+    "FROM",
+    "HEADER",
+    "KEYWORD",
+    "LARGER",
+    "MODSEQ",
+    "NOT",
+    "ON",
+    "OR",
+    "SENTBEFORE",
+    "SENTON",
+    "SENTSINCE",
+    "SINCE",
+    "SMALLER",
+    "SUBJECT",
+    "TEXT",
+    "TO",
+    "UID",
+    "UNKEYWORD",
+];
+
+fn date(cursor: &mut Cursor<'_>) -> Parsed<Date> {
+    let text = cursor.astring("a date")?;
+    Date::parse(&text).ok_or(Refusal::Expected("a date like 1-Feb-1994"))
+}
+
+fn keyword(cursor: &mut Cursor<'_>) -> Parsed<Keyword> {
+    Keyword::new(cursor.atom("a keyword")?).ok_or(Refusal::TooMany("octets in a keyword"))
+}
+
+/// RFC 7162 §3.1.5: a server without a mod-sequence per flag ignores the entry and its type, once they are well-formed.
+fn modseq(cursor: &mut Cursor<'_>) -> Parsed<ModSeq> {
+    if cursor.peek() == Some(b'"') {
+        let entry = cursor.string("an entry name")?;
+        if !entry.to_ascii_lowercase().starts_with(b"/flags/") {
+            return Err(Refusal::Expected("an entry name that begins with /flags/"));
+        }
+        cursor.space()?;
+        if !(cursor.eat_word("PRIV") || cursor.eat_word("SHARED") || cursor.eat_word("ALL")) {
+            return Err(Refusal::Expected("priv, shared or all"));
+        }
+        cursor.space()?;
+    }
+    cursor.modseq()
+}

@@ -1,0 +1,542 @@
+//! Encode: untagged data, appended to the driver's send buffer.
+//!
+//! # Invariants
+//! A quoted string holds 7-bit text without CR, LF and NUL; all else goes out as a literal. Nothing here fails.
+//!
+//! # Cost
+//! No allocation but the buffer's growth.
+//!
+//! # RFC
+//! RFC 3501 §7.2 to §7.4, §9; RFC 4466 §2.6.2, §2.7 (ESEARCH, STATUS); RFC 5258 §6; RFC 7162 §7.
+
+use culver_model::mime::{Section, SectionText};
+use culver_model::{InternalDate, MailboxName, ModSeq, SystemFlag, Uid, UidSet};
+
+use super::cursor::is_astring_char;
+use super::response::set;
+
+/// Appends a decimal number.
+pub fn number(out: &mut Vec<u8>, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// Appends a string: quoted where that is allowed, else a literal.
+pub fn string(out: &mut Vec<u8>, octets: &[u8]) {
+    if !octets.iter().all(|byte| matches!(byte, 0x01..=0x7f) && !matches!(byte, b'\r' | b'\n')) {
+        literal(out, octets.len() as u64);
+        out.extend_from_slice(octets);
+        return;
+    }
+    out.push(b'"');
+    for byte in octets {
+        if matches!(byte, b'"' | b'\\') {
+            out.push(b'\\');
+        }
+        out.push(*byte);
+    }
+    out.push(b'"');
+}
+
+/// Appends a string, or NIL.
+pub fn nstring(out: &mut Vec<u8>, octets: Option<&[u8]>) {
+    match octets {
+        Some(octets) => string(out, octets),
+        None => out.extend_from_slice(b"NIL"),
+    }
+}
+
+/// Appends an atom where that is allowed, else a string.
+pub fn astring(out: &mut Vec<u8>, octets: &[u8]) {
+    // An atom NIL would be read as nothing where a string may be left out; a mailbox of that name is one.
+    let atom = !octets.is_empty()
+        && octets.iter().all(|byte| is_astring_char(*byte))
+        && !octets.eq_ignore_ascii_case(b"NIL");
+    if atom { out.extend_from_slice(octets) } else { string(out, octets) }
+}
+
+/// Appends a mailbox name in modified UTF-7.
+pub fn mailbox(out: &mut Vec<u8>, name: &MailboxName) {
+    astring(out, name.to_mutf7().as_bytes());
+}
+
+/// Appends the announcement of a literal; so many octets must follow.
+pub fn literal(out: &mut Vec<u8>, octets: u64) {
+    out.push(b'{');
+    number(out, octets);
+    out.extend_from_slice(b"}\r\n");
+}
+
+/// Octets of a message as a non-binary answer may hold them.
+// RFC 3501 §9: no literal holds NUL. Its size must not change, so each becomes an octet that no charset gives a meaning.
+pub fn mask_nul(octets: &mut [u8]) {
+    let mut from = 0;
+    while let Some(at) = memchr::memchr(0, &octets[from..]) {
+        octets[from + at] = 0x80;
+        from += at + 1;
+    }
+}
+
+fn line(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn numbered(out: &mut Vec<u8>, value: u32, name: &str) {
+    out.extend_from_slice(b"* ");
+    number(out, u64::from(value));
+    out.push(b' ');
+    line(out, name);
+}
+
+/// `list` as [`super::capabilities`] gives it.
+pub fn capability(out: &mut Vec<u8>, list: &str) {
+    out.extend_from_slice(b"* CAPABILITY ");
+    line(out, list);
+}
+
+/// RFC 5161 §3.2: what this ENABLE switched on; may be empty.
+pub fn enabled(out: &mut Vec<u8>, capabilities: &[&str]) {
+    out.extend_from_slice(b"* ENABLED");
+    for capability in capabilities {
+        out.push(b' ');
+        out.extend_from_slice(capability.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// RFC 2971 §3.2. No fields: NIL.
+pub fn id(out: &mut Vec<u8>, fields: &[(&str, &str)]) {
+    out.extend_from_slice(b"* ID ");
+    if fields.is_empty() {
+        line(out, "NIL");
+        return;
+    }
+    for (at, (field, value)) in fields.iter().enumerate() {
+        out.push(if at == 0 { b'(' } else { b' ' });
+        string(out, field.as_bytes());
+        out.push(b' ');
+        string(out, value.as_bytes());
+    }
+    line(out, ")");
+}
+
+/// RFC 2342 §5: prefixes (modified UTF-7, with the separator) of the personal, other users' and shared namespaces.
+pub fn namespace(out: &mut Vec<u8>, kinds: [&[&str]; 3]) {
+    out.extend_from_slice(b"* NAMESPACE");
+    for prefixes in kinds {
+        out.push(b' ');
+        if prefixes.is_empty() {
+            out.extend_from_slice(b"NIL");
+            continue;
+        }
+        out.push(b'(');
+        for prefix in prefixes {
+            out.push(b'(');
+            string(out, prefix.as_bytes());
+            out.extend_from_slice(b" \"/\")");
+        }
+        out.push(b')');
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A mailbox attribute (RFC 3501 §7.2.2, RFC 3348, RFC 5258 §3.4, RFC 6154 §2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Attribute {
+    NoInferiors,
+    NoSelect,
+    NonExistent,
+    Marked,
+    Unmarked,
+    HasChildren,
+    HasNoChildren,
+    Subscribed,
+    Remote,
+    All,
+    Archive,
+    Drafts,
+    Flagged,
+    Junk,
+    Sent,
+    Trash,
+}
+
+impl Attribute {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Attribute::NoInferiors => "\\Noinferiors",
+            Attribute::NoSelect => "\\Noselect",
+            Attribute::NonExistent => "\\NonExistent",
+            Attribute::Marked => "\\Marked",
+            Attribute::Unmarked => "\\Unmarked",
+            Attribute::HasChildren => "\\HasChildren",
+            Attribute::HasNoChildren => "\\HasNoChildren",
+            Attribute::Subscribed => "\\Subscribed",
+            Attribute::Remote => "\\Remote",
+            Attribute::All => "\\All",
+            Attribute::Archive => "\\Archive",
+            Attribute::Drafts => "\\Drafts",
+            Attribute::Flagged => "\\Flagged",
+            Attribute::Junk => "\\Junk",
+            Attribute::Sent => "\\Sent",
+            Attribute::Trash => "\\Trash",
+        }
+    }
+}
+
+fn list_like(out: &mut Vec<u8>, kind: &str, attributes: &[Attribute], name: &[u8]) {
+    out.extend_from_slice(b"* ");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b" (");
+    for (at, attribute) in attributes.iter().enumerate() {
+        if at > 0 {
+            out.push(b' ');
+        }
+        out.extend_from_slice(attribute.name().as_bytes());
+    }
+    out.extend_from_slice(b") \"/\" ");
+    astring(out, name);
+}
+
+/// `child_info`: a descendant is subscribed though the mailbox itself did not match (RFC 5258 §3.5).
+pub fn list(out: &mut Vec<u8>, attributes: &[Attribute], name: &MailboxName, child_info: bool) {
+    list_like(out, "LIST", attributes, name.to_mutf7().as_bytes());
+    line(out, if child_info { " (\"CHILDINFO\" (\"SUBSCRIBED\"))" } else { "" });
+}
+
+pub fn lsub(out: &mut Vec<u8>, attributes: &[Attribute], name: &MailboxName) {
+    list_like(out, "LSUB", attributes, name.to_mutf7().as_bytes());
+    line(out, "");
+}
+
+/// The answer to `LIST "" ""` (RFC 3501 §6.3.8): the separator, and `root` of the reference, often empty.
+pub fn list_separator(out: &mut Vec<u8>, root: &str) {
+    list_like(out, "LIST", &[Attribute::NoSelect], root.as_bytes());
+    line(out, "");
+}
+
+/// The values of a STATUS response; those that are there are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StatusValues {
+    pub messages: Option<u32>,
+    pub recent: Option<u32>,
+    pub uid_next: Option<u32>,
+    pub uid_validity: Option<u32>,
+    pub unseen: Option<u32>,
+    /// Octets of all messages (RFC 8438).
+    pub size: Option<u64>,
+    pub highest_modseq: Option<ModSeq>,
+    pub append_limit: Option<u64>,
+}
+
+pub fn status(out: &mut Vec<u8>, name: &MailboxName, values: &StatusValues) {
+    out.extend_from_slice(b"* STATUS ");
+    mailbox(out, name);
+    out.extend_from_slice(b" (");
+    let mut first = true;
+    let items = [
+        ("MESSAGES", values.messages.map(u64::from)),
+        ("RECENT", values.recent.map(u64::from)),
+        ("UIDNEXT", values.uid_next.map(u64::from)),
+        ("UIDVALIDITY", values.uid_validity.map(u64::from)),
+        ("UNSEEN", values.unseen.map(u64::from)),
+        ("SIZE", values.size),
+        ("HIGHESTMODSEQ", values.highest_modseq.map(ModSeq::get)),
+        ("APPENDLIMIT", values.append_limit),
+    ];
+    for (item, value) in items {
+        let Some(value) = value else { continue };
+        if !first {
+            out.push(b' ');
+        }
+        first = false;
+        out.extend_from_slice(item.as_bytes());
+        out.push(b' ');
+        number(out, value);
+    }
+    line(out, ")");
+}
+
+/// `modseq`: the highest of those found, where the search mentions MODSEQ (RFC 7162 §3.1.5).
+pub fn search(out: &mut Vec<u8>, numbers: impl IntoIterator<Item = u32>, modseq: Option<ModSeq>) {
+    out.extend_from_slice(b"* SEARCH");
+    let mut found = false;
+    for value in numbers {
+        found = true;
+        out.push(b' ');
+        number(out, u64::from(value));
+    }
+    if let Some(modseq) = modseq.filter(|_| found) {
+        out.extend_from_slice(b" (MODSEQ ");
+        number(out, modseq.get());
+        out.push(b')');
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// An ESEARCH response (RFC 4466 §2.6.2, RFC 4731 §3.1).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Esearch<'a> {
+    pub tag: &'a str,
+    pub uid: bool,
+    /// `None` where nothing was found, or it was not asked for.
+    pub min: Option<u32>,
+    pub max: Option<u32>,
+    /// Left out where it is empty.
+    pub all: Option<&'a UidSet>,
+    pub count: Option<u64>,
+    /// RFC 4731 §3.2, RFC 7162 §3.1.10.
+    pub modseq: Option<ModSeq>,
+}
+
+pub fn esearch(out: &mut Vec<u8>, result: &Esearch<'_>) {
+    out.extend_from_slice(b"* ESEARCH (TAG ");
+    string(out, result.tag.as_bytes());
+    out.push(b')');
+    if result.uid {
+        out.extend_from_slice(b" UID");
+    }
+    let mut item = |name: &str, value: Option<u64>| {
+        if let Some(value) = value {
+            out.extend_from_slice(name.as_bytes());
+            number(out, value);
+        }
+    };
+    item(" MIN ", result.min.map(u64::from));
+    item(" MAX ", result.max.map(u64::from));
+    item(" COUNT ", result.count);
+    // RFC 4731 §3.1: no ALL where nothing matches.
+    if let Some(all) = result.all.filter(|all| !all.is_empty()) {
+        out.extend_from_slice(b" ALL ");
+        set(out, all);
+    }
+    if let Some(modseq) = result.modseq {
+        out.extend_from_slice(b" MODSEQ ");
+        number(out, modseq.get());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn flag_list<'k>(out: &mut Vec<u8>, system: u8, recent: bool, keywords: impl IntoIterator<Item = &'k str>) {
+    out.push(b'(');
+    let from = out.len();
+    let mut name = |name: &str| {
+        if out.len() > from {
+            out.push(b' ');
+        }
+        out.extend_from_slice(name.as_bytes());
+    };
+    SystemFlag::ALL.into_iter().filter(|flag| system & flag.bit() != 0).for_each(|flag| name(flag.name()));
+    if recent {
+        name("\\Recent");
+    }
+    keywords.into_iter().for_each(name);
+    out.push(b')');
+}
+
+/// The flags that can be used in the mailbox: [`SystemFlag`] bits and keywords.
+pub fn flags<'k>(out: &mut Vec<u8>, system: u8, keywords: impl IntoIterator<Item = &'k str>) {
+    out.extend_from_slice(b"* FLAGS ");
+    flag_list(out, system, false, keywords);
+    out.extend_from_slice(b"\r\n");
+}
+
+pub fn exists(out: &mut Vec<u8>, messages: u32) {
+    numbered(out, messages, "EXISTS");
+}
+
+pub fn recent(out: &mut Vec<u8>, messages: u32) {
+    numbered(out, messages, "RECENT");
+}
+
+pub fn expunge(out: &mut Vec<u8>, sequence_number: u32) {
+    numbered(out, sequence_number, "EXPUNGE");
+}
+
+/// Nothing where `uids` is empty.
+// RFC 7162 §3.2.10: VANISHED replaces EXPUNGE once QRESYNC is enabled; EARLIER only answers SELECT and UID FETCH.
+pub fn vanished(out: &mut Vec<u8>, earlier: bool, uids: &UidSet) {
+    if uids.is_empty() {
+        return;
+    }
+    out.extend_from_slice(if earlier { b"* VANISHED (EARLIER) " } else { b"* VANISHED " });
+    set(out, uids);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Under which name octets of a message are answered.
+#[derive(Clone, Copy, Debug)]
+pub enum BodyName<'a> {
+    /// `origin`: where the request was a partial one.
+    Section {
+        section: &'a Section,
+        origin: Option<u32>,
+    },
+    Rfc822,
+    Rfc822Header,
+    Rfc822Text,
+}
+
+/// One FETCH response, item by item. To stream a literal, let go of the writer, send the buffer and the octets, and go
+/// on with [`FetchWriter::resume`].
+#[must_use = "a FETCH response must be finished"]
+pub struct FetchWriter<'o> {
+    out: &'o mut Vec<u8>,
+    first: bool,
+}
+
+impl<'o> FetchWriter<'o> {
+    pub fn new(out: &'o mut Vec<u8>, sequence_number: u32) -> FetchWriter<'o> {
+        out.extend_from_slice(b"* ");
+        number(out, u64::from(sequence_number));
+        out.extend_from_slice(b" FETCH (");
+        FetchWriter { out, first: true }
+    }
+
+    /// After at least one item.
+    pub fn resume(out: &'o mut Vec<u8>) -> FetchWriter<'o> {
+        FetchWriter { out, first: false }
+    }
+
+    fn item(&mut self, name: &str) {
+        if !self.first {
+            self.out.push(b' ');
+        }
+        self.first = false;
+        self.out.extend_from_slice(name.as_bytes());
+    }
+
+    pub fn uid(&mut self, uid: Uid) {
+        self.item("UID ");
+        number(self.out, u64::from(uid.get()));
+    }
+
+    /// `system`: [`SystemFlag`] bits.
+    pub fn flags<'k>(&mut self, system: u8, recent: bool, keywords: impl IntoIterator<Item = &'k str>) {
+        self.item("FLAGS ");
+        flag_list(self.out, system, recent, keywords);
+    }
+
+    pub fn modseq(&mut self, modseq: ModSeq) {
+        self.item("MODSEQ (");
+        number(self.out, modseq.get());
+        self.out.push(b')');
+    }
+
+    pub fn internal_date(&mut self, date: InternalDate) {
+        self.item("INTERNALDATE \"");
+        self.out.extend_from_slice(date.format().as_bytes());
+        self.out.push(b'"');
+    }
+
+    pub fn size(&mut self, octets: u64) {
+        self.item("RFC822.SIZE ");
+        number(self.out, octets);
+    }
+
+    /// `wire`: the prepared form, with its parentheses.
+    pub fn envelope(&mut self, wire: &[u8]) {
+        self.item("ENVELOPE ");
+        self.out.extend_from_slice(wire);
+    }
+
+    /// `wire`: the prepared form without extension data.
+    pub fn body(&mut self, wire: &[u8]) {
+        self.item("BODY ");
+        self.out.extend_from_slice(wire);
+    }
+
+    /// `wire`: the prepared form with extension data.
+    pub fn body_structure(&mut self, wire: &[u8]) {
+        self.item("BODYSTRUCTURE ");
+        self.out.extend_from_slice(wire);
+    }
+
+    /// Announces octets that the caller sends next, exactly so many, without NUL ([`mask_nul`]).
+    pub fn literal(&mut self, name: BodyName<'_>, octets: u64) {
+        self.body_name(name);
+        if octets == 0 {
+            self.out.extend_from_slice(b"\"\"");
+        } else {
+            literal(self.out, octets);
+        }
+    }
+
+    /// Octets that are at hand.
+    pub fn octets(&mut self, name: BodyName<'_>, octets: &[u8]) {
+        self.literal(name, octets.len() as u64);
+        let from = self.out.len();
+        self.out.extend_from_slice(octets);
+        mask_nul(&mut self.out[from..]);
+    }
+
+    /// The section names nothing.
+    pub fn nil(&mut self, name: BodyName<'_>) {
+        self.body_name(name);
+        self.out.extend_from_slice(b"NIL");
+    }
+
+    pub fn finish(self) {
+        self.out.extend_from_slice(b")\r\n");
+    }
+
+    fn body_name(&mut self, name: BodyName<'_>) {
+        match name {
+            BodyName::Section { section, origin } => {
+                self.item("BODY[");
+                section_spec(self.out, section);
+                self.out.push(b']');
+                if let Some(origin) = origin {
+                    self.out.push(b'<');
+                    number(self.out, u64::from(origin));
+                    self.out.push(b'>');
+                }
+                self.out.push(b' ');
+            }
+            BodyName::Rfc822 => self.item("RFC822 "),
+            BodyName::Rfc822Header => self.item("RFC822.HEADER "),
+            BodyName::Rfc822Text => self.item("RFC822.TEXT "),
+        }
+    }
+}
+
+/// What stands between the brackets.
+pub(super) fn section_spec(out: &mut Vec<u8>, section: &Section) {
+    for (at, part) in section.part.iter().enumerate() {
+        if at > 0 {
+            out.push(b'.');
+        }
+        number(out, u64::from(*part));
+    }
+    let Some(text) = &section.text else { return };
+    if !section.part.is_empty() {
+        out.push(b'.');
+    }
+    let (name, fields) = match text {
+        SectionText::Header => ("HEADER", None),
+        SectionText::HeaderFields(fields) => ("HEADER.FIELDS", Some(fields)),
+        SectionText::HeaderFieldsNot(fields) => ("HEADER.FIELDS.NOT", Some(fields)),
+        SectionText::Text => ("TEXT", None),
+        SectionText::Mime => ("MIME", None),
+    };
+    out.extend_from_slice(name.as_bytes());
+    let Some(fields) = fields else { return };
+    out.extend_from_slice(b" (");
+    for (at, field) in fields.iter().enumerate() {
+        if at > 0 {
+            out.push(b' ');
+        }
+        astring(out, field.as_bytes());
+    }
+    out.push(b')');
+}

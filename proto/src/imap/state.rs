@@ -1,0 +1,136 @@
+//! State: all that the protocol remembers between two events, as a plain value that can be moved to another core.
+//!
+//! The unread octets of the receive buffer belong to it: [`State`] counts from the first of them.
+
+/// How far a session has come (RFC 3501 §3). Which mailbox is selected is the driver's to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    #[default]
+    NotAuthenticated,
+    Authenticated,
+    Selected,
+    Logout,
+}
+
+/// What the client enabled (RFC 5161, RFC 7162 §3.1, §3.2.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Enabled {
+    pub condstore: bool,
+    /// Implies `condstore`.
+    pub qresync: bool,
+}
+
+/// The state of one session's protocol.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    pub stage: Stage,
+    /// A TLS layer is in place.
+    pub tls: bool,
+    pub enabled: Enabled,
+    pub(super) refusals: u8,
+    pub(super) phase: Phase,
+}
+
+/// What the next octet of input is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Of a command. `part`: where its current line part begins (beyond the input while a literal is coming in);
+    /// `scanned`: no line end stands before; `literals`: octets of its literals so far.
+    Command { part: u64, scanned: u64, literals: u64 },
+    /// The driver was told of an APPEND and has not answered.
+    AppendOffered { octets: u64, synchronising: bool },
+    /// Of a message.
+    Append { left: u64 },
+    /// After a message: the end of the command.
+    AppendTail,
+    /// Of something refused: so many octets of a literal, then the rest of the line.
+    Discard { left: u64, swallowed: u64 },
+    /// Of a SASL response.
+    Response,
+    /// Of the line that ends IDLE.
+    Idle,
+    /// Of nothing: BYE was said.
+    Closed,
+}
+
+impl Phase {
+    pub(super) const START: Phase = Phase::Command { part: 0, scanned: 0, literals: 0 };
+}
+
+impl Default for Phase {
+    fn default() -> Phase {
+        Phase::START
+    }
+}
+
+/// The bytes are not a state of a version that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no IMAP session state")]
+pub struct StateError;
+
+const VERSION: u8 = 1;
+const OCTETS: usize = 30;
+
+impl State {
+    /// Version, stage, bits, refusals, kind of phase, flag, three little-endian numbers.
+    pub fn encode(&self) -> Vec<u8> {
+        let (kind, flag, numbers) = match self.phase {
+            Phase::Command { part, scanned, literals } => (0, false, [part, scanned, literals]),
+            Phase::AppendOffered { octets, synchronising } => (1, synchronising, [octets, 0, 0]),
+            Phase::Append { left } => (2, false, [left, 0, 0]),
+            Phase::AppendTail => (3, false, [0; 3]),
+            Phase::Discard { left, swallowed } => (4, false, [left, swallowed, 0]),
+            Phase::Response => (5, false, [0; 3]),
+            Phase::Idle => (6, false, [0; 3]),
+            Phase::Closed => (7, false, [0; 3]),
+        };
+        let stage = match self.stage {
+            Stage::NotAuthenticated => 0,
+            Stage::Authenticated => 1,
+            Stage::Selected => 2,
+            Stage::Logout => 3,
+        };
+        let bits =
+            u8::from(self.tls) | u8::from(self.enabled.condstore) << 1 | u8::from(self.enabled.qresync) << 2;
+        let mut bytes = Vec::with_capacity(OCTETS);
+        bytes.extend([VERSION, stage, bits, self.refusals, kind, u8::from(flag)]);
+        numbers.iter().for_each(|number| bytes.extend(number.to_le_bytes()));
+        bytes
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<State, StateError> {
+        let bytes: &[u8; OCTETS] = bytes.try_into().map_err(|_| StateError)?;
+        let [VERSION, stage, bits, refusals, kind, flag, rest @ ..] = bytes else { return Err(StateError) };
+        let mut numbers = [0; 3];
+        for (number, octets) in numbers.iter_mut().zip(rest.chunks_exact(8)) {
+            *number = u64::from_le_bytes(octets.try_into().expect("chunks of eight"));
+        }
+        let [first, second, third] = numbers;
+        let phase = match (kind, flag) {
+            // Only the scanner's own arithmetic makes these; others would send it beyond the input.
+            (0, 0) if first <= second && third <= first && second <= u64::from(u32::MAX) * 4 => {
+                Phase::Command { part: first, scanned: second, literals: third }
+            }
+            (1, 0 | 1) => Phase::AppendOffered { octets: first, synchronising: *flag == 1 },
+            (2, 0) => Phase::Append { left: first },
+            (3, 0) => Phase::AppendTail,
+            (4, 0) => Phase::Discard { left: first, swallowed: second },
+            (5, 0) => Phase::Response,
+            (6, 0) => Phase::Idle,
+            (7, 0) => Phase::Closed,
+            _ => return Err(StateError),
+        };
+        let stage = match stage {
+            0 => Stage::NotAuthenticated,
+            1 => Stage::Authenticated,
+            2 => Stage::Selected,
+            3 => Stage::Logout,
+            _ => return Err(StateError),
+        };
+        if bits & !7 != 0 {
+            return Err(StateError);
+        }
+        let enabled = Enabled { condstore: bits & 2 != 0, qresync: bits & 4 != 0 };
+        Ok(State { stage, tls: bits & 1 != 0, enabled, refusals: *refusals, phase })
+    }
+}

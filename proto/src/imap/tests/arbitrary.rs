@@ -1,0 +1,257 @@
+//! Commands at random.
+
+use quickcheck::{Arbitrary, Gen};
+
+use super::super::command::*;
+use crate::sasl::Secret;
+use culver_model::mime::{Section, SectionText};
+use culver_model::search::SearchKey;
+use culver_model::seq::Bound;
+use culver_model::{Date, FlagSet, Keyword, MailboxName, ModSeq, SequenceSet, SystemFlag, UidValidity};
+
+#[derive(Clone, Debug)]
+pub(super) struct AnyCommand(pub(super) Command<'static>);
+
+fn pick<T: Clone>(g: &mut Gen, choices: &[T]) -> T {
+    g.choose(choices).expect("choices").clone()
+}
+
+fn up_to(g: &mut Gen, most: usize) -> usize {
+    usize::arbitrary(g) % (most + 1)
+}
+
+fn flip(g: &mut Gen) -> bool {
+    bool::arbitrary(g)
+}
+
+fn mailbox(g: &mut Gen) -> MailboxName {
+    let text: String = (0..up_to(g, 8))
+        .map(|_| pick(g, &['a', ' ', '"', '\\', '&', '\u{e4}', '\u{1f600}', '/', '%', 'N', '{']))
+        .collect();
+    let fallback = pick(g, &["INBOX", "NIL", "Sent", "a/b"]);
+    MailboxName::parse(&text).or_else(|_| MailboxName::parse(fallback)).expect("a name")
+}
+
+fn octets(g: &mut Gen) -> Vec<u8> {
+    (0..up_to(g, 10)).map(|_| pick(g, b"aZ0 \"\\\r\n{}()*%]\xff\x01+~")).collect()
+}
+
+fn text(g: &mut Gen) -> String {
+    (0..up_to(g, 8))
+        .map(|_| pick(g, &['a', 'Z', ' ', '"', '\\', '\r', '\n', '\u{fc}', '\u{4e2d}', '{', '}']))
+        .collect()
+}
+
+fn sequence(g: &mut Gen, star: bool) -> SequenceSet {
+    let bound = |g: &mut Gen| match star && u8::arbitrary(g) % 4 == 0 {
+        true => Bound::Star,
+        false => Bound::Number(u32::arbitrary(g).max(1)),
+    };
+    let mut ranges = Vec::new();
+    for _ in 0..=up_to(g, 3) {
+        let first = bound(g);
+        let last = if flip(g) { first } else { bound(g) };
+        ranges.push((first, last));
+    }
+    SequenceSet(ranges)
+}
+
+fn messages(g: &mut Gen) -> MessageSet {
+    if u8::arbitrary(g) % 5 == 0 { MessageSet::Saved } else { MessageSet::Set(sequence(g, true)) }
+}
+
+fn modseq(g: &mut Gen) -> ModSeq {
+    ModSeq((u64::arbitrary(g) & ModSeq::MAX.get()).max(1))
+}
+
+fn keyword(g: &mut Gen) -> Keyword {
+    Keyword::new(pick(g, &["$Junk", "Work", "$MDNSent", "a+b"])).expect("a keyword")
+}
+
+fn flags(g: &mut Gen) -> FlagSet {
+    let mut flags = FlagSet { system: u8::arbitrary(g) & 0x1f, keywords: Vec::new() };
+    for _ in 0..up_to(g, 3) {
+        flags.insert(culver_model::Flag::Keyword(keyword(g)));
+    }
+    flags
+}
+
+fn section(g: &mut Gen) -> Section {
+    let part: Vec<u32> = (0..up_to(g, 3)).map(|_| u32::arbitrary(g).max(1)).collect();
+    let fields = vec!["Subject".to_owned(), pick(g, &["X-Y", "a(b", "NIL", "x]"]).to_owned()];
+    let mut texts = vec![
+        None,
+        Some(SectionText::Header),
+        Some(SectionText::Text),
+        Some(SectionText::HeaderFields(fields.clone())),
+        Some(SectionText::HeaderFieldsNot(fields)),
+    ];
+    if !part.is_empty() {
+        texts.push(Some(SectionText::Mime));
+    }
+    Section { part, text: pick(g, &texts) }
+}
+
+fn fetch(g: &mut Gen) -> Fetch {
+    let uid = flip(g);
+    let changed_since = flip(g).then(|| modseq(g));
+    let mut items = FetchItems {
+        uid: uid || flip(g),
+        flags: flip(g),
+        modseq: changed_since.is_some() || flip(g),
+        internal_date: flip(g),
+        size: flip(g),
+        envelope: flip(g),
+        body: flip(g),
+        body_structure: flip(g),
+        rfc822: flip(g),
+        rfc822_header: flip(g),
+        rfc822_text: flip(g),
+        sections: Vec::new(),
+    };
+    for _ in 0..up_to(g, 3) {
+        let partial = flip(g).then(|| (u32::arbitrary(g), u32::arbitrary(g).max(1)));
+        items.sections.push(FetchSection { section: section(g), peek: flip(g), partial });
+    }
+    if items == FetchItems::default() {
+        items.flags = true;
+    }
+    let vanished = uid && changed_since.is_some() && flip(g);
+    Fetch { uid, set: messages(g), items, changed_since, vanished }
+}
+
+fn status_items(g: &mut Gen) -> StatusItems {
+    StatusItems {
+        messages: true,
+        recent: flip(g),
+        uid_next: flip(g),
+        uid_validity: flip(g),
+        unseen: flip(g),
+        size: flip(g),
+        highest_modseq: flip(g),
+        append_limit: flip(g),
+    }
+}
+
+fn list(g: &mut Gen) -> List<'static> {
+    let select =
+        ListSelect { subscribed: flip(g), remote: flip(g), recursive_match: false, special_use: flip(g) };
+    let select =
+        ListSelect { recursive_match: (select.subscribed || select.special_use) && flip(g), ..select };
+    let mut patterns = vec![octets(g).into()];
+    (0..up_to(g, 2)).for_each(|_| patterns.push(octets(g).into()));
+    let mut returns = ListReturn {
+        subscribed: select.subscribed,
+        special_use: select.special_use,
+        ..ListReturn::default()
+    };
+    let extended = select != ListSelect::default() || patterns.len() > 1 || flip(g);
+    if extended {
+        returns.subscribed |= flip(g);
+        returns.special_use |= flip(g);
+        returns.children = flip(g);
+        returns.status = flip(g).then(|| status_items(g));
+    }
+    List { reference: octets(g).into(), patterns, select, returns, extended }
+}
+
+fn select(g: &mut Gen) -> Select {
+    let qresync = flip(g).then(|| Qresync {
+        uid_validity: UidValidity::new(u32::arbitrary(g).max(1)).expect("not 0"),
+        modseq: modseq(g),
+        known_uids: flip(g).then(|| sequence(g, false)),
+        seq_match: flip(g).then(|| (sequence(g, false), sequence(g, false))),
+    });
+    Select { mailbox: Ok(mailbox(g)), read_only: flip(g), condstore: flip(g), qresync }
+}
+
+fn key(g: &mut Gen, depth: usize) -> SearchKey {
+    let date =
+        Date::from_civil(1900 + up_to(g, 200) as i32, 1 + up_to(g, 11) as u32, 1 + up_to(g, 27) as u32)
+            .expect("a date");
+    let kinds = if depth == 0 { 17 } else { 21 };
+    match up_to(g, kinds) {
+        0 => SearchKey::All,
+        1 => SearchKey::Sequence(sequence(g, true)),
+        2 => SearchKey::Uid(sequence(g, true)),
+        3 => SearchKey::Saved,
+        4 => SearchKey::Flag(pick(g, &SystemFlag::ALL)),
+        5 => SearchKey::Keyword(keyword(g)),
+        6 => pick(g, &[SearchKey::Recent, SearchKey::New, SearchKey::Old]),
+        7 => SearchKey::Before(date),
+        8 => SearchKey::On(date),
+        9 => SearchKey::Since(date),
+        10 => SearchKey::SentBefore(date),
+        11 => SearchKey::SentOn(date),
+        12 => SearchKey::SentSince(date),
+        13 => pick(g, &[SearchKey::Larger(5), SearchKey::Smaller(7)]),
+        14 => SearchKey::Header { field: text(g), value: text(g) },
+        15 => SearchKey::Body(text(g)),
+        16 => SearchKey::Text(text(g)),
+        17 => SearchKey::ModSeq(modseq(g)),
+        18 => SearchKey::Not(Box::new(key(g, depth - 1))),
+        19 => SearchKey::Or(Box::new(key(g, depth - 1)), Box::new(key(g, depth - 1))),
+        // Of one key alone the grammar makes that key.
+        _ => SearchKey::And((0..2 + up_to(g, 2)).map(|_| key(g, depth - 1)).collect()),
+    }
+}
+
+fn search(g: &mut Gen) -> Search {
+    let mut returns =
+        SearchReturn { min: flip(g), max: flip(g), all: flip(g), count: flip(g), save: flip(g) };
+    returns.all |= returns == SearchReturn::default();
+    Search { uid: flip(g), returns: flip(g).then_some(returns), key: key(g, 3) }
+}
+
+fn store(g: &mut Gen) -> Store {
+    Store {
+        uid: flip(g),
+        set: messages(g),
+        operation: pick(g, &[StoreOperation::Replace, StoreOperation::Add, StoreOperation::Remove]),
+        silent: flip(g),
+        flags: flags(g),
+        unchanged_since: flip(g).then(|| modseq(g)),
+    }
+}
+
+impl Arbitrary for AnyCommand {
+    fn arbitrary(g: &mut Gen) -> AnyCommand {
+        let bare = [
+            Command::Capability,
+            Command::Noop,
+            Command::Logout,
+            Command::StartTls,
+            Command::Namespace,
+            Command::Idle,
+            Command::Check,
+            Command::Close,
+            Command::Unselect,
+            Command::Expunge,
+            Command::Id(None),
+            Command::Authenticate { mechanism: "PLAIN", initial: Some(Hidden(b"AHRpbQBzZWNyZXQ=")) },
+            Command::Authenticate { mechanism: "LOGIN", initial: None },
+            Command::Enable(Enable { condstore: true, qresync: true }),
+        ];
+        AnyCommand(match up_to(g, 16) {
+            0 => pick(g, &bare),
+            1 => Command::Login { user: octets(g).into(), password: Secret::new(octets(g)) },
+            2 => Command::Select(select(g)),
+            3 => Command::Create(mailbox(g)),
+            4 => Command::Rename { from: mailbox(g), to: mailbox(g) },
+            5 => Command::Subscribe(mailbox(g)),
+            6 => Command::List(list(g)),
+            7 => Command::Lsub { reference: octets(g).into(), pattern: octets(g).into() },
+            8 => Command::Status { mailbox: mailbox(g), items: status_items(g) },
+            9 => {
+                let pairs = (0..up_to(g, 4)).map(|_| (octets(g).into(), flip(g).then(|| octets(g).into())));
+                Command::Id(Some(pairs.collect()))
+            }
+            10 => Command::UidExpunge(messages(g)),
+            11 | 12 => Command::Search(search(g)),
+            13 => Command::Fetch(fetch(g)),
+            14 => Command::Store(store(g)),
+            15 => Command::Copy { uid: flip(g), set: messages(g), mailbox: mailbox(g) },
+            _ => Command::Move { uid: flip(g), set: messages(g), mailbox: mailbox(g) },
+        })
+    }
+}

@@ -1,0 +1,143 @@
+//! The grammar of LMTP commands: one line to one value.
+
+use crate::pop3::line::number;
+
+use super::address::{Address, AddressError, path};
+use super::reply::Reply;
+
+/// A command.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Command<'a> {
+    Lhlo(&'a str),
+    Mail { sender: Option<Address>, size: Option<u64>, eight_bit: bool },
+    Rcpt(Address),
+    Data,
+    Bdat { octets: u64, last: bool },
+    Rset,
+    Noop,
+    Vrfy,
+    Help,
+    Quit,
+    Starttls,
+}
+
+const NO_ARGUMENT: Reply = (501, "5.5.4", "this command takes no argument");
+const UNKNOWN_PARAMETER: Reply = (555, "5.5.4", "unknown parameter");
+
+/// Parses a line without its end.
+pub(super) fn parse(line: &[u8]) -> Result<Command<'_>, Reply> {
+    let (verb, rest) = match line.iter().position(|&b| b == b' ') {
+        Some(at) => (&line[..at], line[at..].trim_ascii()),
+        None => (line.trim_ascii_end(), &b""[..]),
+    };
+    let is = |name: &[u8]| verb.eq_ignore_ascii_case(name);
+    if is(b"LHLO") {
+        lhlo(rest)
+    } else if is(b"HELO") || is(b"EHLO") {
+        // RFC 2033 §4.1: never a positive reply; 500 is recommended.
+        Err((500, "5.5.1", "this is LMTP: say LHLO"))
+    } else if is(b"MAIL") {
+        mail(rest)
+    } else if is(b"RCPT") {
+        rcpt(rest)
+    } else if is(b"DATA") {
+        bare(rest, Command::Data)
+    } else if is(b"BDAT") {
+        bdat(rest)
+    } else if is(b"RSET") {
+        bare(rest, Command::Rset)
+    } else if is(b"NOOP") {
+        Ok(Command::Noop)
+    } else if is(b"QUIT") {
+        bare(rest, Command::Quit)
+    } else if is(b"STARTTLS") {
+        bare(rest, Command::Starttls)
+    } else if is(b"VRFY") && !rest.is_empty() {
+        Ok(Command::Vrfy)
+    } else if is(b"HELP") {
+        Ok(Command::Help)
+    } else if is(b"VRFY") {
+        Err((501, "5.5.4", "an address is wanted"))
+    } else if is(b"EXPN") {
+        Err((502, "5.5.1", "command not implemented"))
+    } else {
+        Err((500, "5.5.1", "unknown command"))
+    }
+}
+
+fn bare<'a>(rest: &[u8], command: Command<'a>) -> Result<Command<'a>, Reply> {
+    if rest.is_empty() { Ok(command) } else { Err(NO_ARGUMENT) }
+}
+
+fn lhlo(rest: &[u8]) -> Result<Command<'_>, Reply> {
+    match std::str::from_utf8(rest) {
+        Ok(name) if !name.is_empty() && name.len() <= 255 && name.bytes().all(|b| b.is_ascii_graphic()) => {
+            Ok(Command::Lhlo(name))
+        }
+        _ => Err((501, "5.5.4", "a host name is wanted")),
+    }
+}
+
+/// The path after `FROM:` or `TO:`, and the parameters.
+fn after<'a>(rest: &'a [u8], keyword: &[u8], syntax: Reply) -> Result<(Option<Address>, &'a [u8]), Reply> {
+    match rest.split_at_checked(keyword.len()) {
+        Some((head, tail)) if head.eq_ignore_ascii_case(keyword) => {
+            let (address, parameters) = path(tail.trim_ascii_start()).map_err(|error| match error {
+                AddressError::Malformed => syntax,
+                AddressError::TooLong => (553, "5.1.3", "address too long"),
+                // RFC 6531 §3.5: an internationalised address where SMTPUTF8 is not in use.
+                AddressError::EightBit => (553, "5.6.7", "internationalised addresses are not supported"),
+            })?;
+            if parameters.first().is_some_and(|&b| b != b' ') {
+                return Err(syntax);
+            }
+            Ok((address, parameters))
+        }
+        _ => Err(syntax),
+    }
+}
+
+fn mail(rest: &[u8]) -> Result<Command<'_>, Reply> {
+    let (sender, parameters) = after(rest, b"FROM:", (501, "5.1.7", "malformed sender address"))?;
+    let (mut size, mut eight_bit) = (None, false);
+    for parameter in parameters.split(|&b| b == b' ').filter(|word| !word.is_empty()) {
+        let (keyword, value) = match parameter.iter().position(|&b| b == b'=') {
+            Some(at) => (&parameter[..at], &parameter[at + 1..]),
+            None => (parameter, &b""[..]),
+        };
+        if keyword.eq_ignore_ascii_case(b"SIZE") && size.is_none() {
+            size = Some(number(value).ok_or((501, "5.5.4", "malformed SIZE"))?);
+        } else if keyword.eq_ignore_ascii_case(b"BODY") {
+            eight_bit = match value {
+                v if v.eq_ignore_ascii_case(b"7BIT") => false,
+                v if v.eq_ignore_ascii_case(b"8BITMIME") => true,
+                _ => return Err((501, "5.5.4", "BODY is 7BIT or 8BITMIME")),
+            };
+        } else {
+            // RFC 5321 §4.1.1.11: 555 for parameters that are not implemented.
+            return Err(UNKNOWN_PARAMETER);
+        }
+    }
+    Ok(Command::Mail { sender, size, eight_bit })
+}
+
+fn rcpt(rest: &[u8]) -> Result<Command<'_>, Reply> {
+    let syntax = (501, "5.1.3", "malformed recipient address");
+    let (recipient, parameters) = after(rest, b"TO:", syntax)?;
+    if !parameters.trim_ascii().is_empty() {
+        return Err(UNKNOWN_PARAMETER);
+    }
+    recipient.map(Command::Rcpt).ok_or(syntax)
+}
+
+fn bdat(rest: &[u8]) -> Result<Command<'_>, Reply> {
+    let mut words = rest.split(|&b| b == b' ').filter(|word| !word.is_empty());
+    let octets = words.next().and_then(number);
+    match (octets, words.next(), words.next()) {
+        (Some(octets), None, _) => Ok(Command::Bdat { octets, last: false }),
+        (Some(octets), Some(last), None) if last.eq_ignore_ascii_case(b"LAST") => {
+            Ok(Command::Bdat { octets, last: true })
+        }
+        _ => Err((501, "5.5.4", "a chunk size is wanted, and LAST or nothing")),
+    }
+}

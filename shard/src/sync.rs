@@ -1,0 +1,326 @@
+//! Waiting inside one shard: a notification, a one-shot value, a weighted semaphore.
+//!
+//! # Invariants
+//! A wake-up cannot be lost. [`Notify`] counts its notifications, and whoever waits names the count it has
+//! seen; [`Semaphore`] hands its permits to the first in the queue when they are released, not to whoever
+//! comes by. All three survive that a waiting future is dropped at any await.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// A counter of notifications that can be awaited.
+#[derive(Default)]
+pub struct Notify {
+    version: Cell<u64>,
+    waiting: RefCell<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    next: u64,
+    wakers: Vec<(u64, Waker)>,
+}
+
+impl Notify {
+    pub fn new() -> Notify {
+        Notify::default()
+    }
+
+    /// How often [`Notify::notify_all`] was called. Read it before you look at what you wait for.
+    pub fn version(&self) -> u64 {
+        self.version.get()
+    }
+
+    /// Wakes everyone who waits, and everyone who asked for an earlier version and comes to wait later.
+    pub fn notify_all(&self) {
+        self.version.set(self.version.get().wrapping_add(1));
+        let wakers = std::mem::take(&mut self.waiting.borrow_mut().wakers);
+        for (_, waker) in wakers {
+            waker.wake();
+        }
+    }
+
+    /// Ready at the first notification after this call (not after the first poll).
+    pub fn notified(&self) -> Notified<'_> {
+        self.changed_since(self.version())
+    }
+
+    /// Ready as soon as the version differs from `seen`: at once, where it already does.
+    pub fn changed_since(&self, seen: u64) -> Notified<'_> {
+        Notified { notify: self, seen, key: None }
+    }
+}
+
+impl fmt::Debug for Notify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Notify").field("version", &self.version.get()).finish()
+    }
+}
+
+/// See [`Notify::notified`].
+#[must_use = "futures do nothing unless awaited"]
+pub struct Notified<'a> {
+    notify: &'a Notify,
+    seen: u64,
+    key: Option<u64>,
+}
+
+impl Future for Notified<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.notify.version.get() != self.seen {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.notify.waiting.borrow_mut();
+        match self.key.and_then(|key| waiting.wakers.iter_mut().find(|(k, _)| *k == key)) {
+            Some((_, waker)) => waker.clone_from(cx.waker()),
+            None => {
+                let key = waiting.next;
+                waiting.next += 1;
+                waiting.wakers.push((key, cx.waker().clone()));
+                drop(waiting);
+                self.key = Some(key);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Notified<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.notify.waiting.borrow_mut().wakers.retain(|(k, _)| *k != key);
+        }
+    }
+}
+
+/// A value sent once, inside one shard.
+pub mod oneshot {
+    use super::*;
+
+    struct Shared<T> {
+        value: RefCell<Option<T>>,
+        waker: RefCell<Option<Waker>>,
+        sender_gone: Cell<bool>,
+        receiver_gone: Cell<bool>,
+    }
+
+    pub struct Sender<T>(Rc<Shared<T>>);
+
+    /// Resolves to the value, or to [`Closed`] when the sender was dropped without one.
+    #[must_use = "futures do nothing unless awaited"]
+    pub struct Receiver<T>(Rc<Shared<T>>);
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+    #[error("the sender was dropped")]
+    pub struct Closed;
+
+    pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
+        let shared = Rc::new(Shared {
+            value: RefCell::new(None),
+            waker: RefCell::new(None),
+            sender_gone: Cell::new(false),
+            receiver_gone: Cell::new(false),
+        });
+        (Sender(shared.clone()), Receiver(shared))
+    }
+
+    impl<T> Sender<T> {
+        /// Gives the value back where nobody waits for it any more.
+        pub fn send(self, value: T) -> Result<(), T> {
+            if self.0.receiver_gone.get() {
+                return Err(value);
+            }
+            *self.0.value.borrow_mut() = Some(value);
+            Ok(())
+        }
+
+        /// True when the receiver was dropped.
+        pub fn is_closed(&self) -> bool {
+            self.0.receiver_gone.get()
+        }
+    }
+
+    impl<T> Drop for Sender<T> {
+        fn drop(&mut self) {
+            self.0.sender_gone.set(true);
+            let waker = self.0.waker.borrow_mut().take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    impl<T> Future for Receiver<T> {
+        type Output = Result<T, Closed>;
+
+        fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+            if let Some(value) = self.0.value.borrow_mut().take() {
+                return Poll::Ready(Ok(value));
+            }
+            if self.0.sender_gone.get() {
+                return Poll::Ready(Err(Closed));
+            }
+            *self.0.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        }
+    }
+
+    impl<T> Drop for Receiver<T> {
+        fn drop(&mut self) {
+            self.0.receiver_gone.set(true);
+        }
+    }
+}
+
+/// A first-come, first-served, weighted semaphore inside one shard. Clones share the permits.
+#[derive(Clone)]
+pub struct Semaphore(Rc<Inner>);
+
+struct Inner {
+    total: usize,
+    free: Cell<usize>,
+    queue: RefCell<VecDeque<Rc<Waiter>>>,
+}
+
+struct Waiter {
+    weight: usize,
+    granted: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Semaphore {
+    pub fn new(permits: usize) -> Semaphore {
+        Semaphore(Rc::new(Inner { total: permits, free: Cell::new(permits), queue: RefCell::default() }))
+    }
+
+    /// Permits that nobody holds.
+    pub fn free(&self) -> usize {
+        self.0.free.get()
+    }
+
+    /// Requests that wait.
+    pub fn waiting(&self) -> usize {
+        self.0.queue.borrow().len()
+    }
+
+    /// Waits its turn for `weight` permits. A weight above the total takes all of them, so that one large
+    /// request runs alone and does not wait for ever.
+    pub fn acquire(&self, weight: usize) -> Acquire {
+        Acquire { semaphore: self.0.clone(), weight: weight.min(self.0.total), waiter: None }
+    }
+
+    /// `weight` permits at once, or `None` when too few are free or somebody waits.
+    pub fn try_acquire(&self, weight: usize) -> Option<Permit> {
+        let weight = weight.min(self.0.total);
+        (self.0.queue.borrow().is_empty() && self.0.free.get() >= weight).then(|| {
+            self.0.free.set(self.0.free.get() - weight);
+            Permit { semaphore: self.0.clone(), weight }
+        })
+    }
+}
+
+impl Inner {
+    fn release(&self, weight: usize) {
+        self.free.set(self.free.get() + weight);
+        self.grant();
+    }
+
+    fn grant(&self) {
+        loop {
+            let waiter = {
+                let mut queue = self.queue.borrow_mut();
+                match queue.front() {
+                    Some(w) if w.weight <= self.free.get() => queue.pop_front().expect("seen above"),
+                    _ => return,
+                }
+            };
+            self.free.set(self.free.get() - waiter.weight);
+            waiter.granted.set(true);
+            let waker = waiter.waker.borrow_mut().take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// See [`Semaphore::acquire`].
+#[must_use = "futures do nothing unless awaited"]
+pub struct Acquire {
+    semaphore: Rc<Inner>,
+    weight: usize,
+    waiter: Option<Rc<Waiter>>,
+}
+
+impl Future for Acquire {
+    type Output = Permit;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Permit> {
+        let weight = self.weight;
+        if let Some(waiter) = &self.waiter {
+            if !waiter.granted.get() {
+                *waiter.waker.borrow_mut() = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            self.waiter = None;
+            return Poll::Ready(Permit { semaphore: self.semaphore.clone(), weight });
+        }
+        if self.semaphore.queue.borrow().is_empty() && self.semaphore.free.get() >= weight {
+            self.semaphore.free.set(self.semaphore.free.get() - weight);
+            return Poll::Ready(Permit { semaphore: self.semaphore.clone(), weight });
+        }
+        let waiter = Rc::new(Waiter {
+            weight,
+            granted: Cell::new(false),
+            waker: RefCell::new(Some(cx.waker().clone())),
+        });
+        self.semaphore.queue.borrow_mut().push_back(waiter.clone());
+        self.waiter = Some(waiter);
+        Poll::Pending
+    }
+}
+
+impl Drop for Acquire {
+    fn drop(&mut self) {
+        let Some(waiter) = self.waiter.take() else { return };
+        if waiter.granted.get() {
+            self.semaphore.release(waiter.weight);
+        } else {
+            self.semaphore.queue.borrow_mut().retain(|w| !Rc::ptr_eq(w, &waiter));
+            // The one behind may fit where this one did not.
+            self.semaphore.grant();
+        }
+    }
+}
+
+/// Permits that return when this is dropped.
+#[must_use = "permits return at once when dropped"]
+pub struct Permit {
+    semaphore: Rc<Inner>,
+    weight: usize,
+}
+
+impl Permit {
+    pub fn weight(&self) -> usize {
+        self.weight
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.semaphore.release(self.weight);
+    }
+}
+
+impl fmt::Debug for Semaphore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Semaphore").field("free", &self.free()).field("waiting", &self.waiting()).finish()
+    }
+}

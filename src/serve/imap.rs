@@ -1,0 +1,660 @@
+//! IMAP sessions: reads requests from the protocol, carries them out on the mailbox, writes answers.
+//!
+//! A session begins on the shard that accepted it. Once authenticated it moves, whole, to the user's shard, and stays.
+//!
+//! # Invariants
+//! No account state is borrowed across an await. Untagged EXPUNGE is sent only where RFC 3501 §7.4.1 allows it, and
+//! not while commands are pipelined behind.
+//!
+//! # Limits
+//! `out` is sent when it passes [`OUT_OCTETS_MAX`]; a client that does not read holds up its own session only.
+
+mod append;
+mod fetch;
+mod list;
+mod search;
+mod select;
+mod state;
+mod store;
+
+use super::auth::{self, Login};
+use super::metrics::{Gauge, add, count};
+use super::{Peer, Shard};
+use culver_mailbox::{Changes, Session, View};
+use culver_model::{AccountId, UidSet};
+use culver_proto::imap::command::{Command, Hidden, Request};
+use culver_proto::imap::{Code, Event, Limits, Reason, Refusal, Server, Stage, Status, capability, encode, response};
+use culver_proto::sasl::{Exchange, Mechanism, Secret, Step};
+use culver_shard as shard;
+use culver_shard::conn::{Conn, Moved};
+use culver_shard::time;
+use futures_lite::future::or;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Octets of answers that are gathered before they are sent.
+const OUT_OCTETS_MAX: usize = 64 * 1024;
+/// What an idle session keeps of its send buffer.
+const OUT_OCTETS_KEPT: usize = 4 * 1024;
+
+/// Why a session ended, for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    #[error("logged out")]
+    Logout,
+    #[error("connection closed by the client")]
+    Closed,
+    #[error("told BYE: {0:?}")]
+    Bye(Reason),
+    #[error("handed over")]
+    HandedOver,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// One session.
+pub struct Imap {
+    shard: Rc<Shard>,
+    conn: Conn,
+    peer: Peer,
+    server: Server,
+    out: Vec<u8>,
+    exchange: Option<(String, Exchange)>,
+    user: Option<User>,
+}
+
+/// What there is once a user is authenticated.
+struct User {
+    session: Session,
+    selected: Option<Selected>,
+    /// `$` (RFC 5182).
+    saved: UidSet,
+    _connection: super::auth::Connection,
+}
+
+struct Selected {
+    view: View,
+    read_only: bool,
+}
+
+/// What a command asks of the loop that called it.
+enum Flow {
+    Go,
+    Idle,
+    StartTls,
+    HandOver { tag: String, account: AccountId, connection: super::auth::Connection },
+    Append(append::Incoming),
+    End(End),
+}
+
+/// An authenticated session on its way to the user's shard.
+pub struct HandOver {
+    moved: Moved,
+    peer: Peer,
+    server: Server,
+    tag: String,
+    account: AccountId,
+    connection: super::auth::Connection,
+}
+
+impl Imap {
+    /// A connection that was just accepted.
+    pub async fn serve(shard: Rc<Shard>, conn: Conn, peer: Peer) -> End {
+        let limits = Limits { append_octets_max: shard.config().imap.append_octets_max, ..Limits::default() };
+        let mut server = Server::new(limits);
+        if conn.is_tls() {
+            server.set_tls();
+        }
+        let mut session = Imap { shard, conn, peer, server, out: Vec::new(), exchange: None, user: None };
+        let capabilities = session.capabilities();
+        let text = format!("{} Culver ready", session.shard.config().hostname);
+        let code = Code::Capability(&capabilities);
+        response::untagged(&mut session.out, Status::Ok, Some(&code), &text);
+        session.run().await
+    }
+
+    /// A connection that another shard authenticated.
+    pub async fn take_over(shard: Rc<Shard>, hand_over: HandOver) -> End {
+        let HandOver { moved, peer, server, tag, account, connection } = hand_over;
+        let conn = match Conn::attach(moved) {
+            Ok(conn) => conn,
+            Err(error) => return End::Io(error),
+        };
+        let mut session = Imap { shard, conn, peer, server, out: Vec::new(), exchange: None, user: None };
+        match session.begin(&tag, &account, connection).await {
+            Flow::End(end) => {
+                let _ = session.flush().await;
+                end
+            }
+            _ => session.run().await,
+        }
+    }
+
+    fn capabilities(&self) -> String {
+        let offer = capability::Offer {
+            mask: capability::Mask::default(),
+            starttls: self.shard.tls().is_some(),
+            plaintext: self.peer.secure,
+            literal_minus: false,
+            append_octets_max: self.shard.config().imap.append_octets_max,
+        };
+        capability::capabilities(self.server.state(), &offer)
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        if !self.out.is_empty() {
+            self.conn.write_all(&self.out).await?;
+            self.out.clear();
+            self.out.shrink_to(OUT_OCTETS_KEPT);
+        }
+        Ok(())
+    }
+
+    async fn flush_full(&mut self) -> io::Result<()> {
+        if self.out.len() >= OUT_OCTETS_MAX { self.flush().await } else { Ok(()) }
+    }
+
+    async fn run(mut self) -> End {
+        let shard = self.shard.clone();
+        let _gauge = Gauge::hold(&shard.counters().imap_sessions);
+        let end = match self.turn().await {
+            Ok(end) => end,
+            Err(error) => End::Io(error),
+        };
+        match &end {
+            End::HandedOver => return end,
+            End::Bye(reason) => reason.write_bye(&mut self.out),
+            _ => {}
+        }
+        let _ = time::deadline(Duration::from_secs(5), self.flush()).await;
+        let _ = time::deadline(Duration::from_secs(5), self.conn.close()).await;
+        end
+    }
+
+    async fn turn(&mut self) -> io::Result<End> {
+        loop {
+            let input = self.conn.take_rx();
+            let (used, event) = self.server.next(&input);
+            let pipelined = used < input.len();
+            let flow = match event {
+                Event::NeedMore => {
+                    self.conn.put_rx(input, used);
+                    self.flush().await?;
+                    if let Some(end) = self.wait().await? {
+                        return Ok(end);
+                    }
+                    continue;
+                }
+                Event::Command(request) => {
+                    count(&self.shard.counters().imap_commands);
+                    self.command(request, pipelined).await?
+                }
+                Event::Continue => {
+                    self.out.extend_from_slice(response::CONTINUE);
+                    Flow::Go
+                }
+                Event::Append(offer) => self.append_offered(offer).await?,
+                Event::Response(Hidden(line)) => self.sasl_response(line).await,
+                Event::ResponseTooLong => {
+                    if let Some((tag, _)) = self.exchange.take() {
+                        Reason::AuthenticationMalformed.write(&tag, &mut self.out);
+                    }
+                    Flow::Go
+                }
+                Event::Refused { tag, refusal } => {
+                    refusal.write(tag, &mut self.out);
+                    Flow::Go
+                }
+                Event::Bye(reason) => Flow::End(End::Bye(reason)),
+                // These answer only what `append_body` and `idle` ask for.
+                Event::AppendData(_) | Event::AppendEnd | Event::AppendFailed(_) | Event::Done { .. } => Flow::Go,
+            };
+            self.conn.put_rx(input, used);
+            self.flush_full().await?;
+            match flow {
+                Flow::Go => {}
+                Flow::Idle => {
+                    if let Some(end) = self.idle().await? {
+                        return Ok(end);
+                    }
+                }
+                Flow::StartTls => {
+                    self.flush().await?;
+                    // RFC 3501 §6.2.1: what came before the handshake ended never counts.
+                    self.conn.discard_rx();
+                    let Some(tls) = self.shard.tls() else { return Ok(End::Closed) };
+                    self.conn.start_tls(tls).await?;
+                    self.server.starttls_done();
+                    self.peer.tls = true;
+                }
+                Flow::HandOver { tag, account, connection } => {
+                    let target = self.shard.shard_of(&account);
+                    if target == shard::shard() {
+                        if let Flow::End(end) = self.begin(&tag, &account, connection).await {
+                            return Ok(end);
+                        }
+                        continue;
+                    }
+                    self.flush().await?;
+                    return self.hand_over(target, tag, account, connection);
+                }
+                Flow::Append(incoming) => {
+                    if let Some(end) = self.append_body(incoming).await? {
+                        return Ok(end);
+                    }
+                }
+                Flow::End(end) => return Ok(end),
+            }
+            if self.shard.exercise_state() {
+                self.exercise_state();
+            }
+            shard::yield_if_needed().await;
+        }
+    }
+
+    /// Reads more, or ends the session for time or for the server's own end.
+    async fn wait(&mut self) -> io::Result<Option<End>> {
+        let limit = match self.user {
+            Some(_) => self.shard.config().imap.inactivity,
+            None => self.shard.config().imap.login_timeout,
+        };
+        enum Woken {
+            Read(io::Result<usize>),
+            Time,
+            Stop,
+            Dropped,
+        }
+        let Imap { conn, shard, user, .. } = self;
+        let stopping = async {
+            shard.draining().await;
+            Woken::Stop
+        };
+        let dropped = async {
+            match user {
+                Some(user) => dropped(&user.session).await,
+                None => std::future::pending().await,
+            }
+            Woken::Dropped
+        };
+        let time = async {
+            time::sleep(limit).await;
+            Woken::Time
+        };
+        let read = async { Woken::Read(conn.fill().await) };
+        match or(read, or(dropped, or(stopping, time))).await {
+            Woken::Read(Ok(0)) => Ok(Some(End::Closed)),
+            Woken::Read(Ok(_)) => Ok(None),
+            Woken::Read(Err(error)) => Err(error),
+            Woken::Time => Ok(Some(End::Bye(Reason::Idle))),
+            Woken::Stop => Ok(Some(End::Bye(Reason::ShuttingDown))),
+            Woken::Dropped => Ok(Some(End::Bye(Reason::Unavailable))),
+        }
+    }
+
+    fn hand_over(
+        &mut self,
+        target: usize,
+        tag: String,
+        account: AccountId,
+        connection: super::auth::Connection,
+    ) -> io::Result<End> {
+        let moved = self.conn.detach()?;
+        let server = std::mem::replace(&mut self.server, Server::new(Limits::default()));
+        let hand_over = HandOver { moved, peer: self.peer.clone(), server, tag, account, connection };
+        count(&self.shard.counters().hand_overs);
+        super::hand_over(target, super::HandOver::Imap(Box::new(hand_over)));
+        Ok(End::HandedOver)
+    }
+
+    /// The user's account on this, its own shard.
+    async fn begin(&mut self, tag: &str, account: &AccountId, connection: super::auth::Connection) -> Flow {
+        match self.shard.accounts().session(account).await {
+            Ok(session) => {
+                self.server.set_stage(Stage::Authenticated);
+                self.user = Some(User { session, selected: None, saved: UidSet::new(), _connection: connection });
+                let capabilities = self.capabilities();
+                let code = Code::Capability(&capabilities);
+                response::tagged(&mut self.out, tag, Status::Ok, Some(&code), "Logged in");
+                Flow::Go
+            }
+            Err(error) => {
+                tracing::error!(session = %self.peer.id, account = %account.as_str(), %error, "account cannot be opened");
+                Reason::Unavailable.write(tag, &mut self.out);
+                Flow::End(End::Bye(Reason::Unavailable))
+            }
+        }
+    }
+
+    async fn command(&mut self, request: Request<'_>, pipelined: bool) -> io::Result<Flow> {
+        let Request { tag, command } = request;
+        let stage = self.server.state().stage;
+        tracing::debug!(session = %self.peer.id, command = command.name());
+        if command.only_before_login() && stage != Stage::NotAuthenticated {
+            Reason::AlreadyAuthenticated.write(tag, &mut self.out);
+            return Ok(Flow::Go);
+        }
+        if command.needs() > stage {
+            let reason =
+                if stage == Stage::NotAuthenticated { Reason::NotAuthenticated } else { Reason::NotSelected };
+            reason.write(tag, &mut self.out);
+            return Ok(Flow::Go);
+        }
+        if command.enables_condstore() {
+            self.enable_condstore();
+        }
+        match command {
+            Command::Capability => {
+                encode::capability(&mut self.out, &self.capabilities());
+                self.done(tag, pipelined, true, "Capabilities listed");
+            }
+            Command::Noop | Command::Check => self.done(tag, pipelined, true, "Done"),
+            Command::Logout => {
+                Reason::Logout.write_bye(&mut self.out);
+                response::tagged(&mut self.out, tag, Status::Ok, None, "Logged out");
+                return Ok(Flow::End(End::Logout));
+            }
+            Command::Id(fields) => {
+                if let Some(fields) = fields {
+                    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+                    let shown: Vec<String> = fields
+                        .iter()
+                        .filter_map(|(field, value)| Some(format!("{}={}", text(field), text(value.as_deref()?))))
+                        .collect();
+                    tracing::info!(session = %self.peer.id, id = %shown.join(" "), "client");
+                }
+                encode::id(&mut self.out, &[("name", "Culver"), ("version", env!("CARGO_PKG_VERSION"))]);
+                self.done(tag, pipelined, true, "ID done");
+            }
+            Command::StartTls if self.server.state().tls => Reason::TlsActive.write(tag, &mut self.out),
+            Command::StartTls if self.shard.tls().is_none() => Reason::TlsUnavailable.write(tag, &mut self.out),
+            Command::StartTls => {
+                response::tagged(&mut self.out, tag, Status::Ok, None, "Begin TLS");
+                return Ok(Flow::StartTls);
+            }
+            Command::Login { user, password } => {
+                if !self.password_allowed() {
+                    Reason::PrivacyRequired.write(tag, &mut self.out);
+                    return Ok(Flow::Go);
+                }
+                let Ok(user) = std::str::from_utf8(&user) else {
+                    Reason::AuthenticationFailed.write(tag, &mut self.out);
+                    return Ok(Flow::Go);
+                };
+                return Ok(self.login(tag, user, &password).await);
+            }
+            Command::Authenticate { mechanism, initial } => {
+                if !self.password_allowed() {
+                    Reason::PrivacyRequired.write(tag, &mut self.out);
+                    return Ok(Flow::Go);
+                }
+                let Some(mechanism) = Mechanism::parse(mechanism.as_bytes()) else {
+                    Reason::MechanismUnknown.write(tag, &mut self.out);
+                    return Ok(Flow::Go);
+                };
+                let (exchange, step) = Exchange::start(mechanism, initial.map(|initial| initial.0));
+                self.exchange = Some((tag.to_owned(), exchange));
+                return Ok(self.sasl_step(step).await);
+            }
+            Command::Enable(enable) => {
+                let mut enabled = Vec::new();
+                if enable.condstore || enable.qresync {
+                    enabled.push("CONDSTORE");
+                }
+                if enable.qresync {
+                    self.server.enabled_mut().qresync = true;
+                    enabled.push("QRESYNC");
+                }
+                encode::enabled(&mut self.out, &enabled);
+                self.done(tag, pipelined, true, "Enabled");
+            }
+            Command::Namespace => {
+                encode::namespace(&mut self.out, [&[""], &[], &[]]);
+                self.done(tag, pipelined, true, "Namespaces listed");
+            }
+            Command::Idle => {
+                self.sync(true);
+                self.out.extend_from_slice(response::CONTINUE_IDLE);
+                self.exchange = None;
+                self.server.begin_idle();
+                self.idle_tag(tag);
+                return Ok(Flow::Idle);
+            }
+            Command::Select(select) => self.select(tag, select).await?,
+            Command::Close => return self.close(tag).await,
+            Command::Unselect => {
+                self.deselect();
+                response::tagged(&mut self.out, tag, Status::Ok, None, "Unselected");
+            }
+            Command::Create(name) => self.create(tag, name, pipelined).await,
+            Command::Delete(name) => self.delete(tag, name, pipelined).await,
+            Command::Rename { from, to } => self.rename(tag, from, to, pipelined).await,
+            Command::Subscribe(name) => self.subscribe(tag, name, true, pipelined).await,
+            Command::Unsubscribe(name) => self.subscribe(tag, name, false, pipelined).await,
+            Command::List(list) => self.list(tag, &list, pipelined).await?,
+            Command::Lsub { reference, pattern } => self.lsub(tag, &reference, &pattern, pipelined).await?,
+            Command::Status { mailbox, items } => self.status(tag, &mailbox, items, pipelined),
+            Command::Expunge => self.expunge(tag, None).await,
+            Command::UidExpunge(set) => self.expunge(tag, Some(set)).await,
+            Command::Search(search) => self.search(tag, &search, pipelined).await?,
+            Command::Fetch(fetch) => self.fetch(tag, &fetch, pipelined).await?,
+            Command::Store(store) => self.store(tag, &store, pipelined).await?,
+            Command::Copy { uid, set, mailbox } => self.copy(tag, uid, &set, &mailbox, false, pipelined).await,
+            Command::Move { uid, set, mailbox } => self.copy(tag, uid, &set, &mailbox, true, pipelined).await,
+        }
+        Ok(match self.deleted_under_us() {
+            true => Flow::End(End::Bye(Reason::MailboxDeleted)),
+            false => Flow::Go,
+        })
+    }
+
+    /// `tag OK text`, after what the session has to be told.
+    fn done(&mut self, tag: &str, pipelined: bool, expunges: bool, text: &str) {
+        self.sync(expunges && !pipelined);
+        response::tagged(&mut self.out, tag, Status::Ok, None, text);
+    }
+
+    fn password_allowed(&self) -> bool {
+        self.server.state().tls || self.peer.secure
+    }
+
+    async fn sasl_response(&mut self, line: &[u8]) -> Flow {
+        let Some((_, exchange)) = &mut self.exchange else { return Flow::Go };
+        let step = exchange.response(line);
+        self.sasl_step(step).await
+    }
+
+    async fn sasl_step(&mut self, step: Step) -> Flow {
+        match step {
+            Step::Challenge(challenge) => {
+                response::challenge(&mut self.out, challenge);
+                self.server.begin_response();
+                Flow::Go
+            }
+            Step::Done(credentials) => {
+                let Some((tag, _)) = self.exchange.take() else { return Flow::Go };
+                self.login(&tag, &credentials.user, &credentials.password).await
+            }
+            Step::Failed(failure) => {
+                use culver_proto::sasl::Failure;
+                let Some((tag, _)) = self.exchange.take() else { return Flow::Go };
+                let reason = match failure {
+                    Failure::Cancelled => Reason::AuthenticationCancelled,
+                    Failure::AuthorizationRefused => Reason::AuthorizationFailed,
+                    _ => Reason::AuthenticationMalformed,
+                };
+                reason.write(&tag, &mut self.out);
+                Flow::Go
+            }
+        }
+    }
+
+    async fn login(&mut self, tag: &str, user: &str, password: &Secret) -> Flow {
+        // What was answered so far must not wait for a slow hash.
+        if self.flush().await.is_err() {
+            return Flow::End(End::Closed);
+        }
+        match auth::login(&self.shard, user, password, &self.peer, "imap").await {
+            Login::Ok(account, connection) => Flow::HandOver { tag: tag.to_owned(), account, connection },
+            Login::Failed => {
+                Reason::AuthenticationFailed.write(tag, &mut self.out);
+                Flow::Go
+            }
+            Login::Unavailable => {
+                Reason::UsersUnavailable.write(tag, &mut self.out);
+                Flow::Go
+            }
+            Login::Disabled => {
+                Reason::AccountDisabled.write(tag, &mut self.out);
+                Flow::Go
+            }
+            Login::TooMany => {
+                Reason::TooManyConnections.write(tag, &mut self.out);
+                Flow::Go
+            }
+        }
+    }
+
+    fn enable_condstore(&mut self) {
+        if self.server.state().enabled.condstore {
+            return;
+        }
+        self.server.enabled_mut().condstore = true;
+        // RFC 7162 §3.1.2: with a mailbox selected, the client is told where it stands.
+        if let Some(selected) = self.user.as_ref().and_then(|user| user.selected.as_ref()) {
+            let code = Code::HighestModSeq(selected.view.told());
+            response::untagged(&mut self.out, Status::Ok, Some(&code), "CONDSTORE enabled");
+        }
+    }
+
+    /// The selected mailbox went away under the session.
+    fn deleted_under_us(&self) -> bool {
+        let Some(user) = &self.user else { return false };
+        let Some(selected) = &user.selected else { return false };
+        user.session.account().state().selectable(selected.view.mailbox()).is_none()
+    }
+
+    /// Tells the session what happened in its mailbox.
+    fn sync(&mut self, expunges: bool) {
+        let Some(User { session, selected: Some(selected), .. }) = &mut self.user else { return };
+        let account = session.account().clone();
+        let state = account.state();
+        let Some(index) = state.selectable(selected.view.mailbox()) else { return };
+        let changes = selected.view.sync(index, expunges);
+        if changes.is_empty() {
+            return;
+        }
+        let enabled = self.server.state().enabled;
+        let Changes { expunged, vanished, exists, flags, keywords } = changes;
+        let out = &mut self.out;
+        if enabled.qresync {
+            encode::vanished(out, false, &vanished);
+        } else {
+            expunged.iter().for_each(|sequence| encode::expunge(out, *sequence));
+        }
+        if let Some(exists) = exists {
+            let next = index.uid_next().get();
+            let recent = account.take_recent(index.guid(), next, selected.read_only);
+            if !recent.is_empty() {
+                selected.view.add_recent(&std::iter::once(recent.start..=recent.end - 1).collect());
+            }
+            encode::exists(out, exists);
+            encode::recent(out, selected.view.recent_count());
+        }
+        if keywords {
+            select::write_flags(out, index, selected.read_only);
+        }
+        for row in index.rows(&flags) {
+            fetch::write_flags(out, &selected.view, &row, enabled.condstore, enabled.qresync);
+        }
+    }
+
+    fn idle_tag(&mut self, tag: &str) {
+        // An IDLE is an exchange of one response: its tag waits in the same place.
+        let (exchange, _) = Exchange::start(Mechanism::Login, None);
+        self.exchange = Some((tag.to_owned(), exchange));
+    }
+
+    /// RFC 2177: until DONE, changes are told as they come.
+    async fn idle(&mut self) -> io::Result<Option<End>> {
+        let began = time::now();
+        loop {
+            self.flush().await?;
+            let Some(user) = &self.user else { return Ok(Some(End::Closed)) };
+            let account = user.session.account().clone();
+            let seen = account.changed().version();
+            self.sync(true);
+            self.flush().await?;
+            if self.deleted_under_us() {
+                return Ok(Some(End::Bye(Reason::MailboxDeleted)));
+            }
+            enum Woken {
+                Read(io::Result<usize>),
+                Changed,
+                Keepalive,
+                Stop,
+            }
+            let config = self.shard.config();
+            let (keepalive, inactivity) = (config.imap.idle_keepalive, config.imap.inactivity);
+            let input = self.conn.take_rx();
+            let (used, event) = self.server.next(&input);
+            if let Event::Done { clean } = event {
+                self.conn.put_rx(input, used);
+                let Some((tag, _)) = self.exchange.take() else { return Ok(Some(End::Closed)) };
+                if clean {
+                    self.done(&tag, false, true, "Idle done");
+                } else {
+                    Refusal::NotDone.write(Some(&tag), &mut self.out);
+                }
+                return Ok(None);
+            }
+            if let Event::Bye(reason) = event {
+                return Ok(Some(End::Bye(reason)));
+            }
+            self.conn.put_rx(input, used);
+            let woken = {
+                let Imap { conn, shard, .. } = &mut *self;
+                let read = async { Woken::Read(conn.fill().await) };
+                let changed = async {
+                    account.changed().changed_since(seen).await;
+                    Woken::Changed
+                };
+                let stop = async {
+                    shard.draining().await;
+                    Woken::Stop
+                };
+                let keepalive = async {
+                    time::sleep(keepalive).await;
+                    Woken::Keepalive
+                };
+                or(read, or(changed, or(stop, keepalive))).await
+            };
+            match woken {
+                Woken::Read(Ok(0)) => return Ok(Some(End::Closed)),
+                Woken::Read(Ok(_)) => {}
+                Woken::Read(Err(error)) => return Err(error),
+                Woken::Changed if account.is_dropped() => return Ok(Some(End::Bye(Reason::Unavailable))),
+                Woken::Changed => {}
+                Woken::Stop => return Ok(Some(End::Bye(Reason::ShuttingDown))),
+                Woken::Keepalive if began.elapsed() >= inactivity => return Ok(Some(End::Bye(Reason::Idle))),
+                Woken::Keepalive => response::untagged(&mut self.out, Status::Ok, None, "Still here"),
+            }
+        }
+    }
+
+    fn sent(&self, octets: u64) {
+        add(&self.shard.counters().message_octets_sent, octets);
+    }
+}
+
+/// Ready once the account was dropped under the session.
+async fn dropped(session: &Session) {
+    let account = session.account();
+    loop {
+        let seen = account.changed().version();
+        if account.is_dropped() {
+            return;
+        }
+        account.changed().changed_since(seen).await;
+    }
+}

@@ -1,0 +1,403 @@
+//! FETCH: answers copied from prepared wire forms; message octets streamed from where they lie.
+//!
+//! # Cost
+//! No allocation per message where no message octets are asked for.
+
+use super::{Imap, User};
+use culver_index::Row;
+use culver_mailbox::View;
+use culver_model::mime::{PartTable, Section, SectionText, covers, filter_header, resolve};
+use culver_model::{Keyword, Uid, UidSet};
+use culver_proto::imap::command::{Fetch, FetchItems, FetchSection};
+use culver_proto::imap::encode::{self, BodyName, FetchWriter};
+use culver_proto::imap::{Code, Reason, Status, response};
+use culver_shard as shard;
+use culver_storage::{Place, ReadError};
+use std::io;
+use std::ops::Range;
+
+/// Rows written between two looks at whether the client reads.
+const ROWS_STEP: usize = 256;
+/// Octets of a message that are read and sent at a time.
+const CHUNK_OCTETS: u64 = 256 * 1024;
+/// Longest header that is filtered for HEADER.FIELDS; of a longer one the fields beyond are not seen.
+const HEADER_OCTETS_MAX: u64 = 4 << 20;
+
+/// `* n FETCH (FLAGS …)`, as changes are told.
+pub fn write_flags(out: &mut Vec<u8>, view: &View, row: &Row<'_>, modseq: bool, uid: bool) {
+    let Some(sequence) = view.sequence_of(row.uid()) else { return };
+    let mut writer = FetchWriter::new(out, sequence);
+    if uid {
+        writer.uid(row.uid());
+    }
+    writer.flags(row.system(), view.is_recent(row.uid()), row.keywords().map(Keyword::as_str));
+    // RFC 7162 §3.2: once CONDSTORE is enabled, MODSEQ stands in every untagged FETCH.
+    if modseq {
+        writer.modseq(row.modseq());
+    }
+    writer.finish();
+}
+
+/// The items that stand in the row.
+fn write_row(writer: &mut FetchWriter<'_>, view: &View, row: &Row<'_>, items: &FetchItems) {
+    if items.uid {
+        writer.uid(row.uid());
+    }
+    if items.flags {
+        writer.flags(row.system(), view.is_recent(row.uid()), row.keywords().map(Keyword::as_str));
+    }
+    if items.modseq {
+        writer.modseq(row.modseq());
+    }
+    if items.internal_date {
+        writer.internal_date(row.internal_date());
+    }
+    if items.size {
+        writer.size(row.size());
+    }
+    if items.envelope {
+        writer.envelope(row.envelope());
+    }
+    if items.body {
+        writer.body(row.body());
+    }
+    if items.body_structure {
+        writer.body_structure(row.bodystructure());
+    }
+}
+
+/// Octets that one body item answers with.
+enum Octets {
+    Nil,
+    Ready(Vec<u8>),
+    /// Of the message.
+    Range(Range<u64>),
+    /// A header of the message, filtered.
+    Filtered { range: Range<u64>, names: Vec<String>, not: bool },
+}
+
+/// Where a message's octets are, and what is known of their structure.
+struct Source {
+    place: Option<Place>,
+    table: PartTable,
+}
+
+/// What a section names, as far as it is known without reading the message.
+fn plan(source: &Source, section: &Section, row: &Row<'_>) -> Octets {
+    if section.part.is_empty()
+        && let Some(SectionText::HeaderFields(names)) = &section.text
+        && row.headers_complete()
+        && covers(names)
+    {
+        return Octets::Ready(filter_header(row.headers(), names, false));
+    }
+    match resolve(&source.table, section) {
+        None => Octets::Nil,
+        Some(resolved) => match resolved.fields {
+            None => Octets::Range(resolved.range),
+            Some(fields) => {
+                Octets::Filtered { range: resolved.range, names: fields.names.to_vec(), not: fields.not }
+            }
+        },
+    }
+}
+
+fn cut(octets: Vec<u8>, partial: Option<(u32, u32)>) -> Vec<u8> {
+    match partial {
+        None => octets,
+        Some((origin, most)) => {
+            let from = (origin as usize).min(octets.len());
+            let to = from.saturating_add(most as usize).min(octets.len());
+            octets[from..to].to_vec()
+        }
+    }
+}
+
+fn cut_range(range: Range<u64>, partial: Option<(u32, u32)>) -> Range<u64> {
+    match partial {
+        None => range,
+        Some((origin, most)) => {
+            let from = range.start.saturating_add(u64::from(origin)).min(range.end);
+            from..from.saturating_add(u64::from(most)).min(range.end)
+        }
+    }
+}
+
+impl Imap {
+    pub(super) async fn fetch(&mut self, tag: &str, fetch: &Fetch, pipelined: bool) -> io::Result<()> {
+        let mut uids = match self.messages(fetch.uid, &fetch.set) {
+            Ok(uids) => uids,
+            Err(reason) => {
+                reason.write(tag, &mut self.out);
+                return Ok(());
+            }
+        };
+        let enabled = self.server.state().enabled;
+        let mut items = fetch.items.clone();
+        // RFC 7162 §3.2: MODSEQ in every FETCH once it is enabled.
+        items.modseq |= enabled.condstore && (items.flags || items.sets_seen());
+        if let Some(modseq) = fetch.changed_since {
+            let Some(User { session, selected: Some(selected), .. }) = &self.user else { return Ok(()) };
+            let state = session.account().state();
+            let Some(index) = state.selectable(selected.view.mailbox()) else { return Ok(()) };
+            if fetch.vanished {
+                let known = match &fetch.set {
+                    // RFC 7162 §3.2.6: `*` reaches beyond what is visible, or what went there is never told.
+                    culver_proto::imap::MessageSet::Set(set) => set.resolve(u32::MAX),
+                    culver_proto::imap::MessageSet::Saved => uids.clone(),
+                };
+                let gone = super::select::vanished_since(index, modseq, &known);
+                encode::vanished(&mut self.out, true, &gone);
+            }
+            let mut changed = UidSet::new();
+            index.changed_since(modseq).for_each(|row| changed.insert(row.uid().get()));
+            uids = uids.intersection(&changed);
+        }
+        let wanted = uids.len();
+        let (found, unseen) = if items.needs_octets() {
+            match self.fetch_octets(&uids, &items).await? {
+                Ok(done) => done,
+                Err(error) => {
+                    tracing::error!(session = %self.peer.id, %error, "a message cannot be read");
+                    let reason = match error {
+                        ReadError::Corrupt { .. } => Reason::Corruption,
+                        _ => Reason::Unavailable,
+                    };
+                    reason.write(tag, &mut self.out);
+                    return Ok(());
+                }
+            }
+        } else {
+            (self.fetch_rows(&uids, &items).await?, UidSet::new())
+        };
+        if !unseen.is_empty() {
+            self.set_seen(unseen).await;
+        }
+        self.sync(fetch.uid && !pipelined);
+        if found < wanted && found == 0 {
+            Reason::ExpungeIssued.write(tag, &mut self.out);
+        } else if found < wanted {
+            let code = Code::ExpungeIssued;
+            response::tagged(&mut self.out, tag, Status::No, Some(&code), "Some messages are expunged");
+        } else {
+            response::tagged(&mut self.out, tag, Status::Ok, None, "Fetched");
+        }
+        Ok(())
+    }
+
+    /// Items of the rows alone. Answers how many messages were there.
+    async fn fetch_rows(&mut self, uids: &UidSet, items: &FetchItems) -> io::Result<u64> {
+        let mut found = 0;
+        let mut from = 1;
+        loop {
+            {
+                let Some(User { session, selected: Some(selected), .. }) = &self.user else { return Ok(found) };
+                let state = session.account().state();
+                let Some(index) = state.selectable(selected.view.mailbox()) else { return Ok(found) };
+                let rest = uids.intersection(&UidSet::from_iter([from..=u32::MAX]));
+                let mut written = 0;
+                let mut last = None;
+                for row in index.rows(&rest) {
+                    last = Some(row.uid().get());
+                    let Some(sequence) = selected.view.sequence_of(row.uid()) else { continue };
+                    let mut writer = FetchWriter::new(&mut self.out, sequence);
+                    write_row(&mut writer, &selected.view, &row, items);
+                    writer.finish();
+                    found += 1;
+                    written += 1;
+                    if written == ROWS_STEP || self.out.len() >= super::OUT_OCTETS_MAX {
+                        break;
+                    }
+                }
+                match last.and_then(|last| last.checked_add(1)) {
+                    Some(next) => from = next,
+                    None => return Ok(found),
+                }
+            }
+            self.flush_full().await?;
+            shard::yield_if_needed().await;
+        }
+    }
+
+    /// Items that need message octets, one message after the other. Answers how many were there, and which of them
+    /// this made \Seen.
+    async fn fetch_octets(
+        &mut self,
+        uids: &UidSet,
+        items: &FetchItems,
+    ) -> io::Result<Result<(u64, UidSet), ReadError>> {
+        let mut found = 0;
+        let mut unseen = UidSet::new();
+        let sections = all_sections(items);
+        for uid in uids.iter().filter_map(Uid::new) {
+            let mut again = false;
+            loop {
+                let plans = {
+                    let Some(User { session, selected: Some(selected), .. }) = &self.user else { break };
+                    let state = session.account().state();
+                    let index = state.selectable(selected.view.mailbox());
+                    let Some(row) = index.and_then(|index| index.get(uid)) else { break };
+                    let Some(sequence) = selected.view.sequence_of(uid) else { break };
+                    let table = PartTable::decode(row.parts()).unwrap_or_default();
+                    let source = Source { place: Place::from_bytes(&row.place()), table };
+                    let plans: Vec<Octets> =
+                        sections.iter().map(|(_, section, _)| plan(&source, section, &row)).collect();
+                    if !again {
+                        found += 1;
+                        if items.sets_seen() && !selected.read_only && !row.has(culver_model::SystemFlag::Seen) {
+                            unseen.insert(uid.get());
+                        }
+                    }
+                    (sequence, plans, source)
+                };
+                let (sequence, plans, source) = plans;
+                match self.write_octets(uid, sequence, items, &sections, plans, &source).await? {
+                    Ok(()) => break,
+                    // Compaction moved it between the look and the read: look again, once.
+                    Err(ReadError::Gone(_)) if !again => again = true,
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+            self.flush_full().await?;
+            shard::yield_if_needed().await;
+        }
+        Ok(Ok((found, unseen)))
+    }
+
+    async fn write_octets(
+        &mut self,
+        uid: Uid,
+        sequence: u32,
+        items: &FetchItems,
+        sections: &[(Named, Section, Option<(u32, u32)>)],
+        plans: Vec<Octets>,
+        source: &Source,
+    ) -> io::Result<Result<(), ReadError>> {
+        // What is small is read before anything is said, so that a failure is an honest NO.
+        let mut ready = Vec::with_capacity(plans.len());
+        for (octets, (_, _, partial)) in plans.into_iter().zip(sections) {
+            ready.push(match octets {
+                Octets::Nil => Octets::Nil,
+                Octets::Ready(octets) => Octets::Ready(cut(octets, *partial)),
+                Octets::Range(range) => {
+                    let range = cut_range(range, *partial);
+                    if range.end - range.start > CHUNK_OCTETS {
+                        Octets::Range(range)
+                    } else {
+                        match self.read(source, range).await {
+                            Ok(octets) => Octets::Ready(octets),
+                            Err(error) => return Ok(Err(error)),
+                        }
+                    }
+                }
+                Octets::Filtered { range, names, not } => {
+                    let range = range.start..range.end.min(range.start + HEADER_OCTETS_MAX);
+                    match self.read(source, range).await {
+                        Ok(header) => Octets::Ready(cut(filter_header(&header, &names, not), *partial)),
+                        Err(error) => return Ok(Err(error)),
+                    }
+                }
+            });
+        }
+        {
+            let Some(User { session, selected: Some(selected), .. }) = &self.user else { return Ok(Ok(())) };
+            let state = session.account().state();
+            let index = state.selectable(selected.view.mailbox());
+            let Some(row) = index.and_then(|index| index.get(uid)) else { return Ok(Ok(())) };
+            let mut items = items.clone();
+            items.uid = true;
+            let mut writer = FetchWriter::new(&mut self.out, sequence);
+            write_row(&mut writer, &selected.view, &row, &items);
+        }
+        for (octets, (named, section, partial)) in ready.into_iter().zip(sections) {
+            let name = match named {
+                Named::Section => BodyName::Section { section, origin: partial.map(|partial| partial.0) },
+                Named::Rfc822 => BodyName::Rfc822,
+                Named::Rfc822Header => BodyName::Rfc822Header,
+                Named::Rfc822Text => BodyName::Rfc822Text,
+            };
+            let mut writer = FetchWriter::resume(&mut self.out);
+            match octets {
+                Octets::Nil => writer.nil(name),
+                Octets::Ready(octets) => {
+                    writer.octets(name, &octets);
+                    self.sent(octets.len() as u64);
+                }
+                Octets::Range(range) => {
+                    writer.literal(name, range.end - range.start);
+                    if let Err(error) = self.stream(source, range).await? {
+                        // A literal was announced: the connection cannot be kept honest any more.
+                        tracing::error!(session = %self.peer.id, %error, "a message cannot be read to its end");
+                        return Err(io::Error::other("message unreadable in the middle of a literal"));
+                    }
+                }
+                Octets::Filtered { .. } => writer.nil(name),
+            }
+        }
+        FetchWriter::resume(&mut self.out).finish();
+        Ok(Ok(()))
+    }
+
+    async fn read(&self, source: &Source, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
+        let Some(user) = &self.user else { return Ok(Vec::new()) };
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Some(place) = &source.place else { return Ok(Vec::new()) };
+        let partition = user.session.account().partition();
+        self.shard.accounts().storage().read_place(partition, place, range).await
+    }
+
+    async fn stream(&mut self, source: &Source, range: Range<u64>) -> io::Result<Result<(), ReadError>> {
+        let mut from = range.start;
+        while from < range.end {
+            let to = range.end.min(from + CHUNK_OCTETS);
+            let mut octets = match self.read(source, from..to).await {
+                Ok(octets) if octets.len() as u64 == to - from => octets,
+                Ok(_) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                Err(error) => return Ok(Err(error)),
+            };
+            encode::mask_nul(&mut octets);
+            self.flush().await?;
+            self.conn.write_all(&octets).await?;
+            self.sent(octets.len() as u64);
+            from = to;
+        }
+        Ok(Ok(()))
+    }
+
+    /// The implicit \Seen, committed behind the answer.
+    async fn set_seen(&mut self, uids: UidSet) {
+        let Some(User { session, selected: Some(selected), .. }) = &self.user else { return };
+        let record = super::select::seen(selected.view.mailbox(), uids);
+        if let Err(error) = session.change(record, Default::default()).await {
+            tracing::warn!(session = %self.peer.id, %error, "\\Seen was not stored");
+        }
+    }
+}
+
+/// Under which name a section was asked for.
+enum Named {
+    Section,
+    Rfc822,
+    Rfc822Header,
+    Rfc822Text,
+}
+
+fn all_sections(items: &FetchItems) -> Vec<(Named, Section, Option<(u32, u32)>)> {
+    let whole = |text| Section { part: Vec::new(), text };
+    let mut sections = Vec::new();
+    if items.rfc822 {
+        sections.push((Named::Rfc822, whole(None), None));
+    }
+    if items.rfc822_header {
+        sections.push((Named::Rfc822Header, whole(Some(SectionText::Header)), None));
+    }
+    if items.rfc822_text {
+        sections.push((Named::Rfc822Text, whole(Some(SectionText::Text)), None));
+    }
+    for FetchSection { section, partial, .. } in &items.sections {
+        sections.push((Named::Section, section.clone(), *partial));
+    }
+    sections
+}

@@ -1,0 +1,106 @@
+//! LIST and LSUB.
+
+use super::Imap;
+use culver_mailbox::list::{self, Listed, Query};
+use culver_proto::imap::command::List;
+use culver_proto::imap::encode::{self, Attribute};
+use culver_model::name::ListPattern;
+use std::io;
+
+/// Lines written between two looks at whether the client reads.
+const LINES_STEP: usize = 256;
+
+fn special(attribute: &str) -> Option<Attribute> {
+    [
+        Attribute::All,
+        Attribute::Archive,
+        Attribute::Drafts,
+        Attribute::Flagged,
+        Attribute::Junk,
+        Attribute::Sent,
+        Attribute::Trash,
+    ]
+    .into_iter()
+    .find(|known| known.name().eq_ignore_ascii_case(attribute))
+}
+
+fn attributes(line: &Listed) -> Vec<Attribute> {
+    let mut attributes = Vec::with_capacity(4);
+    if !line.exists {
+        // RFC 5258 §3.4: \NonExistent implies \NoSelect.
+        attributes.push(Attribute::NonExistent);
+    } else if !line.selectable {
+        attributes.push(Attribute::NoSelect);
+    }
+    attributes.push(if line.has_children { Attribute::HasChildren } else { Attribute::HasNoChildren });
+    if line.subscribed {
+        attributes.push(Attribute::Subscribed);
+    }
+    attributes.extend(line.special_use.as_deref().and_then(special));
+    attributes
+}
+
+impl Imap {
+    pub(super) async fn list(&mut self, tag: &str, command: &List<'_>, pipelined: bool) -> io::Result<()> {
+        if command.asks_separator() {
+            encode::list_separator(&mut self.out, "");
+            self.done(tag, pipelined, true, "Listed");
+            return Ok(());
+        }
+        // A pattern that no name can have matches nothing.
+        let patterns = command.compile().unwrap_or_default();
+        let query = Query {
+            patterns,
+            subscribed: command.select.subscribed,
+            recursive: command.select.recursive_match,
+            special_use: command.select.special_use,
+            return_subscribed: command.returns.subscribed,
+        };
+        let Some(user) = &self.user else { return Ok(()) };
+        let account = user.session.account().clone();
+        let lines = list::list(&account.state(), &query);
+        for (at, line) in lines.iter().enumerate() {
+            encode::list(&mut self.out, &attributes(line), &line.name, line.child_subscribed);
+            if let Some(items) = command.returns.status {
+                // RFC 5819 §2: no STATUS for what cannot be selected.
+                let values = {
+                    let state = account.state();
+                    let index = state.entry(&line.name).and_then(|entry| state.selectable(entry.guid));
+                    index.map(|index| self.status_values(index, items))
+                };
+                if let Some(values) = values {
+                    encode::status(&mut self.out, &line.name, &values);
+                }
+            }
+            if at % LINES_STEP == LINES_STEP - 1 {
+                self.flush_full().await?;
+            }
+        }
+        self.done(tag, pipelined, true, "Listed");
+        Ok(())
+    }
+
+    pub(super) async fn lsub(
+        &mut self,
+        tag: &str,
+        reference: &[u8],
+        pattern: &[u8],
+        pipelined: bool,
+    ) -> io::Result<()> {
+        let Some(user) = &self.user else { return Ok(()) };
+        let lines = match ListPattern::from_wire(reference, pattern) {
+            Ok(pattern) => list::lsub(&user.session.account().state(), &pattern),
+            Err(_) => Vec::new(),
+        };
+        for (at, line) in lines.iter().enumerate() {
+            // RFC 3501 §6.3.9: of attributes only \NoSelect means something here.
+            let attributes: &[Attribute] = if line.selectable || !line.exists { &[] } else { &[Attribute::NoSelect] };
+            encode::lsub(&mut self.out, attributes, &line.name);
+            if at % LINES_STEP == LINES_STEP - 1 {
+                self.flush_full().await?;
+            }
+        }
+        self.done(tag, pipelined, true, "Listed");
+        Ok(())
+    }
+}

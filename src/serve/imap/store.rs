@@ -1,0 +1,129 @@
+//! STORE (RFC 3501 §6.4.6, RFC 7162 §3.1.3).
+
+use super::select::reason;
+use super::{Imap, User, fetch};
+use culver_mailbox::record::{Record, StoreOp};
+use culver_mailbox::{Applied, Refusal};
+use culver_model::{Uid, UidSet};
+use culver_proto::imap::command::{Store, StoreOperation};
+use culver_proto::imap::encode::FetchWriter;
+use culver_proto::imap::{Code, Reason, Status, response};
+use culver_shard as shard;
+use std::io;
+
+/// Rows written between two looks at whether the client reads.
+const ROWS_STEP: usize = 256;
+
+impl Imap {
+    pub(super) async fn store(&mut self, tag: &str, store: &Store, pipelined: bool) -> io::Result<()> {
+        let uids = match self.messages(store.uid, &store.set) {
+            Ok(uids) => uids,
+            Err(reason) => {
+                reason.write(tag, &mut self.out);
+                return Ok(());
+            }
+        };
+        let Some(User { session, selected: Some(selected), .. }) = &self.user else { return Ok(()) };
+        if selected.read_only {
+            Reason::ReadOnly.write(tag, &mut self.out);
+            return Ok(());
+        }
+        if uids.is_empty() {
+            self.done(tag, pipelined, store.uid, "Nothing to store");
+            return Ok(());
+        }
+        let mailbox = selected.view.mailbox();
+        let op = match store.operation {
+            StoreOperation::Replace => StoreOp::Replace,
+            StoreOperation::Add => StoreOp::Add,
+            StoreOperation::Remove => StoreOp::Remove,
+        };
+        let record = Record::Store {
+            mailbox,
+            uids: uids.clone(),
+            op,
+            flags: store.flags.clone(),
+            unchanged_since: store.unchanged_since,
+        };
+        let applied = match session.change(record, Default::default()).await {
+            Ok(applied) => applied,
+            Err(error) => {
+                let refused = |refusal| match refusal {
+                    Refusal::Limit => Reason::KeywordLimit,
+                    _ => Reason::NoSuchMailbox,
+                };
+                reason(&error, refused).write(tag, &mut self.out);
+                return Ok(());
+            }
+        };
+        let Applied::Store { changed, modified, modseq } = applied else { return Ok(()) };
+        let there = {
+            let Some(User { session, selected: Some(selected), .. }) = &mut self.user else { return Ok(()) };
+            let account = session.account().clone();
+            let state = account.state();
+            let Some(index) = state.selectable(mailbox) else { return Ok(()) };
+            if !changed.is_empty() {
+                selected.view.skip_own(modseq);
+                if index.keywords().len() != selected.view.keywords_told() {
+                    super::select::write_flags(&mut self.out, index, false);
+                    selected.view.keywords_are_told(index.keywords().len());
+                }
+            }
+            index.existing(&uids)
+        };
+        let condstore = self.server.state().enabled.condstore;
+        if !store.silent {
+            self.tell(&there.difference(&modified), store.uid, true).await?;
+        } else if condstore {
+            // RFC 7162 §3.1.3: .SILENT still tells the new MODSEQ.
+            self.tell(&changed, store.uid, false).await?;
+        }
+        self.sync(store.uid && !pipelined);
+        if !modified.is_empty() {
+            let named = if store.uid { modified } else { self.sequences(&modified) };
+            response::tagged(&mut self.out, tag, Status::Ok, Some(&Code::Modified(&named)), "Conditional STORE failed");
+        } else if there.len() < uids.len() {
+            Reason::ExpungeIssued.write(tag, &mut self.out);
+        } else {
+            response::tagged(&mut self.out, tag, Status::Ok, None, "Stored");
+        }
+        Ok(())
+    }
+
+    async fn tell(&mut self, uids: &UidSet, uid: bool, flags: bool) -> io::Result<()> {
+        let enabled = self.server.state().enabled;
+        let mut from = Some(1);
+        while let Some(start) = from {
+            {
+                let Some(User { session, selected: Some(selected), .. }) = &self.user else { return Ok(()) };
+                let state = session.account().state();
+                let Some(index) = state.selectable(selected.view.mailbox()) else { return Ok(()) };
+                let rest = uids.intersection(&UidSet::from_iter([start..=u32::MAX]));
+                let mut last: Option<Uid> = None;
+                for row in index.rows(&rest).take(ROWS_STEP) {
+                    last = Some(row.uid());
+                    if flags {
+                        let uid = uid || enabled.qresync;
+                        fetch::write_flags(&mut self.out, &selected.view, &row, enabled.condstore, uid);
+                    } else if let Some(sequence) = selected.view.sequence_of(row.uid()) {
+                        let mut writer = FetchWriter::new(&mut self.out, sequence);
+                        if uid || enabled.qresync {
+                            writer.uid(row.uid());
+                        }
+                        writer.modseq(row.modseq());
+                        writer.finish();
+                    }
+                }
+                from = last.and_then(|last| last.get().checked_add(1));
+            }
+            self.flush_full().await?;
+            shard::yield_if_needed().await;
+        }
+        Ok(())
+    }
+
+    pub(super) fn sequences(&self, uids: &UidSet) -> UidSet {
+        let Some(User { selected: Some(selected), .. }) = &self.user else { return UidSet::new() };
+        uids.iter().filter_map(|uid| selected.view.sequence_of(Uid::new(uid)?)).collect()
+    }
+}

@@ -1,0 +1,126 @@
+//! Errors, grouped by who must act.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::place::Place;
+
+/// A store that cannot be opened. A person must act; the message says on which file and how.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{}: in use: {why}; stop that process or choose another directory", .path.display())]
+    InUse { path: PathBuf, why: String },
+    #[error("{} at octet {offset}: {what}; {remedy}", .path.display())]
+    Corrupt { path: PathBuf, offset: u64, what: String, remedy: &'static str },
+    #[error("{}: format version {found}, this program reads {reads}; use a newer program", .path.display())]
+    Version { path: PathBuf, found: u32, reads: u32 },
+    #[error("{}: {source}", .path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// What a person can do about a damaged file of the journal, a manifest or a table.
+pub(crate) const RESTORE: &str = "restore this file from a backup, or restore the whole directory; nothing was changed";
+
+impl OpenError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+        let path = path.to_owned();
+        move |source| OpenError::Io { path, source }
+    }
+
+    pub(crate) fn corrupt(path: &Path, offset: u64, what: impl Into<String>) -> OpenError {
+        OpenError::Corrupt { path: path.to_owned(), offset, what: what.into(), remedy: RESTORE }
+    }
+}
+
+/// Why a record was not taken. Nothing of it was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// Time acts: the bound of pending or unflushed octets is reached.
+    #[error("too much waits to be committed")]
+    Busy,
+    /// A person acts: the disk is full. Urgent records (deletes, expunges) are still taken.
+    #[error("no space left for the journal")]
+    NoSpace,
+    /// The client acts: meta or body above [`crate::Limits`].
+    #[error("record of {octets} octets, the limit is {limit}")]
+    TooLarge { octets: u64, limit: u64 },
+    /// The shard's journal is closed or has failed; the process has to end.
+    #[error("the journal has stopped")]
+    Stopped,
+}
+
+/// What became of a record that was taken and did not commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// The record is not stored and never will be: answer no, and drop what was prepared on top of it.
+    #[error("not committed: the journal's disk failed")]
+    Lost,
+    /// As [`CommitError::Lost`], because the disk is full.
+    #[error("not committed: no space left")]
+    NoSpace,
+    /// It may or may not be found after a restart: answer neither yes nor no.
+    #[error("not known to be committed: the journal has stopped")]
+    Unknown,
+}
+
+/// A failed read of blocks or bodies.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The object is gone: the place is older than a compaction. Look the place up again.
+    #[error("{0}: no such object any more")]
+    Gone(Place),
+    #[error("{} at octet {offset}: {what}", .path.display())]
+    Corrupt { path: PathBuf, offset: u64, what: String },
+    #[error("{}: {source}", .path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+impl ReadError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> ReadError {
+        let path = path.to_owned();
+        move |source| ReadError::Io { path, source }
+    }
+
+    pub(crate) fn corrupt(path: &Path, offset: u64, what: impl Into<String>) -> ReadError {
+        ReadError::Corrupt { path: path.to_owned(), offset, what: what.into() }
+    }
+}
+
+impl From<ReadError> for io::Error {
+    fn from(error: ReadError) -> io::Error {
+        match error {
+            ReadError::Gone(_) => io::Error::new(io::ErrorKind::NotFound, error),
+            ReadError::Corrupt { .. } => io::Error::new(io::ErrorKind::InvalidData, error),
+            ReadError::Io { path, source } => io::Error::new(source.kind(), format!("{}: {source}", path.display())),
+        }
+    }
+}
+
+/// A flush or compaction that did not finish. Nothing is lost: the journal still has everything; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FlushError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("{}: {source}", .path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("account {account}: blocks stand at {held}, records go to {current}")]
+    Behind { account: String, held: String, current: String },
+    #[error("the flush record: {0}")]
+    Submit(#[from] SubmitError),
+    #[error("the flush record: {0}")]
+    Commit(#[from] CommitError),
+}
+
+impl FlushError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> FlushError {
+        let path = path.to_owned();
+        move |source| FlushError::Io { path, source }
+    }
+}
+
+/// What the layer above could not do for a flush or a compaction; it is logged and tried again later.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SourceError(pub String);

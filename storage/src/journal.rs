@@ -1,0 +1,8 @@
+//! The journal of a shard: its format, reading it, and group commit.
+
+pub(crate) mod commit;
+pub(crate) mod format;
+pub(crate) mod scan;
+
+#[cfg(test)]
+mod tests;
