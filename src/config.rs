@@ -2,6 +2,8 @@
 //! reading, each with its line, its key and what to write instead.
 
 use crate::config::reader::{Problems, Section};
+use culver_users::Network;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -81,40 +83,6 @@ pub struct UsersConfig {
     pub secure_networks: Vec<Network>,
     /// Without TLS and outside of `secure_networks`.
     pub plaintext_login: bool,
-}
-
-/// An address and how many of its leading bits count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    pub address: std::net::IpAddr,
-    pub bits: u8,
-}
-
-impl Network {
-    pub fn parse(text: &str) -> Option<Network> {
-        let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address.parse().ok()?, Some(bits.parse().ok()?)),
-            None => (text.parse().ok()?, None),
-        };
-        let width = if matches!(address, std::net::IpAddr::V4(_)) { 32 } else { 128 };
-        let bits = bits.unwrap_or(width);
-        (bits <= width).then_some(Network { address, bits })
-    }
-
-    pub fn contains(&self, address: std::net::IpAddr) -> bool {
-        use std::net::IpAddr;
-        let same = |a: u128, b: u128, width: u32| {
-            let shift = width - u32::from(self.bits);
-            shift >= 128 || a >> shift == b >> shift
-        };
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(net), IpAddr::V4(address)) => {
-                same(u128::from(u32::from(net)), u128::from(u32::from(address)), 32)
-            }
-            (IpAddr::V6(net), IpAddr::V6(address)) => same(net.into(), address.into(), 128),
-            _ => false,
-        }
-    }
 }
 
 #[derive(Clone, Debug)]

@@ -406,7 +406,8 @@ impl MailboxIndex {
     fn base_block(&self, serial: u64) -> Vec<u8> {
         let view = self.view();
         let live = (0..view.len()).filter(|ordinal| view.hot(*ordinal).0 & EXPUNGED == 0).collect();
-        let mut writer = BlockWriter::new(9, self.len() as usize * ROW_OCTETS as usize);
+        let octets = self.len() as usize * ROW_OCTETS as usize + view.heap_octets();
+        let mut writer = BlockWriter::new(9, octets);
         self.write_front(&mut writer, true, true);
         self.write_rows(&mut writer, live);
         self.write_log(&mut writer, u64::MAX);

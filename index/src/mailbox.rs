@@ -357,7 +357,7 @@ impl MailboxIndex {
                 StoreOp::Remove => word & !mask.word,
                 StoreOp::Replace => word & SHARED | mask.word,
             };
-            // RFC 7162 §3.1: a MODSEQ is given when metadata changes; a client polling them must not be woken for nothing.
+            // RFC 7162 §3.1: a MODSEQ moves when a metadata item is modified; setting what is set modifies nothing.
             if new == word && !side_changes(side, op, &mask, uid) {
                 return None;
             }

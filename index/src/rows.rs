@@ -328,6 +328,11 @@ impl<'a> View<'a> {
         self.base.uids.len() + self.tail.uids.len()
     }
 
+    /// Octets of both heaps, dead runs included.
+    pub fn heap_octets(&self) -> usize {
+        self.base.heap.len() + self.tail.heap.len()
+    }
+
     /// Word and MODSEQ, expunged or not.
     #[inline]
     pub fn hot(&self, ordinal: usize) -> (u64, u64) {

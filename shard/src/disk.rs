@@ -283,6 +283,3 @@ pub async fn lock(path: impl AsRef<Path>) -> Result<Lock, LockError> {
         None => real::lock(path).await.map(|f| Lock(LockForm::Real(f))),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -329,7 +329,7 @@ impl Sim {
         for slot in slots {
             slot.discard();
         }
-        world.net.node_ended(world, node);
+        world.net.node_ended(node);
         world.changed.notify_all();
     }
 

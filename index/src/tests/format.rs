@@ -12,7 +12,7 @@ fn golden(name: &str) -> PathBuf {
 
 /// `CULVER_BLESS=1` writes the file anew: only together with a new format version.
 fn compare(name: &str, bytes: &[u8]) -> Vec<u8> {
-    if std::env::var_os("CULVER_BLESS").is_some() {
+    if std::env::var("CULVER_BLESS").is_ok_and(|value| value == "1") {
         std::fs::write(golden(name), bytes).expect("golden directory");
     }
     let held = std::fs::read(golden(name)).unwrap_or_else(|error| panic!("{name}: {error}"));

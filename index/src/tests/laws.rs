@@ -148,6 +148,15 @@ fn the_expunge_log_keeps_its_floor() {
 }
 
 #[test]
+fn the_expunge_log_stays_searchable_where_a_modseq_falls() {
+    let mut index = filled(9);
+    index.expunge(&set(&[(1, 1)]), false, ModSeq(50));
+    index.expunge(&set(&[(2, 2)]), false, ModSeq(40));
+    assert_eq!(index.expunged_since(ModSeq(45)), Some(set(&[(1, 2)])));
+    assert_eq!(reopened(&mut index).expunged_since(ModSeq(49)), Some(set(&[(1, 2)])));
+}
+
+#[test]
 fn expunge_takes_only_deleted_where_asked() {
     let mut index = reopened(&mut filled(10));
     let deleted = flags(&[SystemFlag::Deleted], &[]);

@@ -61,7 +61,8 @@ impl Refusal {
     pub fn code(&self) -> Option<Code<'static>> {
         match self {
             // RFC 7889 §4: an APPEND over the limit gets TOOBIG.
-            Refusal::MessageTooLarge { .. } => Some(Code::TooBig),
+            // RFC 7888 §5: so does one whose literal nobody waited for.
+            Refusal::MessageTooLarge { .. } | Refusal::LiteralMinus => Some(Code::TooBig),
             Refusal::BadCharset => Some(Code::BadCharset(&["US-ASCII", "UTF-8"])),
             Refusal::TooMany(_) | Refusal::LiteralTooLarge => Some(Code::Limit),
             Refusal::Name(_) => Some(Code::Cannot),
@@ -195,7 +196,7 @@ impl Reason {
             Reason::ShuttingDown => (Bye, Some(Code::Unavailable), "Server is shutting down"),
             Reason::ServerBug => (No, Some(Code::ServerBug), "Internal error"),
             Reason::TooManyErrors => (Bye, Some(Code::ClientBug), "Too many errors"),
-            Reason::InputTooLong => (Bye, Some(Code::Limit), "Input too long"),
+            Reason::InputTooLong => (Bye, Some(Code::TooBig), "Input too long"),
             Reason::Idle => (Bye, None, "Idle for too long"),
             Reason::Logout => (Bye, None, "Logging out"),
         }

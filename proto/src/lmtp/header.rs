@@ -93,10 +93,8 @@ impl HeaderWatch {
     /// The message is over: what is still to be stored.
     pub fn finish(&mut self, scratch: &mut Vec<u8>) {
         scratch.clear();
-        let held = std::mem::take(&mut self.held);
-        if self.stage != Stage::Body && self.field != Field::ReturnPath || !is_continuation(&held) {
-            scratch.extend_from_slice(&held);
-        }
+        // What is held back is no continuation (those are told by their first octet), so it is stored.
+        scratch.append(&mut self.held);
         self.end_field();
         self.stage = Stage::Body;
     }

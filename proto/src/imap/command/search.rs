@@ -4,6 +4,7 @@
 //! `SEARCH_DEPTH_MAX` nested NOT, OR and parentheses, `SEARCH_KEYS_MAX` keys.
 
 use culver_model::search::{SEARCH_DEPTH_MAX, SEARCH_KEYS_MAX};
+use culver_model::text::Charset;
 use culver_model::{Date, Keyword, SystemFlag};
 
 use super::super::cursor::{Cursor, Parsed};
@@ -11,15 +12,16 @@ use super::super::text::Refusal;
 use super::*;
 
 #[derive(Clone, Copy, PartialEq)]
-enum Charset {
+enum Strings {
     /// None named: US-ASCII by the RFC, and in practice UTF-8.
     Unnamed,
     Ascii,
     Utf8,
+    Other(Charset),
 }
 
 struct Keys {
-    charset: Charset,
+    strings: Strings,
     depth: usize,
     count: usize,
 }
@@ -31,16 +33,20 @@ pub(super) fn search(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Search> {
         returns = Some(return_options(cursor)?);
         cursor.space()?;
     }
-    let mut keys = Keys { charset: Charset::Unnamed, depth: 0, count: 0 };
+    let mut keys = Keys { strings: Strings::Unnamed, depth: 0, count: 0 };
     if cursor.eat_word("CHARSET") {
         cursor.space()?;
         let name = cursor.astring("a charset")?;
-        keys.charset = if name.eq_ignore_ascii_case(b"UTF-8") || name.eq_ignore_ascii_case(b"UTF8") {
-            Charset::Utf8
+        keys.strings = if name.eq_ignore_ascii_case(b"UTF-8") || name.eq_ignore_ascii_case(b"UTF8") {
+            Strings::Utf8
         } else if name.eq_ignore_ascii_case(b"US-ASCII") || name.eq_ignore_ascii_case(b"ASCII") {
-            Charset::Ascii
+            Strings::Ascii
         } else {
-            return Err(Refusal::BadCharset);
+            // RFC 3501 §6.4.4: what is not known is NO, never guessed.
+            match Charset::of(&name) {
+                Charset::UNKNOWN => return Err(Refusal::BadCharset),
+                charset => Strings::Other(charset),
+            }
         };
         cursor.space()?;
     }
@@ -180,10 +186,14 @@ impl Keys {
 
     fn text(&self, cursor: &mut Cursor<'_>) -> Parsed<String> {
         let octets = cursor.astring("a string")?.into_owned();
-        if self.charset == Charset::Ascii && !octets.is_ascii() {
-            return Err(Refusal::NotText);
+        match self.strings {
+            Strings::Ascii if !octets.is_ascii() => Err(Refusal::NotText),
+            Strings::Other(charset) => match charset.decode(&octets) {
+                text if text.contains(char::REPLACEMENT_CHARACTER) => Err(Refusal::NotText),
+                text => Ok(text),
+            },
+            _ => String::from_utf8(octets).map_err(|_| Refusal::NotText),
         }
-        String::from_utf8(octets).map_err(|_| Refusal::NotText)
     }
 }
 

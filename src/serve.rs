@@ -1,0 +1,523 @@
+//! Serving: one process, its shards, their listeners, and what every session needs.
+//!
+//! # Order
+//! The store is locked and recovered before a listener is bound; listeners close before sessions are told; the journal
+//! closes last.
+
+pub mod admin;
+pub mod auth;
+pub mod imap;
+pub mod lmtp;
+pub mod metrics;
+pub mod pop3;
+
+use crate::config::{Config, ListenerConfig, Service};
+use anyhow::{Context, Result, bail};
+use culver_mailbox::Accounts;
+use culver_model::AccountId;
+use culver_shard as shard;
+use culver_shard::conn::Conn;
+use culver_shard::net::{Accepted, Listener};
+use culver_shard::sync::Notify;
+use culver_shard::{Queue, mesh, random, time};
+use culver_storage::{Root, Storage};
+use culver_users::{Directory, Entry, PasswdFile, Stored};
+use metrics::{Counters, Gauge, count};
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What one shard serves with.
+pub struct Shard {
+    config: Arc<Config>,
+    directory: RefCell<Arc<Directory>>,
+    tls: RefCell<Option<Arc<rustls::ServerConfig>>>,
+    accounts: Rc<Accounts>,
+    counters: Counters,
+    home: auth::Home,
+    drain: Notify,
+    draining: Cell<bool>,
+    ready: Cell<bool>,
+    exercise_state: bool,
+}
+
+/// Names a session in logs: the shard that accepted it, and a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionId {
+    shard: u16,
+    number: u64,
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{:x}", self.shard, self.number)
+    }
+}
+
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub id: SessionId,
+    pub address: IpAddr,
+    pub tls: bool,
+    /// A password may come without TLS.
+    pub secure: bool,
+}
+
+/// A session on its way to another shard.
+pub enum HandOver {
+    Imap(Box<imap::HandOver>),
+    Pop3(Box<pop3::HandOver>),
+}
+
+impl Shard {
+    /// The one of the running shard.
+    pub fn here() -> Option<Rc<Shard>> {
+        shard::local::<Shard>()
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub fn accounts(&self) -> &Rc<Accounts> {
+        &self.accounts
+    }
+
+    pub fn home(&self) -> &auth::Home {
+        &self.home
+    }
+
+    pub fn directory(&self) -> Arc<Directory> {
+        self.directory.borrow().clone()
+    }
+
+    pub fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
+        self.tls.borrow().clone()
+    }
+
+    /// The shard where this account lives.
+    pub fn shard_of(&self, account: &AccountId) -> usize {
+        self.accounts.storage().shard_of(account)
+    }
+
+    /// Ready once the server drains.
+    pub async fn draining(&self) {
+        let seen = self.drain.version();
+        if !self.draining.get() {
+            self.drain.changed_since(seen).await;
+        }
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.ready.get() && !self.draining.get()
+    }
+
+    /// Sessions go through their stored form between any two commands: for tests.
+    pub fn exercise_state(&self) -> bool {
+        self.exercise_state
+    }
+
+    /// The special use that a mailbox of this name gets (RFC 6154).
+    pub fn special_use(&self, name: &str) -> Option<String> {
+        let mailboxes = &self.config.mailboxes;
+        let known = mailboxes.iter().find(|special| special.name == name && !special.attribute.is_empty());
+        known.map(|special| special.attribute.clone())
+    }
+
+    fn begin_drain(&self) {
+        self.draining.set(true);
+        self.drain.notify_all();
+    }
+}
+
+/// Sends an authenticated session to its user's shard.
+pub fn hand_over(target: usize, session: HandOver) {
+    let posted = mesh::post(target, move || async move {
+        let Some(here) = Shard::here() else { return };
+        match session {
+            HandOver::Imap(session) => {
+                let id = session.id();
+                supervise(id, "imap", async move { imap::Imap::take_over(here, *session).await.to_string() });
+            }
+            HandOver::Pop3(session) => {
+                let id = session.id();
+                supervise(id, "pop3", async move { pop3::Pop3::take_over(here, *session).await.to_string() });
+            }
+        }
+    });
+    if let Err(error) = posted {
+        // The connection is closed with what was posted.
+        tracing::warn!(%error, target, "a session could not be handed over");
+    }
+}
+
+/// Runs a session to its end; its panic ends it alone.
+fn supervise(id: SessionId, service: &'static str, session: impl Future<Output = String> + 'static) {
+    let task = shard::spawn(Queue::Interactive, service, session);
+    shard::spawn(Queue::Interactive, "supervisor", async move {
+        match task.await {
+            Ok(end) => tracing::debug!(session = %id, service, end, "session ended"),
+            Err(panicked) => {
+                tracing::error!(session = %id, service, %panicked, "session ended by a panic");
+                if let Some(shard) = Shard::here() {
+                    count(&shard.counters.panics);
+                }
+            }
+        }
+    })
+    .detach();
+}
+
+/// `culver serve --config FILE`.
+pub fn run_file(file: &Path) -> Result<ExitCode> {
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(problems) => {
+            anstream::eprintln!("{problems}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    run(config, Vec::new(), || anstream::println!("culver is ready"))
+}
+
+/// What start-up gives to the shards, each of which takes its part.
+struct Shared {
+    config: Arc<Config>,
+    directory: Mutex<Arc<Directory>>,
+    tls: Mutex<Option<Arc<rustls::ServerConfig>>>,
+    auth_key: [u8; 32],
+}
+
+/// Serves until a signal ends it. `samples` get sample messages; `announce` is called once everything listens.
+pub fn run(config: Config, samples: Vec<AccountId>, announce: impl FnOnce() + Send + 'static) -> Result<ExitCode> {
+    let _log = start_log(&config);
+    let mut auth_key = [0; 32];
+    random::fill(&mut auth_key);
+    let directory = load_directory(&config)?;
+    let tls = load_tls(&config)?;
+    raise_descriptor_limit();
+    let shards = shard::Config { shards: config.shards, ..shard::Config::default() };
+    let shared = Arc::new(Shared {
+        config: Arc::new(config),
+        directory: Mutex::new(Arc::new(directory)),
+        tls: Mutex::new(tls),
+        auth_key,
+    });
+    let first = Arc::new(Mutex::new(Some((samples, announce))));
+    let handover = Arc::new(Mutex::new(Vec::new()));
+    let result = shard::run(shards, move |index| {
+        let (shared, first, handover) = (shared.clone(), first.clone(), handover.clone());
+        async move {
+            let first = if index == 0 { first.lock().ok().and_then(|mut first| first.take()) } else { None };
+            serve_shard(shared, handover, first).await
+        }
+    });
+    match result {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(anyhow::Error::msg(error.to_string())),
+    }
+}
+
+type First<A> = Option<(Vec<AccountId>, A)>;
+type Shares = Arc<Mutex<Vec<Option<culver_storage::Share>>>>;
+
+async fn serve_shard<A: FnOnce()>(shared: Arc<Shared>, shares: Shares, first: First<A>) -> Result<(), anyhow::Error> {
+    let config = shared.config.clone();
+    // Shard 0 locks and recovers the store and lays out what each shard owns; the others wait for theirs.
+    let root = if first.is_some() { Some(recover(&config, &shares).await?) } else { None };
+    let share = loop {
+        let mine = shares.lock().ok().and_then(|mut shares| shares.get_mut(shard::shard()).and_then(Option::take));
+        match mine {
+            Some(share) => break share,
+            None if shard::stopping() => return Ok(()),
+            None => time::sleep(Duration::from_millis(2)).await,
+        }
+    };
+    let accounts = Accounts::new(culver_mailbox::Limits {
+        message_octets_max: config.lmtp.message_octets_max.max(config.imap.append_octets_max),
+        ..culver_mailbox::Limits::default()
+    });
+    let storage = Storage::start(share, accounts.clone()).await?;
+    accounts.attach(storage.clone());
+    let here = Rc::new(Shard {
+        directory: RefCell::new(shared.directory.lock().map(|it| it.clone()).unwrap_or_default()),
+        tls: RefCell::new(shared.tls.lock().map(|it| it.clone()).unwrap_or_default()),
+        accounts: accounts.clone(),
+        counters: Counters::default(),
+        home: auth::Home::new(
+            shared.auth_key,
+            config.limits.connections_per_user_max,
+            config.limits.connections_per_address_max,
+        ),
+        drain: Notify::new(),
+        draining: Cell::new(false),
+        ready: Cell::new(false),
+        exercise_state: std::env::var_os("CULVER_EXERCISE_STATE").is_some(),
+        config: config.clone(),
+    });
+    shard::set_local(here.clone());
+    shard::stall::start();
+    let mut listening = Vec::new();
+    for listener in &config.listeners {
+        if listener.service == Service::Admin && first.is_none() {
+            continue;
+        }
+        let bound = Listener::bind(listener.address, true)
+            .with_context(|| format!("{} cannot listen on {}", listener.service.name(), listener.address))?;
+        listening.push((bound, listener.clone()));
+    }
+    // Every shard listens before anyone says that the server is ready.
+    let barrier = all_ready(&here).await;
+    let mut tasks = Vec::new();
+    for (bound, listener) in listening {
+        tasks.push(shard::spawn(Queue::Interactive, "listener", accept(here.clone(), bound, listener)));
+    }
+    if let Some((samples, announce)) = first {
+        barrier?;
+        for account in &samples {
+            crate::quickstart::deliver_samples(&here, account).await?;
+        }
+        announce();
+        tasks.push(shard::spawn(Queue::Background, "signals", signals(shared.clone())));
+    }
+    shard::stopped().await;
+    here.begin_drain();
+    drop(tasks);
+    // Sessions see the drain and end by themselves; what has not ended by then is cut off.
+    let busy = async {
+        while here.counters.connections_open.get() > 0 {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _ = time::deadline(config.drain, busy).await;
+    storage.close().await?;
+    drop(root);
+    Ok(())
+}
+
+async fn recover(config: &Config, shares: &Shares) -> Result<Root> {
+    let directory = &config.storage.directory;
+    let began = time::now();
+    let root = Root::open(directory, culver_storage::Limits::default()).await?;
+    let recovered = root.recover(shard::shards()).await?;
+    tracing::info!(store = %directory.display(), ms = began.elapsed().as_millis() as u64, "store recovered");
+    if let Ok(mut shares) = shares.lock() {
+        *shares = recovered.into_iter().map(Some).collect();
+    }
+    Ok(root)
+}
+
+/// Ready once every shard has its `Shard`.
+async fn all_ready(here: &Rc<Shard>) -> Result<()> {
+    here.ready.set(true);
+    for other in 0..shard::shards() {
+        loop {
+            match mesh::call(other, || async { Shard::here().is_some_and(|shard| shard.ready.get()) }).await {
+                Ok(true) => break,
+                Ok(false) => time::sleep(Duration::from_millis(2)).await,
+                Err(gone) => bail!("shard {} did not start", gone.shard),
+            }
+            if shard::stopping() {
+                bail!("stopped while starting");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn accept(shard: Rc<Shard>, listener: Listener, config: ListenerConfig) {
+    let mut number = 0;
+    loop {
+        let (stream, address, refuse) = match listener.accept().await {
+            Ok(Accepted::Conn(stream, address)) => (stream, address, false),
+            Ok(Accepted::Refuse(stream, address)) => (stream, address, true),
+            Err(error) => {
+                tracing::warn!(%error, service = config.service.name(), "accept");
+                time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        number += 1;
+        count(&shard.counters.connections);
+        let id = SessionId { shard: culver_shard::shard() as u16, number };
+        let address = address.ip().to_canonical();
+        let secure = shard.config.users.plaintext_login
+            || shard.config.users.secure_networks.iter().any(|network| network.contains(Some(address)));
+        let peer = Peer { id, address, tls: config.tls, secure };
+        let here = shard.clone();
+        let open = shard.counters.connections_open.get() as usize;
+        let full = refuse || open * culver_shard::shards() >= shard.config.limits.connections_max;
+        let (service, tls) = (config.service, config.tls);
+        supervise(id, service.name(), async move { connection(here, stream, peer, service, tls, full).await });
+    }
+}
+
+/// A connection from its first octet.
+async fn connection(
+    shard: Rc<Shard>,
+    stream: culver_shard::net::Stream,
+    mut peer: Peer,
+    service: Service,
+    tls: bool,
+    full: bool,
+) -> String {
+    let counted = shard.clone();
+    let _open = Gauge::hold(&counted.counters.connections_open);
+    let mut conn = Conn::new(stream);
+    if service == Service::Admin {
+        return admin::serve(shard, conn, peer).await;
+    }
+    if full {
+        count(&shard.counters.connections_refused);
+        return refuse(conn, service, tls).await;
+    }
+    let Some(_address) = auth::admit(peer.address).await else {
+        count(&shard.counters.connections_refused);
+        return refuse(conn, service, tls).await;
+    };
+    if tls {
+        let Some(config) = shard.tls() else { return "no certificate".to_owned() };
+        if let Err(error) = conn.start_tls(config).await {
+            return format!("TLS: {error}");
+        }
+        peer.tls = true;
+    }
+    match service {
+        Service::Imap => imap::Imap::serve(shard, conn, peer).await.to_string(),
+        Service::Pop3 => pop3::Pop3::serve(shard, conn, peer).await.to_string(),
+        Service::Lmtp => lmtp::Lmtp::serve(shard, conn, peer).await.to_string(),
+        Service::Admin => unreachable!("served above"),
+    }
+}
+
+/// A polite no, where the protocol has one before TLS.
+async fn refuse(mut conn: Conn, service: Service, tls: bool) -> String {
+    let words: &[u8] = match service {
+        _ if tls => b"",
+        Service::Imap => b"* BYE [UNAVAILABLE] Too many connections, try again later\r\n",
+        Service::Pop3 => b"-ERR [SYS/TEMP] Too many connections, try again later\r\n",
+        Service::Lmtp => b"421 4.3.2 Too many connections, try again later\r\n",
+        Service::Admin => b"",
+    };
+    let _ = time::deadline(Duration::from_secs(5), conn.write_all(words)).await;
+    let _ = time::deadline(Duration::from_secs(5), conn.close()).await;
+    "refused: too many connections".to_owned()
+}
+
+/// SIGTERM and SIGINT end the server, SIGHUP reads certificates and users again.
+async fn signals(shared: Arc<Shared>) {
+    let mut signals = shard::signal::Signals::new();
+    while let Some(signal) = signals.next().await {
+        match signal {
+            shard::signal::Signal::Terminate => {
+                tracing::info!("stopping");
+                shard::stop();
+                return;
+            }
+            shard::signal::Signal::Hangup => reload(&shared).await,
+        }
+    }
+}
+
+async fn reload(shared: &Arc<Shared>) {
+    let config = shared.config.clone();
+    let loaded = shard::annex::run(move || (load_directory(&config), load_tls(&config))).await;
+    let Ok((directory, tls)) = loaded else {
+        tracing::error!("reload: the annex is busy; nothing was changed, send SIGHUP again");
+        return;
+    };
+    match (directory, tls) {
+        (Ok(directory), Ok(tls)) => {
+            let directory = Arc::new(directory);
+            for at in 0..shard::shards() {
+                let (directory, tls) = (directory.clone(), tls.clone());
+                let _ = mesh::call(at, move || async move {
+                    if let Some(shard) = Shard::here() {
+                        shard.directory.replace(directory);
+                        shard.tls.replace(tls);
+                        shard.home.clear();
+                    }
+                })
+                .await;
+            }
+            tracing::info!("certificates and users read again");
+        }
+        (directory, tls) => {
+            for error in [directory.err(), tls.err()].into_iter().flatten() {
+                tracing::error!(error = %format!("{error:#}"), "reload: nothing was changed");
+            }
+        }
+    }
+}
+
+fn load_directory(config: &Config) -> Result<Directory> {
+    let mut directory = Directory::new();
+    let mut mistakes = Vec::new();
+    if let Some(path) = &config.users.passwd_file {
+        let octets = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let file = PasswdFile::parse(&path.display().to_string(), &octets);
+        mistakes.extend(file.mistakes.iter().map(ToString::to_string));
+        for entry in file.entries {
+            if let Err(duplicate) = directory.insert(entry) {
+                mistakes.push(format!("{}: named twice", duplicate.0.as_str()));
+            }
+        }
+    }
+    for (name, password) in &config.users.static_users {
+        let entry = AccountId::parse(name)
+            .map_err(|error| error.to_string())
+            .and_then(|account| match Stored::parse(password) {
+                Ok(Some(stored)) => Ok(Entry::fixed(account, stored)),
+                Ok(None) => Err("has no password".to_owned()),
+                Err(error) => Err(error.to_string()),
+            });
+        match entry {
+            Ok(entry) => {
+                if let Err(duplicate) = directory.insert(entry) {
+                    mistakes.push(format!("{}: named twice", duplicate.0.as_str()));
+                }
+            }
+            Err(why) => mistakes.push(format!("users.static {name}: {why}")),
+        }
+    }
+    if mistakes.is_empty() { Ok(directory) } else { bail!("users cannot be read:\n{}", mistakes.join("\n")) }
+}
+
+fn load_tls(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>> {
+    match &config.tls {
+        None => Ok(None),
+        Some(tls) => Ok(Some(shard::tls::server_config(&tls.certificates)?)),
+    }
+}
+
+/// As many descriptors as the system lets this process have.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// Logs go to standard error through a bounded queue: a slow terminal never holds up a shard.
+fn start_log(config: &Config) -> tracing_appender::non_blocking::WorkerGuard {
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.level)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    // A second server in one process (a test) keeps the first one's log.
+    let _ = if config.log.json { log.json().try_init() } else { log.with_ansi(false).try_init() };
+    guard
+}

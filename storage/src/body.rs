@@ -1,0 +1,377 @@
+//! Bodies: writing one before its record is submitted, reading it or a range of it.
+//!
+//! # Order
+//! A pack of one is complete and durable, its name too, before [`BodyWriter::finish`] returns; so the record that
+//! names it can never be recovered without it.
+//!
+//! # Crash
+//! A pack of one that no record names is removed when its writer or [`Body`] is dropped, or at the next start.
+//!
+//! # Limits
+//! `inline_body_max`, `body_octets_max`, `body_memory_octets_max`. A writer that finds no memory left streams to a
+//! pack of one with one chunk in memory, so writers never wait for one another.
+
+pub(crate) mod format;
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use culver_model::{AccountId, PartitionId};
+use culver_shard::disk::{self, File};
+use culver_shard::sync::Permit;
+use zerocopy::IntoBytes;
+
+use self::format::{BodyShape, CHUNK_OCTETS, ChunkEntry, Codec, HEADER_OCTETS, chunk_entry, decode_chunk};
+use crate::error::ReadError;
+use crate::fault::{self, Fault};
+use crate::pack::format::{self as pack, FileHeader};
+use crate::place::{ObjectId, ObjectKind, Place};
+use crate::storage::Inner;
+
+/// Permits of body memory are taken in steps of this many octets.
+const MEMORY_STEP: usize = 16 << 10;
+
+/// A body that waits to be named by a record.
+pub struct Body(pub(crate) Form);
+
+pub(crate) enum Form {
+    /// Goes into the journal with its record.
+    Inline { bytes: Vec<u8>, memory: Vec<Permit> },
+    /// Stands in a pack already.
+    Placed { place: Place, file: Rc<Unnamed> },
+}
+
+impl Body {
+    /// A body that is already in memory. Fails above `inline_body_max`: use a [`BodyWriter`] then.
+    pub fn inline(bytes: Vec<u8>, limits: &crate::Limits) -> Result<Body, Vec<u8>> {
+        if bytes.len() > limits.inline_body_max {
+            return Err(bytes);
+        }
+        Ok(Body(Form::Inline { bytes, memory: Vec::new() }))
+    }
+
+    /// Plain octets.
+    pub fn octets(&self) -> u64 {
+        match &self.0 {
+            Form::Inline { bytes, .. } => bytes.len() as u64,
+            Form::Placed { place, .. } => place.length,
+        }
+    }
+
+    /// Where it stands, if it stands in a pack already. An inline body gets its place with the commit.
+    pub fn place(&self) -> Option<Place> {
+        match &self.0 {
+            Form::Inline { .. } => None,
+            Form::Placed { place, .. } => Some(*place),
+        }
+    }
+
+    /// Octets of the frame it puts into its record.
+    pub(crate) fn frame_octets(&self) -> usize {
+        match &self.0 {
+            Form::Inline { bytes, .. } => format::raw_frame_octets(bytes.len()),
+            Form::Placed { .. } => 0,
+        }
+    }
+}
+
+/// A pack that no record names yet. Dropping the last hold of it makes it garbage, unless it was named.
+pub(crate) struct Unnamed {
+    inner: Rc<Inner>,
+    path: PathBuf,
+    named: Cell<bool>,
+}
+
+impl Unnamed {
+    pub fn new(inner: Rc<Inner>, path: PathBuf) -> Rc<Unnamed> {
+        Rc::new(Unnamed { inner, path, named: Cell::new(false) })
+    }
+
+    /// A committed record names it, or may: it stays.
+    pub fn named(&self) {
+        self.named.set(true);
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        if !self.named.get() {
+            self.inner.garbage.borrow_mut().push(std::mem::take(&mut self.path));
+        }
+    }
+}
+
+/// Takes the octets of one body. Dropping it leaves nothing behind.
+pub struct BodyWriter {
+    inner: Rc<Inner>,
+    partition: PartitionId,
+    account: AccountId,
+    buffer: Vec<u8>,
+    memory: Vec<Permit>,
+    stream: Option<Stream>,
+}
+
+/// A pack of one being written.
+struct Stream {
+    file: File,
+    unnamed: Rc<Unnamed>,
+    object: ObjectId,
+    plain: u64,
+    table: Vec<ChunkEntry>,
+}
+
+/// Where the frame of a pack of one begins.
+const FRAME_AT: u64 = pack::HEADER_OCTETS as u64;
+
+impl BodyWriter {
+    pub(crate) fn new(inner: Rc<Inner>, partition: PartitionId, account: AccountId, hint: Option<u64>) -> BodyWriter {
+        let hint = hint.unwrap_or(0).min(inner.limits.inline_body_max as u64) as usize;
+        let mut writer =
+            BodyWriter { inner, partition, account, buffer: Vec::new(), memory: Vec::new(), stream: None };
+        if hint > 0 && writer.remember(hint) {
+            writer.buffer.reserve_exact(hint);
+        }
+        writer
+    }
+
+    /// Plain octets taken so far.
+    pub fn octets(&self) -> u64 {
+        self.stream.as_ref().map_or(0, |stream| stream.plain) + self.buffer.len() as u64
+    }
+
+    /// Takes octets. After an error the body is lost: drop the writer. `FileTooLarge` above `body_octets_max`.
+    pub async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        if self.octets() + bytes.len() as u64 > self.inner.limits.body_octets_max {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        if self.stream.is_none() {
+            let octets = self.buffer.len() + bytes.len();
+            if octets <= self.inner.limits.inline_body_max && self.remember(octets) {
+                self.buffer.extend_from_slice(bytes);
+                return Ok(());
+            }
+            self.stream = Some(self.open_stream().await?);
+            let held = std::mem::take(&mut self.buffer);
+            self.memory.clear();
+            self.stream_octets(&held).await?;
+        }
+        self.stream_octets(bytes).await
+    }
+
+    /// The whole body. In a pack of one it is durable now.
+    pub async fn finish(mut self) -> std::io::Result<Body> {
+        let Some(stream) = self.stream.take() else {
+            let bytes = std::mem::take(&mut self.buffer);
+            return Ok(Body(Form::Inline { bytes, memory: std::mem::take(&mut self.memory) }));
+        };
+        let rest = std::mem::take(&mut self.buffer);
+        let Stream { file, unnamed, object, mut plain, mut table } = stream;
+        let mut at = FRAME_AT + HEADER_OCTETS as u64 + plain;
+        plain += rest.len() as u64;
+        if !rest.is_empty() {
+            table.push(chunk_entry(&rest));
+        }
+        let shape = BodyShape::new(Codec::Raw, plain, plain, &table);
+        let mut tail = rest;
+        tail.extend_from_slice(table.as_bytes());
+        let length = FRAME_AT + shape.frame_octets();
+        tail.resize((length - at) as usize, 0);
+        pack::put_label(self.account.as_str(), &[], &mut tail);
+        let length = at + (tail.len() + pack::FOOTER_OCTETS) as u64;
+        tail.extend_from_slice(&pack::footer(length, 1));
+        for piece in tail.chunks(disk::TRANSFER_MAX) {
+            file.write_at(at, piece).await?;
+            at += piece.len() as u64;
+        }
+        file.write_at(FRAME_AT, shape.header()).await?;
+        if !fault::on(Fault::SkipPackSync) {
+            file.sync_data().await?;
+            disk::sync_dir(self.inner.paths.partition(self.partition)).await?;
+        }
+        file.close().await?;
+        Ok(Body(Form::Placed { place: Place { object, offset: FRAME_AT, length: plain }, file: unnamed }))
+    }
+
+    /// Takes memory for `octets` in all; false when there is none.
+    fn remember(&mut self, octets: usize) -> bool {
+        let held: usize = self.memory.iter().map(Permit::weight).sum();
+        if octets <= held {
+            return true;
+        }
+        // Few large permits rather than many small ones: a body doubles what it holds.
+        let wanted = (octets - held).next_multiple_of(MEMORY_STEP).max(held);
+        match self.inner.body_memory.try_acquire(wanted) {
+            Some(permit) => self.memory.push(permit),
+            None => return false,
+        }
+        true
+    }
+
+    async fn open_stream(&self) -> std::io::Result<Stream> {
+        let inner = &self.inner;
+        let object = inner.next_object(ObjectKind::Pack);
+        let path = inner.paths.object(self.partition, object);
+        inner.make_partition_dir(self.partition).await?;
+        let unnamed = Unnamed::new(inner.clone(), path.clone());
+        let file = File::create_new(&path).await?;
+        let header = FileHeader {
+            partition: self.partition.0,
+            shard: object.shard,
+            epoch: object.epoch,
+            number: object.number,
+            store: inner.store,
+        };
+        file.write_at(0, header.to_bytes(pack::PACK_MAGIC, pack::PACK_VERSION)).await?;
+        Ok(Stream { file, unnamed, object, plain: 0, table: Vec::new() })
+    }
+
+    /// Writes whole chunks; the rest stays in the buffer.
+    async fn stream_octets(&mut self, mut bytes: &[u8]) -> std::io::Result<()> {
+        let stream = self.stream.as_mut().expect("opened before");
+        while !bytes.is_empty() {
+            let take = bytes.len().min(CHUNK_OCTETS - self.buffer.len());
+            self.buffer.extend_from_slice(&bytes[..take]);
+            bytes = &bytes[take..];
+            if self.buffer.len() == CHUNK_OCTETS {
+                let chunk = std::mem::take(&mut self.buffer);
+                stream.table.push(chunk_entry(&chunk));
+                stream.file.write_at(FRAME_AT + HEADER_OCTETS as u64 + stream.plain, chunk).await?;
+                stream.plain += CHUNK_OCTETS as u64;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads one body in order, a chunk at a time. Holds its object open, so a compaction does not take it away.
+pub struct Reader {
+    source: Frame,
+    at: u64,
+    end: u64,
+}
+
+impl Reader {
+    /// The next octets, at most one chunk; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, ReadError> {
+        if self.at >= self.end {
+            return Ok(None);
+        }
+        let chunk_end = (self.at / CHUNK_OCTETS as u64 + 1) * CHUNK_OCTETS as u64;
+        let to = chunk_end.min(self.end);
+        let bytes = self.source.range(self.at..to).await?;
+        self.at = to;
+        Ok(Some(bytes))
+    }
+
+    /// Octets still to come.
+    pub fn remaining(&self) -> u64 {
+        self.end.saturating_sub(self.at)
+    }
+}
+
+/// A frame whose header and table were read.
+pub(crate) struct Frame {
+    file: Rc<File>,
+    path: PathBuf,
+    offset: u64,
+    shape: BodyShape,
+    table: Vec<ChunkEntry>,
+    /// Where each chunk begins, from the frame's beginning.
+    starts: Vec<u64>,
+    /// The first octets of the frame, which the first read brought along.
+    head: Vec<u8>,
+}
+
+/// What the first read of a frame takes: all of a small message.
+const FIRST_READ: u64 = 16 << 10;
+
+impl Frame {
+    /// Opens the frame of a place.
+    pub async fn open(inner: &Inner, partition: PartitionId, place: &Place) -> Result<Frame, ReadError> {
+        let path = inner.paths.object(partition, place.object);
+        let file = inner.open_object(partition, place).await?;
+        Frame::read(file, path, place.offset, Some(place.length)).await
+    }
+
+    /// Reads the header and table of the frame at `offset`, which must have `length` plain octets where that is known.
+    pub async fn read(file: Rc<File>, path: PathBuf, offset: u64, length: Option<u64>) -> Result<Frame, ReadError> {
+        let guess = HEADER_OCTETS as u64 + length.unwrap_or(FIRST_READ);
+        let guess = (guess + guess / CHUNK_OCTETS as u64 * 8 + 16).min(FIRST_READ.max(HEADER_OCTETS as u64));
+        let head = file.read_at(offset, guess as usize).await.map_err(ReadError::io(&path))?;
+        let wrong = |what: &str| ReadError::corrupt(&path, offset, what);
+        let shape = BodyShape::parse(&head).map_err(wrong)?;
+        if length.is_some_and(|length| length != shape.plain) {
+            return Err(wrong("the body has another size than its place tells"));
+        }
+        let (table_at, octets) = (shape.table_offset(), shape.table_octets() as usize);
+        let table = match head.get(table_at as usize..table_at as usize + octets) {
+            Some(held) => shape.table(held),
+            None => {
+                let at = offset + table_at;
+                shape.table(&file.read_at(at, octets).await.map_err(ReadError::io(&path))?)
+            }
+        }
+        .map_err(wrong)?;
+        let mut starts = Vec::with_capacity(table.len());
+        let mut at = HEADER_OCTETS as u64;
+        for entry in &table {
+            starts.push(at);
+            at += u64::from(entry.stored.get());
+        }
+        Ok(Frame { file, path, offset, shape, table, starts, head })
+    }
+
+    pub fn shape(&self) -> &BodyShape {
+        &self.shape
+    }
+
+    /// Plain octets of a range; cut at the body's end.
+    pub async fn range(&self, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
+        let (from, to) = (range.start, range.end.min(self.shape.plain));
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        let (first, last) = ((from / CHUNK_OCTETS as u64) as usize, ((to - 1) / CHUNK_OCTETS as u64) as usize);
+        let mut out = Vec::with_capacity((to - from) as usize);
+        for index in first..=last {
+            let chunk = self.chunk(index).await?;
+            let begin = index as u64 * CHUNK_OCTETS as u64;
+            let low = from.saturating_sub(begin) as usize;
+            let high = ((to - begin) as usize).min(chunk.len());
+            if first == last && low == 0 && high == chunk.len() {
+                return Ok(chunk);
+            }
+            out.extend_from_slice(&chunk[low..high]);
+        }
+        Ok(out)
+    }
+
+    /// Plain octets of one chunk, checked.
+    pub async fn chunk(&self, index: usize) -> Result<Vec<u8>, ReadError> {
+        let (entry, start) = (&self.table[index], self.starts[index]);
+        let octets = entry.stored.get() as usize;
+        let plain = self.shape.chunk_plain(index);
+        let decoded = match self.head.get(start as usize..start as usize + octets) {
+            Some(held) => decode_chunk(self.shape.codec, held, entry, plain),
+            None => {
+                let read = self.file.read_at(self.offset + start, octets).await;
+                decode_chunk(self.shape.codec, &read.map_err(ReadError::io(&self.path))?, entry, plain)
+            }
+        };
+        decoded.map_err(|what| ReadError::corrupt(&self.path, self.offset + start, what))
+    }
+
+    pub fn chunks(&self) -> usize {
+        self.table.len()
+    }
+
+    pub fn into_reader(self) -> Reader {
+        let end = self.shape.plain;
+        Reader { source: self, at: 0, end }
+    }
+}
+
+#[cfg(test)]
+mod tests;
