@@ -4,6 +4,7 @@ use crate::config::Config;
 use anstream::{eprintln, println};
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, bail};
+use culver_users::Scheme;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::process::ExitCode;
@@ -41,6 +42,6 @@ pub fn hash_password(scheme: &str) -> Result<ExitCode> {
     if password.is_empty() {
         bail!("the password is empty: type one, or pipe it in");
     }
-    println!("{}", culver_users::scheme::hash(scheme, password.as_bytes())?);
+    println!("{}", culver_users::hash(Scheme::parse(scheme)?, password.as_bytes())?);
     Ok(ExitCode::SUCCESS)
 }

@@ -1,18 +1,22 @@
 //! `culver quickstart`: everything in one process on 127.0.0.1, with no configuration.
 
 use crate::config::{Config, ListenerConfig, Service, TlsConfig, store_directory};
-use crate::serve;
+use crate::serve::{self, Shard};
 use anstream::println;
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use culver_model::AccountId;
+use culver_mailbox::Arriving;
+use culver_model::{AccountId, InternalDate};
+use culver_shard::{mesh, time};
+use culver_users::Scheme;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 
 const HEAD: Style = AnsiColor::Green.on_default().bold();
 
@@ -132,7 +136,7 @@ fn accounts(dir: &Path, given: &[String]) -> Result<Vec<(AccountId, String)>> {
     let fresh: Vec<_> = wanted.iter().filter(|(id, _)| !lines.contains_key(id.as_str())).cloned().collect();
     for (id, password) in &wanted {
         // Salted and fast: these are throw-away accounts on loopback, and a hundred may be given.
-        let stored = culver_users::scheme::hash("SSHA512", password.as_bytes())?;
+        let stored = culver_users::hash(Scheme::Ssha512, password.as_bytes())?;
         lines.insert(id.as_str().to_owned(), format!("{}:{stored}::::::", id.as_str()));
     }
     if !wanted.is_empty() {
@@ -166,3 +170,50 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     };
     write().with_context(|| format!("{} cannot be written", path.display()))
 }
+
+/// A few messages that show what there is, so that a first look is not at an empty mailbox.
+pub async fn deliver_samples(shard: &Rc<Shard>, account: &AccountId) -> Result<()> {
+    let target = shard.shard_of(account);
+    for (number, (subject, body)) in SAMPLES.iter().enumerate() {
+        let account = account.clone();
+        let delivered = mesh::call(target, move || async move {
+            let here = Shard::here().context("the shard is stopping")?;
+            let date = InternalDate { seconds: time::wall().0, zone_minutes: 0 };
+            let text = format!(
+                "Date: {}\r\nFrom: Culver <postmaster@localhost>\r\nTo: <{}>\r\nSubject: {subject}\r\n\
+                 Message-ID: <sample-{number}-{}@localhost>\r\nMIME-Version: 1.0\r\n\
+                 Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n{body}",
+                date.format_header(),
+                account.as_str(),
+                account.local(),
+            );
+            let accounts = here.accounts();
+            let mut arriving = Arriving::deliver(accounts, &account, date, text.len() as u64);
+            arriving.feed(text.as_bytes()).await?;
+            let (message, body) = arriving.finish().await?;
+            accounts.deliver(&account, None, message, body).await?;
+            Ok::<(), anyhow::Error>(())
+        });
+        delivered.await??;
+    }
+    Ok(())
+}
+
+/// (subject, body)
+const SAMPLES: [(&str, &str); 3] = [
+    (
+        "Welcome to Culver",
+        "This mailbox lives in the directory that `culver quickstart` named.\r\n\r\n\
+         What was answered with OK or 250 is on disk; kill the server at any moment and look again.\r\n",
+    ),
+    (
+        "Flags, keywords, folders",
+        "Any IMAP client will do. Create mailboxes, set flags, move messages: two clients see each other's\r\n\
+         changes at once (IDLE), and a client that was away catches up in one round trip (QRESYNC).\r\n",
+    ),
+    (
+        "=?utf-8?Q?Gr=C3=BC=C3=9Fe?= aus dem Taubenschlag",
+        "A culver is a dove, a culverhouse is a dovecote. Diese Nachricht steht in UTF-8 da, damit die Suche nach\r\n\
+         „Grüße“ etwas findet.\r\n",
+    ),
+];

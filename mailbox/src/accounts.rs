@@ -13,15 +13,17 @@
 //! [`Limits`] has them.
 
 use crate::record::{Message, Record};
-use crate::state::{ACCOUNT_KEY, Applied, Refusal, State};
-use culver_index::{Block as IndexBlock, PLACE_OCTETS};
-use culver_model::{AccountId, Guid, PartitionId};
+use crate::state::{Applied, Refusal, State};
+use culver_index::Block as IndexBlock;
+use culver_model::{AccountId, Guid, MailboxName, PartitionId};
+use culver_shard::shards;
 use culver_shard::sync::{Notify, oneshot};
-use culver_storage::{Body, CommitError, Committed, Loaded, Position, Storage, StorageError};
-use std::cell::{Cell, Ref, RefCell};
+use culver_storage::{Body, CommitError, Committed, Loaded, Place, Position, ReadError, Storage};
+use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use thiserror::Error;
 
 /// The named bounds of this module.
@@ -54,17 +56,19 @@ pub enum ChangeError {
 #[derive(Debug, Error)]
 pub enum OpenError {
     #[error("account {account}: {why}")]
-    Storage { account: String, why: StorageError },
+    Storage { account: String, why: ReadError },
     #[error("account {account}: {what} is damaged: {why}; see `culver check`")]
     Damaged { account: String, what: &'static str, why: String },
 }
 
 /// All accounts that live on this shard.
 pub struct Accounts {
-    storage: Rc<Storage>,
+    me: Weak<Accounts>,
+    storage: OnceCell<Storage>,
     limits: Limits,
     open: RefCell<BTreeMap<AccountId, Rc<Account>>>,
     loading: RefCell<BTreeMap<AccountId, Rc<Notify>>>,
+    /// Accounts in the order in which their last session left; one may stand here more than once.
     idle: RefCell<VecDeque<AccountId>>,
 }
 
@@ -73,13 +77,16 @@ pub struct Account {
     id: AccountId,
     partition: PartitionId,
     state: RefCell<State>,
-    position: Cell<Option<Position>>,
+    /// The newest record that the state contains.
+    position: Cell<Position>,
     changed: Notify,
     sessions: Cell<usize>,
     pending: Cell<usize>,
     dropped: Cell<bool>,
     /// By mailbox: the first UID that no session has been given as \Recent.
     recent: RefCell<BTreeMap<Guid, u32>>,
+    /// Blocks given to a flush that is not known to be committed.
+    pub(crate) flushing: RefCell<Option<crate::flush::Given>>,
 }
 
 /// A session's hold on an account: while one stands, the account stays open.
@@ -89,9 +96,11 @@ pub struct Session {
 }
 
 impl Accounts {
-    pub fn new(storage: Rc<Storage>, limits: Limits) -> Rc<Accounts> {
-        Rc::new(Accounts {
-            storage,
+    /// Without a store: [`Accounts::attach`] gives it one, which in turn asks this for blocks.
+    pub fn new(limits: Limits) -> Rc<Accounts> {
+        Rc::new_cyclic(|me| Accounts {
+            me: me.clone(),
+            storage: OnceCell::new(),
             limits,
             open: RefCell::default(),
             loading: RefCell::default(),
@@ -99,8 +108,16 @@ impl Accounts {
         })
     }
 
-    pub fn storage(&self) -> &Rc<Storage> {
-        &self.storage
+    /// Once, before the first account is opened.
+    pub fn attach(self: &Rc<Self>, storage: Storage) {
+        storage.attach(self.clone());
+        assert!(self.storage.set(storage).is_ok(), "a store is attached once");
+    }
+
+    /// # Panics
+    /// Before [`Accounts::attach`].
+    pub fn storage(&self) -> &Storage {
+        self.storage.get().expect("a store is attached before accounts are used")
     }
 
     pub fn limits(&self) -> &Limits {
@@ -111,47 +128,43 @@ impl Accounts {
         self.open.borrow().len()
     }
 
+    /// The shard where this account lives.
+    pub fn shard_of(&self, id: &AccountId) -> usize {
+        self.storage().partition_of(id).index() % shards()
+    }
+
+    pub(crate) fn me(&self) -> Option<Rc<Accounts>> {
+        self.me.upgrade()
+    }
+
+    /// An open account, if it is open.
+    pub(crate) fn opened(&self, id: &AccountId) -> Option<Rc<Account>> {
+        self.open.borrow().get(id).cloned()
+    }
+
     /// Opens the account for a session, or joins those who have it open.
     pub async fn session(self: &Rc<Self>, id: &AccountId) -> Result<Session, OpenError> {
         let account = self.open(id).await?;
-        account.sessions.set(account.sessions.get() + 1);
-        Ok(Session { accounts: self.clone(), account })
+        Ok(Session::hold(self, account))
     }
 
     async fn open(self: &Rc<Self>, id: &AccountId) -> Result<Rc<Account>, OpenError> {
         loop {
-            if let Some(account) = self.open.borrow().get(id) {
-                return Ok(account.clone());
+            if let Some(account) = self.opened(id) {
+                return Ok(account);
             }
-            let waiting = self.loading.borrow().get(id).cloned();
-            match waiting {
+            let loading = self.loading.borrow().get(id).cloned();
+            match loading {
                 Some(loaded) => loaded.notified().await,
                 None => break,
             }
         }
-        let loading = Loading::begin(self, id);
-        let account = self.load(id).await?;
-        drop(loading);
-        Ok(account)
-    }
-
-    /// Reads blocks and records until none is left that came meanwhile; the last look and the entry in the
-    /// table are one step.
-    async fn load(self: &Rc<Self>, id: &AccountId) -> Result<Rc<Account>, OpenError> {
-        let partition = self.storage.partition_of(id);
-        let loaded = self.storage.load(partition, id).await.map_err(|why| storage_error(id, why))?;
-        let (mut state, mut position) = rebuild(id, loaded)?;
-        loop {
-            let newest = self.storage.newest_position(partition, id);
-            if newest <= position {
-                break;
-            }
-            let records = self.storage.records_after(partition, id, position).await;
-            for (at, meta, place) in records.map_err(|why| storage_error(id, why))? {
-                replay(id, &mut state, &meta, place)?;
-                position = Some(at);
-            }
-        }
+        let _loading = Loading::begin(self, id);
+        // What storage gives is complete when it returns; putting it into the table is part of the same step.
+        let partition = self.storage().partition_of(id);
+        let loaded = self.storage().load(partition, id).await;
+        let loaded = loaded.map_err(|why| OpenError::Storage { account: id.as_str().to_owned(), why })?;
+        let (state, position) = rebuild(id, loaded)?;
         let recent = state.mailboxes.iter().map(|(guid, index)| (*guid, index.uid_next().get())).collect();
         let account = Rc::new(Account {
             id: id.clone(),
@@ -163,9 +176,9 @@ impl Accounts {
             pending: Cell::new(0),
             dropped: Cell::new(false),
             recent: RefCell::new(recent),
+            flushing: RefCell::default(),
         });
         self.open.borrow_mut().insert(id.clone(), account.clone());
-        self.rest(id);
         Ok(account)
     }
 
@@ -174,16 +187,12 @@ impl Accounts {
         let mut idle = self.idle.borrow_mut();
         idle.push_back(id.clone());
         let mut open = self.open.borrow_mut();
-        for _ in 0..idle.len() {
-            if idle.len() <= self.limits.idle_accounts_max {
-                break;
-            }
+        while idle.len() > self.limits.idle_accounts_max {
             let Some(oldest) = idle.pop_front() else { break };
-            let unused = open
-                .get(&oldest)
-                .is_some_and(|account| account.sessions.get() == 0 && account.pending.get() == 0);
-            // One that stands again further back was used since.
-            if unused && !idle.contains(&oldest) {
+            let unused = open.get(&oldest).is_some_and(|account| {
+                account.sessions.get() == 0 && account.pending.get() == 0 && account.flushing.borrow().is_none()
+            });
+            if unused {
                 open.remove(&oldest);
             }
         }
@@ -191,38 +200,31 @@ impl Accounts {
 
     /// Forgets what is in memory of an account; its sessions end, the next use rebuilds it.
     pub fn drop_account(&self, id: &AccountId) {
-        if let Some(account) = self.open.borrow_mut().remove(id) {
-            account.dropped.set(true);
-            account.changed.notify_all();
+        let removed = self.open.borrow_mut().remove(id);
+        if let Some(account) = removed {
+            account.drop_state();
         }
     }
 
     /// Forgets all of them: the journal could not say what is committed.
     pub fn drop_all(&self) {
         let open = std::mem::take(&mut *self.open.borrow_mut());
-        for account in open.values() {
-            account.dropped.set(true);
-            account.changed.notify_all();
-        }
+        open.values().for_each(|account| account.drop_state());
     }
 
-    /// Commits one change to an account, open or not, and says what it gave. `None`: the account is not open,
-    /// and what it gives is found when it is.
+    /// Commits one change to an account, open or not, and says what it gave. `None`: the account is not open, and
+    /// what it gives is found when it is.
     async fn commit(
         self: &Rc<Self>,
         id: &AccountId,
         record: Record,
-        body: Body,
+        bodies: Vec<Body>,
     ) -> Result<Option<Applied>, ChangeError> {
-        let partition = self.storage.partition_of(id);
+        let partition = self.storage().partition_of(id);
         let meta = record.encode();
         let urgent = matches!(record, Record::Expunge { .. } | Record::Delete { .. } | Record::Relocate { .. });
         let (answer, answered) = oneshot::channel();
-        let account = self.open.borrow().get(id).cloned();
-        if let Some(account) = &account {
-            account.pending.set(account.pending.get() + 1);
-        }
-        let _pending = Pending(account);
+        let _pending = Pending::count(self.opened(id));
         let accounts = self.clone();
         let owner = id.clone();
         let on_commit = Box::new(move |committed: Result<Committed, CommitError>| {
@@ -232,10 +234,8 @@ impl Accounts {
             // Nobody waits any more where the session has ended; the change stands all the same.
             let _ = answer.send(result);
         });
-        self.storage
-            .submit(partition, id, meta, body, urgent, on_commit)
-            .await
-            .map_err(|error| ChangeError::Unavailable(error.to_string()))?;
+        let submitted = self.storage().submit_wait(partition, id, meta, bodies, urgent, on_commit).await;
+        submitted.map_err(|error| ChangeError::Unavailable(error.to_string()))?;
         match answered.await {
             Ok(result) => result,
             Err(_) => Err(ChangeError::Unavailable("the shard is stopping".into())),
@@ -249,33 +249,66 @@ impl Accounts {
         record: &Record,
         committed: &Committed,
     ) -> Result<Option<Applied>, ChangeError> {
-        let Some(account) = self.open.borrow().get(id).cloned() else { return Ok(None) };
-        if account.position.get() >= Some(committed.position) {
+        let Some(account) = self.opened(id) else { return Ok(None) };
+        if account.position.get() >= committed.position {
             return Ok(None);
         }
-        let place = committed.body.map_or([0; PLACE_OCTETS], |place| place.to_bytes());
-        let applied = catch_unwind(AssertUnwindSafe(|| account.state.borrow_mut().apply(record, place)));
+        let places: Vec<_> = committed.bodies.iter().map(Place::to_bytes).collect();
+        let applied = catch_unwind(AssertUnwindSafe(|| {
+            let mut state = account.state.borrow_mut();
+            let applied = state.apply(record, &places);
+            let freed = std::mem::take(&mut state.freed);
+            (applied, freed)
+        }));
         match applied {
-            Ok(applied) => {
-                account.position.set(Some(committed.position));
+            Ok((applied, freed)) => {
+                account.position.set(committed.position);
+                for place in freed.iter().filter_map(Place::from_bytes) {
+                    self.storage().released(account.partition, id, &place);
+                }
                 account.changed.notify_all();
                 Ok(Some(applied?))
             }
             Err(_) => {
-                tracing::error!(account = %id, "a panic while a change was applied: the account is rebuilt");
+                tracing::error!(account = id.as_str(), "a panic while a change was applied: the account is rebuilt");
                 self.drop_account(id);
                 Err(ChangeError::Unavailable("internal error; the account is being rebuilt".into()))
             }
         }
     }
 
-    /// Delivers to INBOX of an account that need not be open. Reads nothing from the store.
-    pub async fn deliver(self: &Rc<Self>, id: &AccountId, message: Message, body: Body) -> Result<(), ChangeError> {
+    /// Commits a record that is not a session's.
+    pub(crate) async fn change(
+        self: &Rc<Self>,
+        id: &AccountId,
+        record: Record,
+        bodies: Vec<Body>,
+    ) -> Result<(), ChangeError> {
+        self.commit(id, record, bodies).await.map(drop)
+    }
+
+    /// Delivers to an account that need not be open: then nothing is read from the store. `mailbox` is the name that
+    /// a detail (`user+mailbox@`) gave; INBOX where there is none of that name.
+    pub async fn deliver(
+        self: &Rc<Self>,
+        id: &AccountId,
+        mailbox: Option<&str>,
+        message: Message,
+        body: Body,
+    ) -> Result<(), ChangeError> {
         if message.size > self.limits.message_octets_max {
             return Err(Refusal::TooBig.into());
         }
-        let record = Record::Append { mailbox: Guid::INBOX, message: Box::new(message) };
-        self.commit(id, record, body).await.map(drop)
+        let mut target = Guid::INBOX;
+        if let Some(name) = mailbox.and_then(|name| MailboxName::parse(name).ok()) {
+            let session = self.session(id).await.map_err(|error| ChangeError::Unavailable(error.to_string()))?;
+            let state = session.account().state();
+            if let Some(entry) = state.entry(&name).filter(|entry| entry.selectable) {
+                target = entry.guid;
+            }
+        }
+        let record = Record::Append { mailbox: target, message: Box::new(message) };
+        self.change(id, record, vec![body]).await
     }
 }
 
@@ -294,13 +327,24 @@ impl<'a> Loading<'a> {
 
 impl Drop for Loading<'_> {
     fn drop(&mut self) {
-        if let Some(loaded) = self.accounts.loading.borrow_mut().remove(self.id) {
+        let loading = self.accounts.loading.borrow_mut().remove(self.id);
+        if let Some(loaded) = loading {
             loaded.notify_all();
         }
     }
 }
 
+/// Counts a change under way.
 struct Pending(Option<Rc<Account>>);
+
+impl Pending {
+    fn count(account: Option<Rc<Account>>) -> Pending {
+        if let Some(account) = &account {
+            account.pending.set(account.pending.get() + 1);
+        }
+        Pending(account)
+    }
+}
 
 impl Drop for Pending {
     fn drop(&mut self) {
@@ -324,9 +368,22 @@ impl Account {
         self.state.borrow()
     }
 
+    pub(crate) fn state_mut(&self) -> RefMut<'_, State> {
+        self.state.borrow_mut()
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        self.position.get()
+    }
+
     /// Notified after every change.
     pub fn changed(&self) -> &Notify {
         &self.changed
+    }
+
+    /// Whether changes were submitted that are not yet applied.
+    pub fn is_changing(&self) -> bool {
+        self.pending.get() > 0
     }
 
     /// The account was dropped: this session must end.
@@ -334,8 +391,13 @@ impl Account {
         self.dropped.get()
     }
 
+    fn drop_state(&self) {
+        self.dropped.set(true);
+        self.changed.notify_all();
+    }
+
     /// Gives out the UIDs of a mailbox that no session has had as \Recent. `keep`: EXAMINE and STATUS do not take them.
-    pub fn take_recent(&self, guid: Guid, uid_next: u32, keep: bool) -> std::ops::Range<u32> {
+    pub fn take_recent(&self, guid: Guid, uid_next: u32, keep: bool) -> Range<u32> {
         let mut recent = self.recent.borrow_mut();
         let first = recent.entry(guid).or_insert(1);
         let range = *first..uid_next.max(*first);
@@ -347,6 +409,11 @@ impl Account {
 }
 
 impl Session {
+    fn hold(accounts: &Rc<Accounts>, account: Rc<Account>) -> Session {
+        account.sessions.set(account.sessions.get() + 1);
+        Session { accounts: accounts.clone(), account }
+    }
+
     pub fn account(&self) -> &Rc<Account> {
         &self.account
     }
@@ -356,11 +423,16 @@ impl Session {
     }
 
     /// Commits a change and says what it gave.
-    pub async fn change(&self, record: Record, body: Body) -> Result<Applied, ChangeError> {
+    pub async fn change(&self, record: Record) -> Result<Applied, ChangeError> {
+        self.change_with(record, None).await
+    }
+
+    /// The same, for a record that brings a message.
+    pub async fn change_with(&self, record: Record, body: Option<Body>) -> Result<Applied, ChangeError> {
         if self.account.is_dropped() {
             return Err(ChangeError::Unavailable("the account is being rebuilt".into()));
         }
-        match self.accounts.commit(&self.account.id, record, body).await? {
+        match self.accounts.commit(&self.account.id, record, body.into_iter().collect()).await? {
             Some(applied) => Ok(applied),
             None => Err(ChangeError::Unavailable("the account is being rebuilt".into())),
         }
@@ -376,49 +448,25 @@ impl Drop for Session {
     }
 }
 
-fn storage_error(id: &AccountId, why: StorageError) -> OpenError {
-    OpenError::Storage { account: id.as_str().to_owned(), why }
-}
-
-fn damaged(id: &AccountId, what: &'static str, why: impl ToString) -> OpenError {
-    OpenError::Damaged { account: id.as_str().to_owned(), what, why: why.to_string() }
-}
-
 /// The state that blocks and the records after them give.
-pub(crate) fn rebuild(id: &AccountId, loaded: Loaded) -> Result<(State, Option<Position>), OpenError> {
+pub(crate) fn rebuild(id: &AccountId, loaded: Loaded) -> Result<(State, Position), OpenError> {
+    let damaged = |what, why: String| OpenError::Damaged { account: id.as_str().to_owned(), what, why };
     let mut position = loaded.position;
     let blocks = loaded
         .blocks
         .into_iter()
-        .map(|(key, blocks)| {
-            let blocks = blocks.into_iter().map(|block| IndexBlock::shared(Rc::new(block))).collect();
-            (key, blocks)
-        })
+        .map(|(key, blocks)| (key, blocks.into_iter().map(|block| IndexBlock::shared(Rc::new(block))).collect()))
         .collect();
-    let mut state = State::load(blocks).map_err(|why| damaged(id, "an index block", why))?;
-    for (at, meta, place) in loaded.records {
-        if Some(at) > position {
-            replay(id, &mut state, &meta, place)?;
-            position = Some(at);
-        }
+    let mut state = State::load(blocks).map_err(|why| damaged("an index block", why.to_string()))?;
+    for record in loaded.records {
+        let places: Vec<_> = record.bodies.iter().map(Place::to_bytes).collect();
+        let decoded =
+            Record::decode(&record.meta).map_err(|why| damaged("a journal record", why.to_string()))?;
+        // What was refused when it was committed is refused again, and changes nothing.
+        let _ = state.apply(&decoded, &places);
+        position = record.position;
     }
+    // What these records freed was told to storage when they were committed.
+    state.freed.clear();
     Ok((state, position))
-}
-
-fn replay(
-    id: &AccountId,
-    state: &mut State,
-    meta: &[u8],
-    place: Option<culver_storage::Place>,
-) -> Result<(), OpenError> {
-    let record = Record::decode(meta).map_err(|why| damaged(id, "a journal record", why))?;
-    let place = place.map_or([0; PLACE_OCTETS], |place| place.to_bytes());
-    // What was refused when it was committed is refused again, and changes nothing.
-    let _ = state.apply(&record, place);
-    Ok(())
-}
-
-/// The key of the account's own block, for those who name blocks.
-pub const fn account_key() -> Guid {
-    ACCOUNT_KEY
 }

@@ -1,1 +1,18 @@
-//! mailbox
+//! The domain: what can be done to an account on its owner shard.
+//!
+//! Records ([`record`]) are commands to an account; [`State`] carries them out; [`Accounts`] brings both through the
+//! journal. A session looks at a mailbox through its [`View`].
+
+pub mod accounts;
+pub mod arriving;
+mod flush;
+pub mod list;
+pub mod record;
+pub mod search;
+pub mod state;
+pub mod view;
+
+pub use accounts::{Account, Accounts, ChangeError, Limits, OpenError, Session};
+pub use arriving::{ArriveError, Arriving};
+pub use state::{Applied, Refusal, State, everything};
+pub use view::{Changes, View};

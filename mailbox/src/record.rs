@@ -110,16 +110,10 @@ pub enum Record {
     RenameInbox { guid: Guid, to: MailboxName, save_date: i64 },
     Subscribe { name: MailboxName, on: bool },
     /// Compaction moved these bodies. Changes nothing that a client sees.
-    Relocate { moved: Vec<Relocation> },
+    /// Each old place; the new ones are the record's bodies, in the same order.
+    Relocate { from: Vec<[u8; PLACE_OCTETS]> },
     /// The account ends. Its UIDVALIDITY counter and incarnation stay behind, so that a namesake never shows old mail.
     DeleteAccount,
-}
-
-/// One body that compaction moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Relocation {
-    pub from: [u8; PLACE_OCTETS],
-    pub to: [u8; PLACE_OCTETS],
 }
 
 impl Record {
@@ -171,12 +165,9 @@ impl Record {
                 w.bytes(name.as_str().as_bytes());
                 w.u8(u8::from(*on));
             }
-            Record::Relocate { moved } => {
-                w.u32(moved.len() as u32);
-                for relocation in moved {
-                    w.0.extend_from_slice(&relocation.from);
-                    w.0.extend_from_slice(&relocation.to);
-                }
+            Record::Relocate { from } => {
+                w.u32(from.len() as u32);
+                from.iter().for_each(|place| w.0.extend_from_slice(place));
             }
             Record::DeleteAccount => {}
         }
@@ -244,11 +235,11 @@ impl Record {
             9 => Record::Subscribe { name: r.name()?, on: r.bool()? },
             10 => {
                 let count = r.u32()? as usize;
-                let mut moved = Vec::with_capacity(r.bounded(count, 2 * PLACE_OCTETS)?);
+                let mut from = Vec::with_capacity(r.bounded(count, PLACE_OCTETS)?);
                 for _ in 0..count {
-                    moved.push(Relocation { from: r.array()?, to: r.array()? });
+                    from.push(r.array()?);
                 }
-                Record::Relocate { moved }
+                Record::Relocate { from }
             }
             11 => Record::DeleteAccount,
             kind => return Err(RecordError::Kind(kind)),

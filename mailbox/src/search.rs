@@ -17,7 +17,7 @@ use culver_model::search::SearchKey;
 use culver_model::text::{Extract, HeaderSearch, Scope, Step, TextSearch, sent_date};
 use culver_model::{Date, SystemFlag, Uid, UidSet};
 use culver_shard as shard;
-use culver_storage::{Place, StorageError};
+use culver_storage::{Place, ReadError};
 use std::future::Future;
 use std::pin::Pin;
 use thiserror::Error;
@@ -35,7 +35,7 @@ pub enum SearchError {
     #[error("the mailbox was deleted")]
     Deleted,
     #[error(transparent)]
-    Storage(#[from] StorageError),
+    Read(#[from] ReadError),
 }
 
 type Found<'a> = Pin<Box<dyn Future<Output = Result<RoaringBitmap, SearchError>> + 'a>>;
@@ -112,8 +112,7 @@ impl<'a> Search<'a> {
                     self.headers(within, field, |header| wanted.matches(header)).await
                 }
                 SearchKey::Body(_) | SearchKey::Text(_) => {
-                    let mut text = TextSearch::new([scope(key)]);
-                    self.texts(within, &mut text).await
+                    self.texts(within, vec![scope(key)]).await
                 }
             }
         })
@@ -133,7 +132,7 @@ impl<'a> Search<'a> {
         if texts.is_empty() || within.is_empty() {
             return Ok(within);
         }
-        self.texts(within, &mut TextSearch::new(texts)).await
+        self.texts(within, texts).await
     }
 
     /// Those whose row says so.
@@ -182,7 +181,7 @@ impl<'a> Search<'a> {
             let known = self.with(|index| {
                 index.get(uid).map(|row| match kept && row.headers_complete() {
                     true => Ok(matches(row.headers())),
-                    false => Err((row.place(), header_octets(&row))),
+                    false => Err((*row.place(), header_octets(&row))),
                 })
             })?;
             let hit = match known {
@@ -204,11 +203,17 @@ impl<'a> Search<'a> {
     }
 
     /// Those in whose text every key is found.
-    async fn texts(&self, within: RoaringBitmap, text: &mut TextSearch) -> Result<RoaringBitmap, SearchError> {
+    async fn texts(
+        &self,
+        within: RoaringBitmap,
+        wanted: Vec<(Scope, String)>,
+    ) -> Result<RoaringBitmap, SearchError> {
+        let count = wanted.len();
+        let mut text = TextSearch::new(wanted);
         let mut found = RoaringBitmap::new();
         for uid in &within {
             let Some(uid) = Uid::new(uid) else { continue };
-            let known = self.with(|index| index.get(uid).map(|row| (row.place(), row.size(), row.parts().to_vec())))?;
+            let known = self.with(|index| index.get(uid).map(|row| (*row.place(), row.size(), row.parts().to_vec())))?;
             let Some((place, size, parts)) = known else { continue };
             let message = self.read(&place, size).await?;
             let Ok(table) = PartTable::decode(&parts) else { continue };
@@ -217,7 +222,7 @@ impl<'a> Search<'a> {
             while text.step(&mut extract, TEXT_STEP) == Step::More {
                 shard::yield_if_needed().await;
             }
-            if text.found().iter().all(|found| *found) {
+            if (0..count).all(|key| text.found(key)) {
                 found.insert(uid.get());
             }
             shard::yield_if_needed().await;
@@ -228,12 +233,15 @@ impl<'a> Search<'a> {
     async fn read(&self, place: &[u8; 32], octets: u64) -> Result<Vec<u8>, SearchError> {
         let storage = self.session.accounts().storage();
         let partition = self.session.account().partition();
-        Ok(storage.read_place(partition, &Place::from_bytes(*place), 0..octets).await?)
+        match Place::from_bytes(place) {
+            Some(place) => Ok(storage.read_place(partition, &place, 0..octets).await?),
+            None => Ok(Vec::new()),
+        }
     }
 }
 
 fn header_octets(row: &Row<'_>) -> u64 {
-    PartTable::decode(row.parts()).map_or(HEADER_OCTETS_MAX, |table| table.header_octets())
+    PartTable::decode(row.parts()).map_or(HEADER_OCTETS_MAX, |table| table.parts().first().map_or(HEADER_OCTETS_MAX, |root| root.header().end))
 }
 
 fn scope(key: &SearchKey) -> (Scope, String) {

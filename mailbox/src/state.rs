@@ -5,9 +5,9 @@
 //! A record that cannot be carried out changes nothing, not even a counter.
 //! MODSEQs come from one counter of the account, UIDVALIDITYs from another; neither ever goes back.
 
-use crate::record::{Message, Record, Relocation, StoreOp};
+use crate::record::{Message, Record, StoreOp};
 use culver_index::account::{AccountState, MailboxEntry};
-use culver_index::{Block, BlockKind, Expunged, FormatError, IndexError, MailboxIndex, PLACE_OCTETS};
+use culver_index::{Block, Expunged, FormatError, IndexError, MailboxIndex, PLACE_OCTETS};
 use culver_model::{FlagSet, Guid, MailboxName, ModSeq, Uid, UidSet, UidValidity};
 use std::collections::BTreeMap;
 
@@ -54,6 +54,8 @@ pub struct State {
     pub freed: Vec<[u8; PLACE_OCTETS]>,
     /// Mailboxes deleted since the last flush: their blocks are to be removed.
     pub removed: Vec<Guid>,
+    /// By key: how many deltas stand on the stored base.
+    pub deltas: BTreeMap<Guid, u32>,
 }
 
 impl State {
@@ -64,6 +66,7 @@ impl State {
             mailboxes: BTreeMap::new(),
             freed: Vec::new(),
             removed: Vec::new(),
+            deltas: BTreeMap::new(),
         };
         state.account.incarnation = Guid([1; 16]);
         state.found_inbox();
@@ -76,17 +79,20 @@ impl State {
     }
 
     /// From the blocks of the account's last flushes, each key's base first and its deltas after it.
-    pub fn load(blocks: Vec<(Guid, Vec<(BlockKind, Block)>)>) -> Result<State, FormatError> {
+    pub fn load(blocks: Vec<(Guid, Vec<Block>)>) -> Result<State, FormatError> {
         let mut state = State {
             account: AccountState::default(),
             mailboxes: BTreeMap::new(),
             freed: Vec::new(),
             removed: Vec::new(),
+            deltas: BTreeMap::new(),
         };
         let mut account_seen = false;
         for (key, blocks) in blocks {
-            let mut blocks = blocks.into_iter().map(|(_, block)| block);
+            let deltas = blocks.len().saturating_sub(1) as u32;
+            let mut blocks = blocks.into_iter();
             let Some(base) = blocks.next() else { continue };
+            state.deltas.insert(key, deltas);
             if key == ACCOUNT_KEY {
                 state.account = AccountState::decode(&base)?;
                 account_seen = true;
@@ -126,7 +132,7 @@ impl State {
     }
 
     pub fn has_children(&self, name: &MailboxName) -> bool {
-        self.account.mailboxes.iter().any(|entry| entry.name.is_under(name))
+        self.account.mailboxes.iter().any(|entry| entry.name.starts_under(name))
     }
 
     /// The mailbox where it can be selected.
@@ -143,10 +149,13 @@ impl State {
         self.mailboxes.get_mut(&guid).ok_or(Refusal::NonExistent)
     }
 
-    /// Carries out `record`. `place` is where the body of an Append lies.
-    pub fn apply(&mut self, record: &Record, place: [u8; PLACE_OCTETS]) -> Result<Applied, Refusal> {
+    /// Carries out `record`. `places` are those of its bodies: one of an Append, as many as moves of a Relocate.
+    pub fn apply(&mut self, record: &Record, places: &[[u8; PLACE_OCTETS]]) -> Result<Applied, Refusal> {
         match record {
-            Record::Append { mailbox, message } => self.append(*mailbox, message, place),
+            Record::Append { mailbox, message } => {
+                let place = places.first().copied().unwrap_or([0; PLACE_OCTETS]);
+                self.append(*mailbox, message, place)
+            }
             Record::Store { mailbox, uids, op, flags, unchanged_since } => {
                 self.store(*mailbox, uids, *op, flags, *unchanged_since)
             }
@@ -159,7 +168,7 @@ impl State {
             Record::Rename { guid, to } => self.rename(*guid, to),
             Record::RenameInbox { guid, to, save_date } => self.rename_inbox(*guid, to, *save_date),
             Record::Subscribe { name, on } => self.subscribe(name, *on),
-            Record::Relocate { moved } => Ok(self.relocate(moved)),
+            Record::Relocate { from } => Ok(self.relocate(from, places)),
             Record::DeleteAccount => Ok(self.delete_account()),
         }
     }
@@ -299,7 +308,7 @@ impl State {
             return Err(Refusal::AlreadyExists);
         }
         let missing: Vec<MailboxName> =
-            name.ancestors().into_iter().filter(|ancestor| self.entry(ancestor).is_none()).collect();
+            name.ancestors().filter(|ancestor| self.entry(ancestor).is_none()).collect();
         if self.account.mailboxes.len() + missing.len() + 1 > MAILBOXES_MAX {
             return Err(Refusal::Limit);
         }
@@ -344,7 +353,7 @@ impl State {
 
     fn rename(&mut self, guid: Guid, to: &MailboxName) -> Result<Applied, Refusal> {
         let from = self.entry_of(guid).ok_or(Refusal::NonExistent)?.name.clone();
-        if guid == Guid::INBOX || to.is_inbox() || to.is_under(&from) {
+        if guid == Guid::INBOX || to.is_inbox() || to.starts_under(&from) {
             return Err(Refusal::Cannot);
         }
         if self.entry(to).is_some() {
@@ -354,16 +363,16 @@ impl State {
         for entry in &self.account.mailboxes {
             if entry.name == from {
                 renamed.push((entry.guid, to.clone()));
-            } else if entry.name.is_under(&from) {
-                let name = entry.name.with_prefix(&from, to).ok_or(Refusal::Limit)?;
-                if self.entry(&name).is_some_and(|other| !other.name.is_under(&from)) {
+            } else if entry.name.starts_under(&from) {
+                let name = entry.name.renamed(&from, to).and_then(Result::ok).ok_or(Refusal::Limit)?;
+                if self.entry(&name).is_some_and(|other| !other.name.starts_under(&from)) {
                     return Err(Refusal::AlreadyExists);
                 }
                 renamed.push((entry.guid, name));
             }
         }
         let missing: Vec<MailboxName> =
-            to.ancestors().into_iter().filter(|ancestor| self.entry(ancestor).is_none()).collect();
+            to.ancestors().filter(|ancestor| self.entry(ancestor).is_none()).collect();
         if self.account.mailboxes.len() + missing.len() > MAILBOXES_MAX {
             return Err(Refusal::Limit);
         }
@@ -398,16 +407,15 @@ impl State {
         Ok(Applied::Done)
     }
 
-    fn relocate(&mut self, moved: &[Relocation]) -> Applied {
-        let moved: BTreeMap<[u8; PLACE_OCTETS], [u8; PLACE_OCTETS]> =
-            moved.iter().map(|relocation| (relocation.from, relocation.to)).collect();
+    fn relocate(&mut self, from: &[[u8; PLACE_OCTETS]], to: &[[u8; PLACE_OCTETS]]) -> Applied {
+        let moved: BTreeMap<&[u8; PLACE_OCTETS], &[u8; PLACE_OCTETS]> = from.iter().zip(to).collect();
         for index in self.mailboxes.values_mut() {
             let hits: Vec<_> = index
-                .rows(&everything())
-                .filter_map(|row| moved.get(row.place()).map(|to| (row.uid(), *row.place(), *to)))
+                .rows_all()
+                .filter_map(|row| moved.get(row.place()).map(|to| (row.uid(), *row.place(), **to)))
                 .collect();
             for (uid, from, to) in hits {
-                index.set_place(uid, &from, to);
+                index.set_place(uid, &from, &to);
             }
         }
         Applied::Done
@@ -444,7 +452,8 @@ pub fn everything() -> UidSet {
 
 fn refusal(error: IndexError) -> Refusal {
     match error {
-        IndexError::Limit(_) => Refusal::Limit,
+        // UIDs ascend by themselves here: none is brought along.
+        IndexError::Limit(_) | IndexError::UidTaken { .. } => Refusal::Limit,
     }
 }
 

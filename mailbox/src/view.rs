@@ -23,8 +23,10 @@ pub struct View {
     seen: ModSeq,
     /// Everything up to here is told, expunges too.
     told: ModSeq,
-    keywords_told: usize,
-    /// UIDs from here on are \Recent in this session; those below `recent_end` at SELECT time.
+    keywords_told: u32,
+    /// The last change that the session made itself.
+    own: ModSeq,
+    /// UIDs that are \Recent in this session.
     recent: UidSet,
 }
 
@@ -58,7 +60,8 @@ impl View {
             uids: index.uids_shared(),
             seen: index.highest_modseq(),
             told: index.highest_modseq(),
-            keywords_told: index.keywords().len(),
+            keywords_told: index.keywords_version(),
+            own: ModSeq::ZERO,
             recent,
         }
     }
@@ -69,13 +72,13 @@ impl View {
         uid_validity: UidValidity,
         uids: &UidSet,
         modseqs: (ModSeq, ModSeq),
-        keywords_told: usize,
+        keywords_told: u32,
         recent: UidSet,
     ) -> View {
         let mut bitmap = RoaringBitmap::new();
         uids.ranges().for_each(|range| drop(bitmap.insert_range(range)));
         let (seen, told) = modseqs;
-        View { mailbox, uid_validity, uids: Rc::new(bitmap), seen, told, keywords_told, recent }
+        View { mailbox, uid_validity, uids: Rc::new(bitmap), seen, told, keywords_told, own: ModSeq::ZERO, recent }
     }
 
     pub fn mailbox(&self) -> Guid {
@@ -95,7 +98,7 @@ impl View {
         (self.seen, self.told)
     }
 
-    pub fn keywords_told(&self) -> usize {
+    pub fn keywords_told(&self) -> u32 {
         self.keywords_told
     }
 
@@ -180,32 +183,35 @@ impl View {
         sequences.last().is_none_or(|last| last <= self.len())
     }
 
-    /// The session's own change `modseq`, which it does not want to hear of (.SILENT): only where nothing else
-    /// happened in between, else the next sync says more than it must, which is allowed.
-    pub fn skip_own(&mut self, before: ModSeq, modseq: ModSeq) {
-        if self.seen >= before && self.seen < modseq {
-            if self.told == self.seen {
-                self.told = modseq;
-            }
-            self.seen = modseq;
-        }
+    /// The session's own change `modseq`, which it tells itself or does not want to hear of (.SILENT): the next sync
+    /// passes over the messages that have it. MODSEQs are one for each change, so nothing else is passed over.
+    pub fn skip_own(&mut self, modseq: ModSeq) {
+        self.own = modseq;
+    }
+
+    /// The session has been told of the keywords of this version.
+    pub fn keywords_are_told(&mut self, version: u32) {
+        self.keywords_told = version;
     }
 
     /// Brings the view up to what the mailbox is now. `expunges`: whether messages may leave it at this point.
     pub fn sync(&mut self, index: &MailboxIndex, expunges: bool) -> Changes {
         let mut changes = Changes::default();
         let highest = index.highest_modseq();
-        if highest == self.told && index.keywords().len() == self.keywords_told {
+        if highest == self.told && index.keywords_version() == self.keywords_told {
             return changes;
         }
-        if index.keywords().len() != self.keywords_told {
-            self.keywords_told = index.keywords().len();
+        if index.keywords_version() != self.keywords_told {
+            self.keywords_told = index.keywords_version();
             changes.keywords = true;
         }
         let now = index.uids_shared();
         if highest > self.seen {
             changes.flags =
-                index.changed_since(self.seen).filter(|uid| self.uids.contains(uid.get())).collect();
+                index.changed_since(self.seen).filter(|row| row.modseq() != self.own)
+                .map(|row| row.uid())
+                .filter(|uid| self.uids.contains(uid.get()))
+                .collect();
             self.seen = highest;
         }
         if Rc::ptr_eq(&now, &self.uids) || now == self.uids {

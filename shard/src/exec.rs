@@ -613,9 +613,10 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
-fn into_io(e: glommio::GlommioError<()>) -> io::Error {
+pub(crate) fn into_io(e: glommio::GlommioError<()>) -> io::Error {
     match e {
         glommio::GlommioError::IoError(e) => e,
+        // Its text repeats a path that the caller knows; the number is what decides.
         glommio::GlommioError::EnhancedIoError { source, .. } => source,
         e => io::Error::other(e.to_string()),
     }

@@ -10,15 +10,21 @@
 //! glommio and clocks occur in this crate and nowhere else. No noun of mail occurs here.
 
 pub mod annex;
+pub mod conn;
 mod context;
 pub mod disk;
 pub mod exec;
 mod limits;
+pub mod map;
 pub mod mesh;
+pub mod net;
 pub mod random;
+pub mod signal;
 pub mod sim;
+pub mod stall;
 pub mod sync;
 pub mod time;
+pub mod tls;
 
 pub use exec::{
     Config, Panicked, Queue, RunError, Task, local, run, set_local, shard, shards, spawn, stop, stopped,

@@ -24,7 +24,7 @@ fn every_kind() -> Vec<Record> {
         Record::Rename { guid: Guid([3; 16]), to: name("a/b") },
         Record::RenameInbox { guid: Guid([4; 16]), to: name("old"), save_date: 7 },
         Record::Subscribe { name: name("a"), on: false },
-        Record::Relocate { moved: vec![Relocation { from: [1; PLACE_OCTETS], to: [2; PLACE_OCTETS] }] },
+        Record::Relocate { from: vec![[1; PLACE_OCTETS], [2; PLACE_OCTETS]] },
         Record::DeleteAccount,
     ]
 }

@@ -10,6 +10,7 @@ use rustix::fs::FlockOperation;
 
 use super::{Entry, LockError, Mode, Space, TRANSFER_MAX};
 use crate::annex;
+use crate::exec::into_io;
 
 pub(super) struct File(BufferedFile);
 
@@ -160,14 +161,5 @@ pub(super) async fn lock(path: PathBuf) -> Result<std::fs::File, LockError> {
         Ok(Ok(file)) => Ok(file),
         Ok(Err(pid)) => Err(LockError::Held { path, pid }),
         Err(source) => Err(LockError::Io { path, source }),
-    }
-}
-
-fn into_io(e: glommio::GlommioError<()>) -> io::Error {
-    match e {
-        glommio::GlommioError::IoError(e) => e,
-        // The text of the enhanced error repeats the path, which the caller knows; the number is what decides.
-        glommio::GlommioError::EnhancedIoError { source, .. } => source,
-        e => io::Error::other(e.to_string()),
     }
 }

@@ -165,7 +165,12 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    pub fn bind(seat: &Seat, mut addr: SocketAddr, reuse_port: bool, queue_max: usize) -> io::Result<Listener> {
+    pub fn bind(
+        seat: &Seat,
+        mut addr: SocketAddr,
+        reuse_port: bool,
+        queue_max: usize,
+    ) -> io::Result<Listener> {
         let net = &seat.world.net;
         if addr.port() == 0 {
             addr.set_port(net.port());

@@ -121,7 +121,7 @@ impl Imap {
             }
         };
         let record = Record::Append { mailbox, message: Box::new(message) };
-        match session.change(record, body).await {
+        match session.change_with(record, Some(body)).await {
             Ok(Applied::Append { uid_validity, uid }) => {
                 super::count(&self.shard.counters().imap_appended);
                 self.sync(!pipelined);

@@ -239,7 +239,7 @@ impl Imap {
                     let Some(row) = index.and_then(|index| index.get(uid)) else { break };
                     let Some(sequence) = selected.view.sequence_of(uid) else { break };
                     let table = PartTable::decode(row.parts()).unwrap_or_default();
-                    let source = Source { place: Place::from_bytes(&row.place()), table };
+                    let source = Source { place: Place::from_bytes(row.place()), table };
                     let plans: Vec<Octets> =
                         sections.iter().map(|(_, section, _)| plan(&source, section, &row)).collect();
                     if !again {
@@ -370,7 +370,7 @@ impl Imap {
     async fn set_seen(&mut self, uids: UidSet) {
         let Some(User { session, selected: Some(selected), .. }) = &self.user else { return };
         let record = super::select::seen(selected.view.mailbox(), uids);
-        if let Err(error) = session.change(record, Default::default()).await {
+        if let Err(error) = session.change(record).await {
             tracing::warn!(session = %self.peer.id, %error, "\\Seen was not stored");
         }
     }

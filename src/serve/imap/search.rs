@@ -25,7 +25,7 @@ impl Imap {
                 }
                 let reason = match error {
                     SearchError::Deleted => Reason::NoSuchMailbox,
-                    SearchError::Storage(error) => {
+                    SearchError::Read(error) => {
                         tracing::error!(session = %self.peer.id, %error, "a search cannot read");
                         Reason::Unavailable
                     }

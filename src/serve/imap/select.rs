@@ -161,7 +161,7 @@ impl Imap {
             let nothing = session.account().state().selectable(mailbox).is_none_or(|index| index.deleted_count() == 0)
                 && !session.account().is_changing();
             if !nothing {
-                if let Err(error) = session.change(record, Default::default()).await {
+                if let Err(error) = session.change(record).await {
                     reason(&error, |_| Reason::NoSuchMailbox).write(tag, &mut self.out);
                     return Ok(Flow::Go);
                 }
@@ -188,7 +188,7 @@ impl Imap {
             && !session.account().is_changing();
         if !idle && !uids.is_empty() {
             let record = Record::Expunge { mailbox, uids, only_deleted: true };
-            if let Err(error) = session.change(record, Default::default()).await {
+            if let Err(error) = session.change(record).await {
                 reason(&error, |_| Reason::NoSuchMailbox).write(tag, &mut self.out);
                 return;
             }
@@ -254,7 +254,7 @@ impl Imap {
 
     async fn change_list(&mut self, tag: &str, record: Record, refused: impl FnOnce(Refusal) -> Reason, pipelined: bool) {
         let Some(user) = &self.user else { return };
-        match user.session.change(record, Default::default()).await {
+        match user.session.change(record).await {
             Ok(_) => self.done(tag, pipelined, true, "Done"),
             Err(error) => reason(&error, refused).write(tag, &mut self.out),
         }
@@ -288,7 +288,7 @@ impl Imap {
         };
         let own = selected.as_ref().is_some_and(|selected| selected.view.mailbox() == guid);
         let record = Record::Delete { guid };
-        match session.change(record, Default::default()).await {
+        match session.change(record).await {
             Ok(_) => {
                 if own {
                     self.deselect();
@@ -365,7 +365,7 @@ impl Imap {
         let wanted = uids.len();
         let from = selected.view.mailbox();
         let record = Record::Copy { from, uids, to: guid, save_date: time::wall().0, remove };
-        let applied = match session.change(record, Default::default()).await {
+        let applied = match session.change(record).await {
             Ok(applied) => applied,
             Err(error) => {
                 let refused = |refusal| match refusal {

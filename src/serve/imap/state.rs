@@ -35,7 +35,7 @@ impl SessionState {
             let (seen, told) = view.modseqs();
             out.extend(seen.get().to_le_bytes());
             out.extend(told.get().to_le_bytes());
-            out.extend((view.keywords_told() as u32).to_le_bytes());
+            out.extend(view.keywords_told().to_le_bytes());
             put_set(&mut out, &view.uids().iter().collect());
             put_set(&mut out, view.recent());
         }
@@ -61,7 +61,7 @@ impl SessionState {
                 let mailbox = Guid(r.array()?);
                 let uid_validity = UidValidity::new(r.u32()?).ok_or(StateError)?;
                 let modseqs = (ModSeq(r.u64()?), ModSeq(r.u64()?));
-                let keywords = r.u32()? as usize;
+                let keywords = r.u32()?;
                 let uids = r.set()?;
                 let recent = r.set()?;
                 let view = View::from_parts(mailbox, uid_validity, &uids, modseqs, keywords, recent);

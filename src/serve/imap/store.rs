@@ -45,7 +45,7 @@ impl Imap {
             flags: store.flags.clone(),
             unchanged_since: store.unchanged_since,
         };
-        let applied = match session.change(record, Default::default()).await {
+        let applied = match session.change(record).await {
             Ok(applied) => applied,
             Err(error) => {
                 let refused = |refusal| match refusal {
@@ -64,9 +64,9 @@ impl Imap {
             let Some(index) = state.selectable(mailbox) else { return Ok(()) };
             if !changed.is_empty() {
                 selected.view.skip_own(modseq);
-                if index.keywords().len() != selected.view.keywords_told() {
+                if index.keywords_version() != selected.view.keywords_told() {
                     super::select::write_flags(&mut self.out, index, false);
-                    selected.view.keywords_are_told(index.keywords().len());
+                    selected.view.keywords_are_told(index.keywords_version());
                 }
             }
             index.existing(&uids)

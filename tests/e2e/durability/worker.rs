@@ -16,6 +16,8 @@ const FLAGS: [&str; 8] = ["\\Seen", "\\Answered", "\\Flagged", "\\Draft", "$Forw
 const NAMES: [&str; 6] = ["box0", "box1", "box2", "box3", "box4", "box5"];
 /// Above this many messages, a mailbox is expunged rather than filled.
 const MESSAGES_MAX: usize = 60;
+/// Deliveries of one deliverer in a round: the workers must be able to expunge as much.
+const DELIVERIES_MAX: u32 = 40;
 
 pub struct Shared {
     pub ports: Ports,
@@ -318,7 +320,13 @@ pub fn deliver_all(shared: &Shared, accounts: usize, mut random: Random) -> Fall
         Err(_) if shared.stopping() => return Ok(delivered),
         Err(e) => return Err(e),
     };
+    let mut sent = 0;
     while !shared.stopping() {
+        if sent == DELIVERIES_MAX {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            continue;
+        }
+        sent += 1;
         let id = shared.id();
         let mut recipients: Vec<usize> = (0..1 + random.below(3)).map(|_| random.below(accounts as u64) as usize).collect();
         recipients.sort_unstable();

@@ -1,0 +1,97 @@
+//! A message on its way in: its octets go to storage while its structure is scanned.
+//!
+//! # Limits
+//! Memory is bounded by storage's inline limit and the scanner's; a larger body stands on disk before its record.
+
+use crate::accounts::{Accounts, Session};
+use crate::record::Message;
+use culver_model::mime::{Limits, Scanner, body, bodystructure, envelope};
+use culver_model::{AccountId, FlagSet, Guid, InternalDate};
+use culver_shard::{random, time};
+use culver_storage::{Body, BodyWriter};
+use thiserror::Error;
+
+/// The message's octets cannot be taken. Nothing of it is kept.
+#[derive(Debug, Error)]
+#[error("the message cannot be stored: {0}")]
+pub struct ArriveError(#[from] std::io::Error);
+
+/// One message arriving.
+pub struct Arriving {
+    writer: BodyWriter,
+    scanner: Scanner,
+    octets: u64,
+    prefix_octets: u32,
+    internal_date: InternalDate,
+    flags: FlagSet,
+}
+
+impl Arriving {
+    /// An APPEND to an account of this session.
+    pub fn begin(session: &Session, internal_date: InternalDate, flags: FlagSet, octets_hint: u64) -> Arriving {
+        let accounts = session.accounts();
+        Arriving::new(accounts, session.account().id(), internal_date, flags, octets_hint)
+    }
+
+    /// A delivery to an account that need not be open.
+    pub fn deliver(
+        accounts: &Accounts,
+        account: &AccountId,
+        internal_date: InternalDate,
+        octets_hint: u64,
+    ) -> Arriving {
+        Arriving::new(accounts, account, internal_date, FlagSet::default(), octets_hint)
+    }
+
+    fn new(
+        accounts: &Accounts,
+        account: &AccountId,
+        internal_date: InternalDate,
+        flags: FlagSet,
+        octets_hint: u64,
+    ) -> Arriving {
+        let storage = accounts.storage();
+        let writer = storage.body_writer(storage.partition_of(account), account, Some(octets_hint));
+        let scanner = Scanner::new(Limits::default());
+        Arriving { writer, scanner, octets: 0, prefix_octets: 0, internal_date, flags }
+    }
+
+    /// So many octets at the front are the recipient's own.
+    pub fn set_prefix_octets(&mut self, octets: u32) {
+        self.prefix_octets = octets;
+    }
+
+    pub async fn feed(&mut self, octets: &[u8]) -> Result<(), ArriveError> {
+        self.scanner.feed(octets);
+        self.octets += octets.len() as u64;
+        Ok(self.writer.write(octets).await?)
+    }
+
+    /// The message as its record has it, and its body.
+    pub async fn finish(self) -> Result<(Message, Body), ArriveError> {
+        let scanned = self.scanner.finish();
+        let mut guid = Guid::default();
+        random::fill(&mut guid.0);
+        let headers = scanned.chosen_headers();
+        let message = Message {
+            guid,
+            email_id: guid,
+            thread_id: 0,
+            internal_date: self.internal_date,
+            save_date: time::wall().0,
+            size: self.octets,
+            prefix_octets: self.prefix_octets,
+            flags: self.flags,
+            envelope: envelope(&scanned),
+            body: body(&scanned),
+            bodystructure: bodystructure(&scanned),
+            parts: scanned.table().encode(),
+            headers_complete: headers.is_some(),
+            headers: headers.unwrap_or_default(),
+            pop3_uidl: None,
+            pop3_order: 0,
+            key_id: 0,
+        };
+        Ok((message, self.writer.finish().await?))
+    }
+}

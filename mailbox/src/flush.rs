@@ -1,0 +1,147 @@
+//! What storage asks of the accounts: their blocks at a flush, what is alive at a compaction.
+//!
+//! # Invariants
+//! A block set contains every record up to the position it names. What was given stays unflushed until storage says
+//! that the flush is committed; a flush that fails is followed by one that gives the same changes again.
+
+use crate::accounts::{Account, Accounts, rebuild};
+use crate::record::Record;
+use crate::state::{ACCOUNT_KEY, State};
+use culver_index::{FlushToken, PLACE_OCTETS};
+use culver_model::{AccountId, Guid, PartitionId};
+use culver_storage::{AccountBlocks, BlockKind, Body, LocalFuture, Place, Position, Source, SourceError};
+use std::collections::BTreeSet;
+
+/// Deltas that may stand on a base before a new base is written.
+const DELTAS_MAX: u32 = 8;
+
+/// Blocks on their way into a table.
+pub(crate) struct Given {
+    position: Position,
+    tokens: Vec<(Guid, FlushToken, bool)>,
+    removed: usize,
+}
+
+/// The changed blocks of a state, and what to note once they are stored.
+fn blocks_of(state: &mut State) -> (Vec<(Guid, BlockKind, Vec<u8>)>, Vec<(Guid, FlushToken, bool)>, usize) {
+    let mut blocks = vec![(ACCOUNT_KEY, BlockKind::Base, state.account.encode())];
+    let mut tokens = Vec::new();
+    let removed = state.removed.len();
+    let gone: BTreeSet<Guid> = state.removed.iter().copied().collect();
+    blocks.extend(gone.into_iter().map(|guid| (guid, BlockKind::Removed, Vec::new())));
+    for (guid, index) in &mut state.mailboxes {
+        if !index.dirty() {
+            continue;
+        }
+        let deltas = state.deltas.get(guid).copied().unwrap_or(0);
+        let base = index.base_octets();
+        // A base where the deltas would soon outweigh it: what is read at an open stays within twice the mailbox.
+        let whole = base == 0 || deltas >= DELTAS_MAX || index.delta_octets() > base / 2;
+        let (bytes, token) = if whole { index.encode_base() } else { index.encode_delta() };
+        let kind = if whole { BlockKind::Base } else { BlockKind::Delta };
+        blocks.push((*guid, kind, bytes));
+        tokens.push((*guid, token, whole));
+    }
+    (blocks, tokens, removed)
+}
+
+impl Account {
+    fn give_blocks(&self) -> AccountBlocks {
+        let mut state = self.state_mut();
+        let (blocks, tokens, removed) = blocks_of(&mut state);
+        let position = self.position();
+        self.flushing.replace(Some(Given { position, tokens, removed }));
+        AccountBlocks { position, blocks }
+    }
+
+    fn blocks_stored(&self, position: Position) {
+        let given = self.flushing.borrow_mut().take_if(|given| given.position == position);
+        let Some(Given { tokens, removed, .. }) = given else { return };
+        let mut state = self.state_mut();
+        let state = &mut *state;
+        for (guid, token, whole) in tokens {
+            let Some(index) = state.mailboxes.get_mut(&guid) else { continue };
+            if index.mark_flushed(token) {
+                let deltas = state.deltas.entry(guid).or_insert(0);
+                *deltas = if whole { 0 } else { *deltas + 1 };
+                index.rebase();
+            }
+        }
+        state.removed.drain(..removed.min(state.removed.len()));
+    }
+}
+
+impl Source for Accounts {
+    fn blocks<'a>(
+        &'a self,
+        partition: PartitionId,
+        account: &'a AccountId,
+        _last: Position,
+    ) -> LocalFuture<'a, Result<AccountBlocks, SourceError>> {
+        Box::pin(async move {
+            if let Some(open) = self.opened(account) {
+                return Ok(open.give_blocks());
+            }
+            let wrong = |error: &dyn std::fmt::Display| SourceError(error.to_string());
+            let loaded = self.storage().load(partition, account).await.map_err(|error| wrong(&error))?;
+            // It may have been opened while this was read; then its own blocks count.
+            if let Some(open) = self.opened(account) {
+                return Ok(open.give_blocks());
+            }
+            let (mut state, position) = rebuild(account, loaded).map_err(|error| wrong(&error))?;
+            let (blocks, _, _) = blocks_of(&mut state);
+            Ok(AccountBlocks { position, blocks })
+        })
+    }
+
+    fn flushed(&self, _partition: PartitionId, account: &AccountId, position: Position) {
+        if let Some(open) = self.opened(account) {
+            open.blocks_stored(position);
+        }
+    }
+
+    fn is_live<'a>(
+        &'a self,
+        partition: PartitionId,
+        account: &'a AccountId,
+        _meta: &'a [u8],
+        place: &'a Place,
+    ) -> LocalFuture<'a, Result<bool, SourceError>> {
+        Box::pin(async move {
+            let place = place.to_bytes();
+            if let Some(open) = self.opened(account) {
+                return Ok(names(&open.state(), &place));
+            }
+            let loaded = self.storage().load(partition, account).await;
+            let loaded = loaded.map_err(|error| SourceError(error.to_string()))?;
+            let (state, _) = rebuild(account, loaded).map_err(|error| SourceError(error.to_string()))?;
+            Ok(names(&state, &place))
+        })
+    }
+
+    fn relocated<'a>(
+        &'a self,
+        _partition: PartitionId,
+        account: &'a AccountId,
+        moves: Vec<(Place, Body)>,
+    ) -> LocalFuture<'a, Result<(), SourceError>> {
+        Box::pin(async move {
+            let Some(accounts) = self.me() else { return Err(SourceError("the shard is stopping".into())) };
+            let (from, bodies): (Vec<[u8; PLACE_OCTETS]>, Vec<Body>) =
+                moves.into_iter().map(|(place, body)| (place.to_bytes(), body)).unzip();
+            let changed = accounts.change(account, Record::Relocate { from }, bodies).await;
+            changed.map_err(|error| SourceError(error.to_string()))
+        })
+    }
+
+    fn reset(&self, account: Option<&AccountId>) {
+        match account {
+            Some(account) => self.drop_account(account),
+            None => self.drop_all(),
+        }
+    }
+}
+
+fn names(state: &State, place: &[u8; PLACE_OCTETS]) -> bool {
+    state.mailboxes.values().any(|index| index.rows_all().any(|row| row.place() == place))
+}

@@ -1,0 +1,135 @@
+//! TLS configuration of the server: certificates by name, session tickets, reload.
+//!
+//! # Invariants
+//! A configuration is immutable and shared by all shards; a reload makes a new one, and connections keep
+//! theirs. Tickets outlive reloads and are good on every shard.
+//!
+//! # Cost
+//! A handshake looks for the certificate of the name in their order: about a microsecond each.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::verify_server_name;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert,
+};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, crypto::ring};
+
+use crate::annex;
+
+pub use rustls;
+
+/// Where a certificate is: PEM files of the chain, leaf first, and of its key (they may be one file).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    pub chain: PathBuf,
+    pub key: PathBuf,
+}
+
+/// A person must act: the file is named.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{} holds no certificate in PEM form", path.display())]
+    NoCertificate { path: PathBuf },
+    #[error("{} holds no private key in PEM form (PKCS #8, PKCS #1 or SEC 1)", path.display())]
+    NoKey { path: PathBuf },
+    #[error("{}: {message}", path.display())]
+    Unusable { path: PathBuf, message: String },
+    #[error("the key in {} does not belong to the certificate in {}", key.display(), chain.display())]
+    Mismatch { chain: PathBuf, key: PathBuf },
+    #[error("no certificate is configured")]
+    None,
+    #[error("the kernel gives no randomness for ticket keys")]
+    Tickets,
+    #[error("the annex has too much to do")]
+    Busy,
+}
+
+/// The keys of session tickets: made once for the process, replaced by themselves every six hours.
+#[derive(Clone)]
+pub struct Tickets(Arc<dyn ProducesTickets>);
+
+impl Tickets {
+    pub fn new() -> Result<Tickets, TlsError> {
+        ring::Ticketer::new().map(Tickets).map_err(|_| TlsError::Tickets)
+    }
+}
+
+/// Reads the files off the shard and makes a configuration. The first certificate serves names that none has,
+/// and clients that give no name.
+pub async fn load(files: Vec<CertificateFiles>, tickets: Tickets) -> Result<Arc<ServerConfig>, TlsError> {
+    match annex::run(move || load_blocking(&files, &tickets)).await {
+        Ok(result) => result,
+        Err(_) => Err(TlsError::Busy),
+    }
+}
+
+/// [`load`], before the shards run.
+pub fn load_blocking(files: &[CertificateFiles], tickets: &Tickets) -> Result<Arc<ServerConfig>, TlsError> {
+    let certified = files.iter().map(certified).collect::<Result<Vec<_>, _>>()?;
+    if certified.is_empty() {
+        return Err(TlsError::None);
+    }
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring has suites for both versions")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(ByName(certified)));
+    config.ticketer = tickets.0.clone();
+    config.send_tls13_tickets = 1;
+    // Tickets hold the state, so no memory is kept for sessions and any shard resumes any of them.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ignore_client_order = true;
+    Ok(Arc::new(config))
+}
+
+fn certified(files: &CertificateFiles) -> Result<Arc<CertifiedKey>, TlsError> {
+    let read =
+        |path: &Path| std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source });
+    let unusable = |path: &Path, message: String| TlsError::Unusable { path: path.to_owned(), message };
+    let chain = CertificateDer::pem_slice_iter(&read(&files.chain)?)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| unusable(&files.chain, e.to_string()))?;
+    let Some(leaf) = chain.first() else {
+        return Err(TlsError::NoCertificate { path: files.chain.clone() });
+    };
+    ParsedCertificate::try_from(leaf).map_err(|e| unusable(&files.chain, e.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|e| match e {
+        rustls::pki_types::pem::Error::NoItemsFound => TlsError::NoKey { path: files.key.clone() },
+        e => unusable(&files.key, e.to_string()),
+    })?;
+    let key = ring::sign::any_supported_type(&key).map_err(|e| unusable(&files.key, e.to_string()))?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
+            Err(TlsError::Mismatch { chain: files.chain.clone(), key: files.key.clone() })
+        }
+        _ => Ok(Arc::new(certified)),
+    }
+}
+
+struct ByName(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
+        let has_name = |key: &&Arc<CertifiedKey>| {
+            let (Some(name), Some(leaf)) = (&name, key.cert.first()) else { return false };
+            ParsedCertificate::try_from(leaf).is_ok_and(|cert| verify_server_name(&cert, name).is_ok())
+        };
+        self.0.iter().find(has_name).or(self.0.first()).cloned()
+    }
+}
+
+impl fmt::Debug for ByName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ByName({} certificates)", self.0.len())
+    }
+}

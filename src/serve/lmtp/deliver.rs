@@ -1,0 +1,131 @@
+//! One recipient's copy: its own prefix and the shared body, stored on the shard where the account lives.
+//!
+//! # Limits
+//! [`FEED_OCTETS`] of the message are in memory beside the spool; [`DELIVERY_TIMEOUT`] for all of it.
+
+use super::spool::Content;
+use crate::serve::Shard;
+use culver_mailbox::{Arriving, ChangeError, Refusal as ChangeRefusal};
+use culver_model::{AccountId, InternalDate};
+use culver_proto::lmtp::Refusal;
+use culver_shard as shard;
+use culver_shard::disk::File;
+use culver_shard::{mesh, time};
+use std::io;
+use std::time::Duration;
+
+/// Octets that are read and scanned at a time.
+const FEED_OCTETS: usize = 64 * 1024;
+/// RFC 5321 §4.5.3.2.6: the client waits ten minutes for its answer. It must have it before.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(240);
+
+/// A copy on its way to its recipient.
+pub struct Delivery {
+    /// The transaction's, for logs.
+    pub id: String,
+    pub account: AccountId,
+    /// Names a mailbox (RFC 5233); INBOX where there is none such.
+    pub detail: Option<String>,
+    pub internal_date: InternalDate,
+    /// Return-Path, Delivered-To and Received.
+    pub prefix: Vec<u8>,
+    pub content: Content,
+}
+
+/// Why a copy was not stored.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the spool cannot be read: {0}")]
+    Spool(io::Error),
+    #[error(transparent)]
+    Arrive(#[from] culver_mailbox::ArriveError),
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+}
+
+impl Failure {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Failure::Change(ChangeError::Refused(ChangeRefusal::TooBig)) => Refusal::TooLarge,
+            _ => Refusal::Temporary,
+        }
+    }
+}
+
+impl Delivery {
+    /// Stores the copy on shard `target`. `Ok` once it is durable.
+    pub async fn send(self: Box<Self>, target: usize) -> Result<(), Refusal> {
+        let account = self.account.clone();
+        let called = mesh::call(target, move || async move {
+            match Shard::here() {
+                Some(shard) => self.store(&shard).await,
+                None => Err(Refusal::Temporary),
+            }
+        });
+        match time::deadline(DELIVERY_TIMEOUT, called).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(gone)) => {
+                tracing::error!(account = %account.as_str(), %gone, "delivery");
+                Err(Refusal::Temporary)
+            }
+            // It may yet be stored; the client comes again, and a second copy is better than none.
+            Err(elapsed) => {
+                tracing::error!(account = %account.as_str(), %elapsed, "delivery");
+                Err(Refusal::Temporary)
+            }
+        }
+    }
+
+    async fn store(self: Box<Self>, shard: &Shard) -> Result<(), Refusal> {
+        let octets = self.prefix.len() as u64 + self.content.octets();
+        match self.try_store(shard, octets).await {
+            Ok(()) => {
+                tracing::info!(id = self.id, account = %self.account.as_str(), octets, "delivered");
+                Ok(())
+            }
+            Err(failure) => {
+                tracing::error!(id = self.id, account = %self.account.as_str(), octets, %failure, "not delivered");
+                Err(failure.refusal())
+            }
+        }
+    }
+
+    async fn try_store(&self, shard: &Shard, octets: u64) -> Result<(), Failure> {
+        let accounts = shard.accounts();
+        let mut arriving = Arriving::deliver(accounts, &self.account, self.internal_date, octets);
+        arriving.set_prefix_octets(self.prefix.len() as u32);
+        arriving.feed(&self.prefix).await?;
+        match &self.content {
+            Content::Memory(octets) => {
+                for chunk in octets.chunks(FEED_OCTETS) {
+                    arriving.feed(chunk).await?;
+                    shard::yield_if_needed().await;
+                }
+            }
+            Content::File { path, octets } => {
+                let file = File::open(path.as_ref()).await.map_err(Failure::Spool)?;
+                let fed = feed(&mut arriving, &file, *octets).await;
+                let _ = file.close().await;
+                fed?;
+            }
+        }
+        let (message, body) = arriving.finish().await?;
+        accounts.deliver(&self.account, self.detail.as_deref(), message, body).await?;
+        Ok(())
+    }
+}
+
+async fn feed(arriving: &mut Arriving, file: &File, octets: u64) -> Result<(), Failure> {
+    let mut at = 0;
+    while at < octets {
+        let most = usize::try_from(octets - at).map_or(FEED_OCTETS, |left| left.min(FEED_OCTETS));
+        let chunk = file.read_at(at, most).await.map_err(Failure::Spool)?;
+        if chunk.is_empty() {
+            return Err(Failure::Spool(io::ErrorKind::UnexpectedEof.into()));
+        }
+        at += chunk.len() as u64;
+        arriving.feed(&chunk).await?;
+        shard::yield_if_needed().await;
+    }
+    Ok(())
+}

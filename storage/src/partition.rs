@@ -1,0 +1,105 @@
+//! What a shard knows of one of its partitions: the manifest it stands on, and what is committed beyond it.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use culver_model::{AccountId, PartitionId};
+use culver_shard::time::Instant;
+
+use crate::journal::format::FlushMeta;
+use crate::manifest::Manifest;
+use crate::place::{ObjectId, Place, Position};
+use crate::table::Table;
+
+/// A committed record that no committed manifest contains.
+#[derive(Clone, Debug)]
+pub(crate) struct Unflushed {
+    pub position: Position,
+    pub segment: ObjectId,
+    /// Where the record stands in its segment, and how many octets its head has.
+    pub offset: u64,
+    pub head_octets: u32,
+    /// Octets of the whole record, for the bounds.
+    pub octets: u32,
+    pub bodies: Box<[UnflushedBody]>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UnflushedBody {
+    pub place: Place,
+    /// No message names it any more: a flush leaves it out.
+    pub dead: bool,
+}
+
+/// A partition as recovery hands it to its shard.
+#[derive(Clone, Debug)]
+pub(crate) struct PartitionSeed {
+    pub partition: PartitionId,
+    /// The newest committed Flush, the segment its record stands in, and the manifest it names.
+    pub flush: Option<(FlushMeta, ObjectId, Manifest)>,
+    pub unflushed: BTreeMap<AccountId, Vec<Unflushed>>,
+}
+
+pub(crate) struct Partition {
+    pub id: PartitionId,
+    pub flush: Option<(FlushMeta, ObjectId)>,
+    pub manifest: Option<Rc<Manifest>>,
+    /// The manifest's tables, oldest first; opened at the first use.
+    pub tables: Option<Rc<[Rc<Table>]>>,
+    pub unflushed: BTreeMap<AccountId, Vec<Unflushed>>,
+    pub unflushed_octets: u64,
+    /// When the oldest unflushed record was committed (or recovered).
+    pub oldest: Option<Instant>,
+    /// Grows with each committed flush.
+    pub generation: u64,
+    /// A flush, or a Flush record carried forward, is under way.
+    pub flushing: bool,
+    /// When the last flush failed: the next try waits.
+    pub failed: Option<Instant>,
+    /// Octets of frames that lost their last message since the manifest was written, by object.
+    pub released: BTreeMap<ObjectId, u64>,
+    /// Compacted objects, with the position their relocations end before: a flush from there on leaves them out.
+    pub retiring: BTreeMap<ObjectId, Position>,
+}
+
+impl Partition {
+    pub fn new(seed: PartitionSeed, now: Instant) -> Partition {
+        let octets = seed.unflushed.values().flatten().map(|record| u64::from(record.octets)).sum();
+        let (flush, manifest) = match seed.flush {
+            Some((meta, segment, manifest)) => (Some((meta, segment)), Some(Rc::new(manifest))),
+            None => (None, None),
+        };
+        Partition {
+            id: seed.partition,
+            flush,
+            manifest,
+            tables: None,
+            oldest: (!seed.unflushed.is_empty()).then_some(now),
+            unflushed: seed.unflushed,
+            unflushed_octets: octets,
+            generation: 0,
+            flushing: false,
+            failed: None,
+            released: BTreeMap::new(),
+            retiring: BTreeMap::new(),
+        }
+    }
+
+    /// The oldest segment, by journal, that holds an unflushed record or the Flush record this partition stands on.
+    pub fn needed_segments(&self) -> BTreeMap<(u32, u16), u64> {
+        let mut needed: BTreeMap<(u32, u16), u64> = BTreeMap::new();
+        let flush = self.flush.as_ref().map(|(_, segment)| *segment);
+        // The records of an account are in order, but it may have lived on several shards.
+        let records = self.unflushed.values().flatten().map(|record| record.segment);
+        for segment in records.chain(flush) {
+            let least = needed.entry((segment.epoch, segment.shard)).or_insert(segment.number);
+            *least = (*least).min(segment.number);
+        }
+        needed
+    }
+
+    /// Does an unflushed record name this object?
+    pub fn unflushed_names(&self, object: ObjectId) -> bool {
+        self.unflushed.values().flatten().flat_map(|record| record.bodies.iter()).any(|b| b.place.object == object)
+    }
+}

@@ -1,0 +1,569 @@
+//! The storage of one shard: submit, read, load, and the tasks behind them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use culver_model::{AccountId, Guid, PartitionId};
+use culver_shard::disk::{self, File};
+use culver_shard::sync::{Notify, Semaphore, oneshot};
+use culver_shard::{Queue, Task, spawn, time};
+
+use crate::body::{Body, BodyWriter, Frame, Reader};
+use crate::error::{CommitError, OpenError, ReadError, SubmitError};
+use crate::journal::commit::{Journal, OnCommit, Pending};
+use crate::journal::format::{RecordKind, parse_head};
+use crate::limits::Limits;
+use crate::partition::{Partition, Unflushed};
+use crate::paths::Paths;
+use crate::place::{ObjectId, ObjectKind, Place, Position};
+use crate::recover::Shared;
+use crate::root::Share;
+use crate::source::{BlockKind, Source};
+use crate::table::{Block, Table, counting};
+
+/// A record that is committed, as it is told to who submitted it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    pub position: Position,
+    /// The places of the record's bodies, in their order.
+    pub bodies: Vec<Place>,
+}
+
+/// What [`Storage::load`] gives.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// The newest record that the blocks contain.
+    pub position: Position,
+    /// By key, ascending; base first, then deltas, oldest first. Removed keys are left out.
+    pub blocks: Vec<(Guid, Vec<Block>)>,
+    /// Committed records beyond the blocks, in order.
+    pub records: Vec<LoadedRecord>,
+}
+
+#[derive(Clone, Debug)]
+pub struct LoadedRecord {
+    pub position: Position,
+    pub meta: Vec<u8>,
+    pub bodies: Vec<Place>,
+}
+
+/// Figures of a shard's storage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Records and octets submitted and not yet committed.
+    pub pending_records: usize,
+    pub pending_octets: u64,
+    /// Octets of committed journal that no flush contains.
+    pub unflushed_octets: u64,
+    pub unflushed_records: u64,
+    /// Since the start: records and batches committed (a batch is one sync), octets written to the journal, flushes
+    /// and compactions finished, failed syncs.
+    pub records: u64,
+    pub batches: u64,
+    pub journal_octets: u64,
+    pub flushes: u64,
+    pub compactions: u64,
+    pub cuts: u64,
+    /// The disk is full: only urgent records are taken.
+    pub full: bool,
+}
+
+/// The storage of this shard. Clones are the same storage.
+#[derive(Clone)]
+pub struct Storage(pub(crate) Rc<Inner>);
+
+pub(crate) struct Inner {
+    pub paths: Paths,
+    pub limits: Limits,
+    pub store: [u8; 16],
+    pub partition_count: u16,
+    pub epoch: u32,
+    pub shard: u16,
+    pub partitions: BTreeMap<u16, RefCell<Partition>>,
+    pub journal: Journal,
+    pub source: RefCell<Option<Rc<dyn Source>>>,
+    pub body_memory: Semaphore,
+    /// Files that nothing names; the housekeeping removes them.
+    pub garbage: RefCell<Vec<PathBuf>>,
+    pub shared: Arc<Shared>,
+    pub unflushed_octets: Cell<u64>,
+    pub status: RefCell<Status>,
+    /// Something for the housekeeping to do before its next tick.
+    pub due: Notify,
+    /// A flush or a carried Flush record ended.
+    pub flushed: Notify,
+    pub trimming: Cell<bool>,
+    next_number: Cell<u64>,
+    made_dirs: RefCell<std::collections::BTreeSet<u16>>,
+    objects: RefCell<Objects>,
+    tasks: RefCell<Vec<Task<()>>>,
+}
+
+/// Objects held open for reading, the least recently used given up first.
+#[derive(Default)]
+struct Objects {
+    open: BTreeMap<ObjectId, (u64, Rc<File>)>,
+    uses: u64,
+}
+
+impl Storage {
+    /// Takes a shard's share of a recovered store and starts its journal. Call it on that shard, once.
+    pub async fn start(share: Share) -> Result<Storage, OpenError> {
+        let now = time::now();
+        let partitions: BTreeMap<u16, RefCell<Partition>> = share
+            .partitions
+            .into_iter()
+            .map(|seed| (seed.partition.0, RefCell::new(Partition::new(seed, now))))
+            .collect();
+        let unflushed = partitions.values().map(|partition| partition.borrow().unflushed_octets).sum();
+        let journal = Journal::new(&share.limits, share.epoch, share.shard);
+        let inner = Rc::new(Inner {
+            body_memory: Semaphore::new(share.limits.body_memory_octets_max as usize),
+            paths: share.paths,
+            limits: share.limits,
+            store: share.store,
+            partition_count: share.partition_count,
+            epoch: share.epoch,
+            shard: share.shard,
+            partitions,
+            journal,
+            source: RefCell::new(None),
+            garbage: RefCell::default(),
+            shared: share.shared,
+            unflushed_octets: Cell::new(unflushed),
+            status: RefCell::default(),
+            due: Notify::new(),
+            flushed: Notify::new(),
+            trimming: Cell::new(false),
+            next_number: Cell::new(1),
+            made_dirs: RefCell::default(),
+            objects: RefCell::default(),
+            tasks: RefCell::default(),
+        });
+        inner.open_journal().await?;
+        let commit = spawn(Queue::Commit, "journal commit", inner.clone().commit_loop());
+        inner.tasks.borrow_mut().push(commit);
+        Ok(Storage(inner))
+    }
+
+    /// Names the layer above and starts flush, trim and compaction. Call it before the first submission.
+    pub fn attach(&self, source: Rc<dyn Source>) {
+        *self.0.source.borrow_mut() = Some(source);
+        let housekeeping = spawn(Queue::Background, "storage housekeeping", self.0.clone().housekeeping());
+        self.0.tasks.borrow_mut().push(housekeeping);
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// This process's epoch: greater than that of every earlier start.
+    pub fn epoch(&self) -> u32 {
+        self.0.epoch
+    }
+
+    pub fn store_id(&self) -> [u8; 16] {
+        self.0.store
+    }
+
+    /// How many partitions the store has, over all shards.
+    pub fn partition_count(&self) -> u16 {
+        self.0.partition_count
+    }
+
+    /// The partition of an account in this store.
+    pub fn partition_of(&self, account: &AccountId) -> PartitionId {
+        account.partition(self.0.partition_count)
+    }
+
+    /// The partitions of this shard, ascending.
+    pub fn partitions(&self) -> Vec<PartitionId> {
+        self.0.partitions.keys().map(|id| PartitionId(*id)).collect()
+    }
+
+    pub fn status(&self) -> Status {
+        let mut status = *self.0.status.borrow();
+        (status.pending_records, status.pending_octets) = self.0.journal.pending();
+        status.full = self.0.journal.full();
+        status.unflushed_octets = self.0.unflushed_octets.get();
+        let records = |partition: &RefCell<Partition>| {
+            partition.borrow().unflushed.values().map(|records| records.len() as u64).sum::<u64>()
+        };
+        status.unflushed_records = self.0.partitions.values().map(records).sum();
+        status
+    }
+
+    /// Hands a record to the journal. `on_commit` runs on this shard when it is committed or known not to be, strictly
+    /// in the order of submission; before that nothing of the record is visible. It must not submit in its turn
+    /// without bound, and a panic in it resets the account. `urgent` records (what frees space) are taken also where
+    /// the disk is full or a bound is passed.
+    pub fn submit(
+        &self,
+        partition: PartitionId,
+        account: &AccountId,
+        meta: Vec<u8>,
+        bodies: Vec<Body>,
+        urgent: bool,
+        on_commit: OnCommit,
+    ) -> Result<(), SubmitError> {
+        let mut pending = self.0.pending(partition, account, meta, bodies, urgent, on_commit)?;
+        self.0.check_room(&mut pending)?;
+        self.0.enqueue(pending);
+        Ok(())
+    }
+
+    /// As [`Storage::submit`], waiting for room, first come, first served. `Busy` where a failed sync dropped what the
+    /// record was prepared on meanwhile.
+    pub async fn submit_wait(
+        &self,
+        partition: PartitionId,
+        account: &AccountId,
+        meta: Vec<u8>,
+        bodies: Vec<Body>,
+        urgent: bool,
+        on_commit: OnCommit,
+    ) -> Result<(), SubmitError> {
+        let mut pending = self.0.pending(partition, account, meta, bodies, urgent, on_commit)?;
+        let gate = self.0.wait_for_room(&mut pending).await?;
+        self.0.enqueue(pending);
+        drop(gate);
+        Ok(())
+    }
+
+    /// Submits and waits for the commit, for who has no order of its own to keep.
+    pub async fn commit(
+        &self,
+        partition: PartitionId,
+        account: &AccountId,
+        meta: Vec<u8>,
+        bodies: Vec<Body>,
+    ) -> Result<Committed, CommitError> {
+        let (sender, receiver) = oneshot::channel();
+        let told: OnCommit = Box::new(move |result| drop(sender.send(result)));
+        match self.submit_wait(partition, account, meta, bodies, false, told).await {
+            Ok(()) => receiver.await.unwrap_or(Err(CommitError::Unknown)),
+            Err(SubmitError::NoSpace) => Err(CommitError::NoSpace),
+            Err(_) => Err(CommitError::Lost),
+        }
+    }
+
+    /// Begins a body of the account. With `size_hint` memory for it is taken at once, where there is some.
+    pub fn body_writer(&self, partition: PartitionId, account: &AccountId, size_hint: Option<u64>) -> BodyWriter {
+        BodyWriter::new(self.0.clone(), partition, account.clone(), size_hint)
+    }
+
+    /// Octets of a range of a body, cut at its end; what is read is checked. The range is held in memory: use
+    /// [`Storage::reader`] for long ones. [`ReadError::Gone`]: the place was compacted away, look it up again.
+    pub async fn read_place(
+        &self,
+        partition: PartitionId,
+        place: &Place,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, ReadError> {
+        Frame::open(&self.0, partition, place).await?.range(range).await
+    }
+
+    /// A whole body, chunk by chunk.
+    pub async fn reader(&self, partition: PartitionId, place: &Place) -> Result<Reader, ReadError> {
+        Ok(Frame::open(&self.0, partition, place).await?.into_reader())
+    }
+
+    /// Everything committed of an account: its blocks and the records beyond them. It is complete at the moment this
+    /// returns, so put it in place before the next await.
+    pub async fn load(&self, partition: PartitionId, account: &AccountId) -> Result<Loaded, ReadError> {
+        self.0.load(partition, account).await
+    }
+
+    /// The accounts of a partition that have blocks or records, ascending, also those whose blocks are all removed.
+    pub async fn accounts(&self, partition: PartitionId) -> Result<Vec<AccountId>, ReadError> {
+        let mut names: std::collections::BTreeSet<AccountId> = std::collections::BTreeSet::new();
+        for table in self.0.tables(partition).await?.iter() {
+            for page in 0..table.pages() {
+                let entries = table.page(page).await?;
+                names.extend(entries.iter().filter_map(|entry| AccountId::parse(&entry.account).ok()));
+            }
+        }
+        names.extend(self.0.partition(partition).borrow().unflushed.keys().cloned());
+        Ok(names.into_iter().collect())
+    }
+
+    /// No message names this place any more (as of a committed record): its octets may be reclaimed. Calling it never
+    /// deletes what a message names; not calling it only keeps octets longer.
+    pub fn released(&self, partition: PartitionId, account: &AccountId, place: &Place) {
+        let mut partition = self.0.partition(partition).borrow_mut();
+        if let Some(records) = partition.unflushed.get_mut(account) {
+            let mut bodies = records.iter_mut().flat_map(|record| record.bodies.iter_mut());
+            if let Some(body) = bodies.find(|body| body.place == *place) {
+                body.dead = true;
+                return;
+            }
+        }
+        *partition.released.entry(place.object).or_default() += place.length;
+    }
+
+    /// Flushes one partition now; waits for one that is under way first.
+    pub async fn flush(&self, partition: PartitionId) -> Result<(), std::io::Error> {
+        self.0.flush_now(partition).await.map_err(std::io::Error::other)
+    }
+
+    /// Flushes every partition that has unflushed records.
+    pub async fn flush_all(&self) -> Result<(), std::io::Error> {
+        for partition in self.partitions() {
+            self.flush(partition).await?;
+        }
+        Ok(())
+    }
+
+    /// Lowers the low marks and removes what is no longer needed, as the housekeeping does by itself.
+    pub async fn trim(&self) -> Result<(), std::io::Error> {
+        self.0.trim().await.map_err(std::io::Error::other)
+    }
+
+    /// Rewrites the bodies of one object that is mostly dead, if there is one. True where something was done.
+    pub async fn compact(&self) -> Result<bool, std::io::Error> {
+        self.0.compact_one().await.map_err(std::io::Error::other)
+    }
+
+    /// Ready when the journal has failed for good: the process has to end, and to be started again.
+    pub async fn failed(&self) {
+        self.0.journal.failed().await;
+    }
+
+    /// Takes no more records, commits those that were taken, flushes where `flush` asks for it, and ends the tasks.
+    pub async fn close(self, flush: bool) {
+        if flush && let Err(error) = self.flush_all().await {
+            tracing::warn!(%error, "not flushed at the end; the journal keeps what is missing");
+        }
+        self.0.journal.close();
+        let tasks = std::mem::take(&mut *self.0.tasks.borrow_mut());
+        let mut tasks = tasks.into_iter();
+        if let Some(commit) = tasks.next() {
+            let _ = commit.await;
+        }
+        for task in tasks {
+            task.cancel().await;
+        }
+        self.0.remove_garbage().await;
+        self.0.journal.drop_segment();
+        *self.0.source.borrow_mut() = None;
+    }
+}
+
+impl Inner {
+    /// A partition of this shard.
+    ///
+    /// # Panics
+    /// Where it belongs to another shard: the caller routed an account wrongly.
+    pub fn partition(&self, id: PartitionId) -> &RefCell<Partition> {
+        self.partitions.get(&id.0).unwrap_or_else(|| panic!("partition {id} belongs to another shard"))
+    }
+
+    /// A name never used before.
+    pub fn next_object(&self, kind: ObjectKind) -> ObjectId {
+        let number = self.next_number.get();
+        self.next_number.set(number + 1);
+        ObjectId { kind, shard: self.shard, epoch: self.epoch, number }
+    }
+
+    pub fn source(&self) -> Option<Rc<dyn Source>> {
+        self.source.borrow().clone()
+    }
+
+    /// Makes `data/<partition>` durable before its first file.
+    pub async fn make_partition_dir(&self, partition: PartitionId) -> std::io::Result<()> {
+        if self.made_dirs.borrow().contains(&partition.0) {
+            return Ok(());
+        }
+        disk::create_dir_all(self.paths.partition(partition)).await?;
+        disk::sync_dir(self.paths.data()).await?;
+        self.made_dirs.borrow_mut().insert(partition.0);
+        Ok(())
+    }
+
+    fn pending(
+        &self,
+        partition: PartitionId,
+        account: &AccountId,
+        meta: Vec<u8>,
+        bodies: Vec<Body>,
+        urgent: bool,
+        on_commit: OnCommit,
+    ) -> Result<Pending, SubmitError> {
+        assert!(self.partitions.contains_key(&partition.0), "partition {partition} belongs to another shard");
+        if meta.len() > self.limits.meta_octets_max || bodies.len() > usize::from(u16::MAX) {
+            let limit = self.limits.meta_octets_max as u64;
+            return Err(SubmitError::TooLarge { octets: meta.len() as u64, limit });
+        }
+        let kind = RecordKind::Data;
+        let pending = Pending::new(kind, partition, Some(account.clone()), meta, bodies, urgent, on_commit);
+        let limit = u64::from(u32::MAX / 2);
+        if pending.octets > limit {
+            return Err(SubmitError::TooLarge { octets: pending.octets, limit });
+        }
+        Ok(pending)
+    }
+
+    /// The object of a place, opened.
+    pub async fn open_object(&self, partition: PartitionId, place: &Place) -> Result<Rc<File>, ReadError> {
+        let id = place.object;
+        {
+            let mut objects = self.objects.borrow_mut();
+            objects.uses += 1;
+            let uses = objects.uses;
+            if let Some((used, file)) = objects.open.get_mut(&id) {
+                *used = uses;
+                return Ok(file.clone());
+            }
+        }
+        let path = self.paths.object(partition, id);
+        let file = File::open(&path).await.map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => ReadError::Gone(*place),
+            _ => ReadError::Io { path, source },
+        })?;
+        let file = Rc::new(file);
+        let mut objects = self.objects.borrow_mut();
+        objects.uses += 1;
+        let uses = objects.uses;
+        objects.open.insert(id, (uses, file.clone()));
+        if objects.open.len() > self.limits.open_objects_max.max(1) {
+            let oldest = objects.open.iter().min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id);
+            oldest.and_then(|id| objects.open.remove(&id));
+        }
+        Ok(file)
+    }
+
+    /// Forgets an object whose file is removed.
+    pub fn close_object(&self, id: ObjectId) {
+        self.objects.borrow_mut().open.remove(&id);
+    }
+
+    /// The open tables of a partition, oldest first.
+    pub async fn tables(&self, partition: PartitionId) -> Result<Rc<[Rc<Table>]>, ReadError> {
+        loop {
+            let (generation, manifest) = {
+                let partition = self.partition(partition).borrow();
+                if let Some(tables) = &partition.tables {
+                    return Ok(tables.clone());
+                }
+                (partition.generation, partition.manifest.clone())
+            };
+            let Some(manifest) = manifest else { return Ok(Rc::new([])) };
+            let opened = self.open_tables(partition, &manifest.tables).await;
+            let mut partition = self.partition(partition).borrow_mut();
+            // A flush may have replaced and removed them meanwhile.
+            if partition.generation == generation {
+                let tables: Rc<[Rc<Table>]> = opened?.into();
+                partition.tables = Some(tables.clone());
+                return Ok(tables);
+            }
+        }
+    }
+
+    async fn open_tables(
+        &self,
+        partition: PartitionId,
+        references: &[crate::manifest::TableRef],
+    ) -> Result<Vec<Rc<Table>>, ReadError> {
+        let mut tables = Vec::new();
+        for reference in references {
+            let path = self.paths.object(partition, reference.object);
+            tables.push(Rc::new(Table::open(&path, partition, *reference).await?));
+        }
+        Ok(tables)
+    }
+
+    async fn load(&self, partition: PartitionId, account: &AccountId) -> Result<Loaded, ReadError> {
+        loop {
+            let generation = self.partition(partition).borrow().generation;
+            let attempt = self.load_once(partition, account, generation).await;
+            // What was read may be gone or superseded by a flush that committed meanwhile: begin again.
+            if self.partition(partition).borrow().generation == generation {
+                return attempt;
+            }
+        }
+    }
+
+    async fn load_once(
+        &self,
+        partition: PartitionId,
+        account: &AccountId,
+        generation: u64,
+    ) -> Result<Loaded, ReadError> {
+        let mut loaded = Loaded::default();
+        let tables = self.tables(partition).await?;
+        let mut found: BTreeMap<Guid, Vec<(BlockKind, Rc<Table>, crate::table::format::BlockEntry)>> = BTreeMap::new();
+        for table in tables.iter().rev() {
+            if let Some(entry) = table.find(account.as_str()).await? {
+                loaded.position = loaded.position.max(entry.position);
+                for block in entry.blocks.into_iter().rev() {
+                    found.entry(block.guid).or_default().push((block.kind, table.clone(), block));
+                }
+            }
+        }
+        for (guid, newest_first) in found {
+            let mut blocks = Vec::new();
+            for (table, entry) in counting(newest_first.into_iter().map(|(kind, table, entry)| (kind, (table, entry)))) {
+                blocks.push(Block::new(&table.block(&entry).await?));
+            }
+            if !blocks.is_empty() {
+                loaded.blocks.push((guid, blocks));
+            }
+        }
+        // Records that commit while these are read come behind them; the last look finds none and does not await.
+        let mut after = loaded.position;
+        loop {
+            let wanted: Vec<Unflushed> = {
+                let partition = self.partition(partition).borrow();
+                let changed = partition.generation != generation;
+                let records = partition.unflushed.get(account).filter(|_| !changed);
+                let beyond = |record: &&Unflushed| record.position > after;
+                records.map_or(Vec::new(), |records| records.iter().filter(beyond).cloned().collect())
+            };
+            if wanted.is_empty() {
+                return Ok(loaded);
+            }
+            for record in wanted {
+                after = record.position;
+                let (meta, bodies) = self.read_record(partition, account, &record).await?;
+                loaded.records.push(LoadedRecord { position: record.position, meta, bodies });
+            }
+        }
+    }
+
+    /// The meta and places of a committed record.
+    async fn read_record(
+        &self,
+        partition: PartitionId,
+        account: &AccountId,
+        record: &Unflushed,
+    ) -> Result<(Vec<u8>, Vec<Place>), ReadError> {
+        let place = Place { object: record.segment, offset: record.offset, length: u64::from(record.head_octets) };
+        let file = self.open_object(partition, &place).await?;
+        let path = self.paths.object(partition, record.segment);
+        let bytes = file.read_at(record.offset, record.head_octets as usize).await.map_err(ReadError::io(&path))?;
+        let head = parse_head(&bytes).map_err(|what| ReadError::corrupt(&path, record.offset, what))?;
+        if head.account != account.as_str() {
+            return Err(ReadError::corrupt(&path, record.offset, "the record is of another account"));
+        }
+        Ok((head.meta.to_vec(), head.places))
+    }
+
+    /// Removes files that nothing ever named.
+    pub async fn remove_garbage(&self) {
+        let garbage = std::mem::take(&mut *self.garbage.borrow_mut());
+        for path in garbage {
+            if let Err(error) = disk::remove(&path).await
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %error, "an unnamed pack stays until the next start");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

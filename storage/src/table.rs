@@ -1,0 +1,284 @@
+//! Tables: immutable blocks of many accounts, sorted by account and key.
+//!
+//! # Invariants
+//! Within a table the blocks of a key stand oldest first. A reader of a key goes from the newest table of the
+//! partition back to the newest base (or removal), and gives base and later deltas oldest first.
+
+pub(crate) mod format;
+pub(crate) mod merge;
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use culver_model::{Guid, PartitionId};
+use culver_shard::disk::{self, File};
+
+use self::format::{
+    AccountEntry, BlockEntry, FOOTER_OCTETS, Footer, PAGE_OCTETS, PageEntry, TABLE_MAGIC, TABLE_VERSION, find_in_page,
+    parse_index, parse_page,
+};
+use crate::error::{FlushError, ReadError};
+use crate::manifest::TableRef;
+use crate::pack::format::{FileHeader, HEADER_OCTETS};
+use crate::place::Position;
+use crate::source::BlockKind;
+
+/// The octets of a block, 8-aligned; clones share them.
+#[derive(Clone)]
+pub struct Block {
+    words: Rc<[u64]>,
+    octets: usize,
+}
+
+impl Block {
+    pub(crate) fn new(bytes: &[u8]) -> Block {
+        let words = bytes.chunks(8).map(|chunk| {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            u64::from_ne_bytes(word)
+        });
+        Block { words: words.collect(), octets: bytes.len() }
+    }
+}
+
+impl Deref for Block {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &zerocopy::IntoBytes::as_bytes(&*self.words)[..self.octets]
+    }
+}
+
+impl AsRef<[u8]> for Block {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl std::fmt::Debug for Block {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Block({} octets)", self.octets)
+    }
+}
+
+/// A table opened for reading. It stays readable when its file is removed.
+pub(crate) struct Table {
+    pub reference: TableRef,
+    file: File,
+    path: PathBuf,
+    pages: Vec<PageEntry>,
+}
+
+impl Table {
+    pub async fn open(path: &Path, partition: PartitionId, reference: TableRef) -> Result<Table, ReadError> {
+        let io = || ReadError::io(path);
+        let file = File::open(path).await.map_err(io())?;
+        let octets = file.len().await.map_err(io())?;
+        let wrong = |offset: u64, what: &str| ReadError::corrupt(path, offset, what);
+        if octets != reference.octets {
+            let what = format!("the table has {octets} octets, its manifest says {}", reference.octets);
+            return Err(wrong(0, &what));
+        }
+        let head = file.read_at(0, HEADER_OCTETS).await.map_err(io())?;
+        let header = FileHeader::parse(&head, TABLE_MAGIC, TABLE_VERSION).map_err(|what| wrong(0, &what))?;
+        let object = reference.object;
+        let named = (header.shard, header.epoch, header.number) == (object.shard, object.epoch, object.number);
+        if !named || header.partition != partition.0 {
+            return Err(wrong(0, "the table stood elsewhere"));
+        }
+        let end = octets.saturating_sub(FOOTER_OCTETS as u64);
+        let tail = file.read_at(end, FOOTER_OCTETS).await.map_err(io())?;
+        let footer = Footer::parse(&tail, octets).map_err(|what| wrong(end, what))?;
+        let index = file.read_at(footer.index_offset, footer.index_octets as usize).await.map_err(io())?;
+        let pages = parse_index(&index, &footer).map_err(|what| wrong(footer.index_offset, what))?;
+        Ok(Table { reference, file, path: path.to_owned(), pages })
+    }
+
+    /// What the table has of an account.
+    pub async fn find(&self, account: &str) -> Result<Option<AccountEntry>, ReadError> {
+        let after = self.pages.partition_point(|page| page.first.as_str() <= account);
+        let Some(page) = after.checked_sub(1).map(|at| &self.pages[at]) else { return Ok(None) };
+        let bytes = self.page_octets(page).await?;
+        find_in_page(&bytes, account).map_err(|what| ReadError::corrupt(&self.path, page.offset, what))
+    }
+
+    pub fn pages(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// All accounts of one page.
+    pub async fn page(&self, index: usize) -> Result<Vec<AccountEntry>, ReadError> {
+        let page = &self.pages[index];
+        let bytes = self.page_octets(page).await?;
+        parse_page(&bytes).map_err(|what| ReadError::corrupt(&self.path, page.offset, what))
+    }
+
+    async fn page_octets(&self, page: &PageEntry) -> Result<Vec<u8>, ReadError> {
+        let bytes = self.file.read_at(page.offset, page.length as usize).await.map_err(ReadError::io(&self.path))?;
+        if crc32c::crc32c(&bytes) != page.crc {
+            return Err(ReadError::corrupt(&self.path, page.offset, "page's checksum is wrong"));
+        }
+        Ok(bytes)
+    }
+
+    /// The octets of a block, checked.
+    pub async fn block(&self, entry: &BlockEntry) -> Result<Vec<u8>, ReadError> {
+        if entry.offset.checked_add(entry.length).is_none_or(|end| end > self.reference.octets) {
+            return Err(ReadError::corrupt(&self.path, entry.offset, "block lies outside its table"));
+        }
+        let read = self.file.read_at(entry.offset, entry.length as usize).await;
+        let bytes = read.map_err(ReadError::io(&self.path))?;
+        if bytes.len() as u64 != entry.length || crc32c::crc32c(&bytes) != entry.crc {
+            return Err(ReadError::corrupt(&self.path, entry.offset, "block's checksum is wrong"));
+        }
+        Ok(bytes)
+    }
+}
+
+/// Octets gathered before they are written.
+const WRITE_OCTETS: usize = 256 << 10;
+
+/// A table being written: accounts in ascending order, each with all its blocks.
+pub(crate) struct TableWriter {
+    file: File,
+    path: PathBuf,
+    at: u64,
+    buffer: Vec<u8>,
+    page: Vec<u8>,
+    page_first: String,
+    /// Finished pages; they stand behind the blocks.
+    pages: Vec<(String, Vec<u8>)>,
+    last: Option<String>,
+    accounts: u64,
+    blocks: u64,
+}
+
+impl TableWriter {
+    pub async fn create(path: PathBuf, header: FileHeader) -> Result<TableWriter, FlushError> {
+        let file = File::create_new(&path).await.map_err(FlushError::io(&path))?;
+        Ok(TableWriter {
+            file,
+            path,
+            at: 0,
+            buffer: header.to_bytes(TABLE_MAGIC, TABLE_VERSION).to_vec(),
+            page: Vec::new(),
+            page_first: String::new(),
+            pages: Vec::new(),
+            last: None,
+            accounts: 0,
+            blocks: 0,
+        })
+    }
+
+    pub fn accounts(&self) -> u64 {
+        self.accounts
+    }
+
+    /// Writes one block; its entry belongs into the account's [`TableWriter::put_account`].
+    pub async fn put_block(&mut self, guid: Guid, kind: BlockKind, bytes: &[u8]) -> Result<BlockEntry, FlushError> {
+        let pad = (8 - self.buffer.len() % 8) % 8;
+        self.buffer.resize(self.buffer.len() + pad, 0);
+        let offset = self.at + self.buffer.len() as u64;
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= WRITE_OCTETS {
+            let pad = (8 - self.buffer.len() % 8) % 8;
+            self.buffer.resize(self.buffer.len() + pad, 0);
+            self.write_out().await?;
+        }
+        self.blocks += 1;
+        Ok(BlockEntry { guid, kind, offset, length: bytes.len() as u64, crc: crc32c::crc32c(bytes) })
+    }
+
+    /// Ends an account. `blocks` in the order of [`AccountEntry`].
+    pub fn put_account(&mut self, account: &str, position: Position, blocks: Vec<BlockEntry>) {
+        assert!(self.last.as_deref().is_none_or(|last| last < account), "accounts go into a table in order");
+        assert!(blocks.windows(2).all(|pair| pair[0].guid <= pair[1].guid), "blocks go into a table in order");
+        if self.page.is_empty() {
+            self.page_first = account.to_owned();
+        }
+        AccountEntry { account: account.to_owned(), position, blocks }.put(&mut self.page);
+        self.last = Some(account.to_owned());
+        self.accounts += 1;
+        if self.page.len() >= PAGE_OCTETS {
+            self.end_page();
+        }
+    }
+
+    fn end_page(&mut self) {
+        if !self.page.is_empty() {
+            let first = std::mem::take(&mut self.page_first);
+            self.pages.push((first, std::mem::take(&mut self.page)));
+        }
+    }
+
+    async fn write_out(&mut self) -> Result<(), FlushError> {
+        let octets = std::mem::take(&mut self.buffer);
+        let len = octets.len() as u64;
+        self.file.write_at(self.at, octets).await.map_err(FlushError::io(&self.path))?;
+        self.at += len;
+        Ok(())
+    }
+
+    /// Makes the table durable; its name is with the next sync of its directory.
+    pub async fn finish(mut self, object: crate::place::ObjectId, level: u32) -> Result<TableRef, FlushError> {
+        self.end_page();
+        let pad = (8 - self.buffer.len() % 8) % 8;
+        self.buffer.resize(self.buffer.len() + pad, 0);
+        let mut index = Vec::new();
+        let pages = self.pages.len() as u32;
+        for (first, page) in std::mem::take(&mut self.pages) {
+            let offset = self.at + self.buffer.len() as u64;
+            PageEntry { offset, length: page.len() as u32, crc: crc32c::crc32c(&page), first }.put(&mut index);
+            self.buffer.extend_from_slice(&page);
+            if self.buffer.len() >= WRITE_OCTETS {
+                self.write_out().await?;
+            }
+        }
+        let index_offset = self.at + self.buffer.len() as u64;
+        let footer = Footer {
+            length: index_offset + index.len() as u64 + FOOTER_OCTETS as u64,
+            index_offset,
+            index_octets: index.len() as u64,
+            accounts: self.accounts,
+            blocks: self.blocks,
+            pages,
+            index_crc: crc32c::crc32c(&index),
+        };
+        self.buffer.extend_from_slice(&index);
+        self.buffer.extend_from_slice(&footer.to_bytes());
+        self.write_out().await?;
+        self.file.sync_data().await.map_err(FlushError::io(&self.path))?;
+        self.file.close().await.map_err(FlushError::io(&self.path))?;
+        Ok(TableRef { object, octets: footer.length, accounts: footer.accounts, level })
+    }
+
+    /// Gives the unfinished table up.
+    pub async fn abandon(self) {
+        drop(self.file);
+        if let Err(error) = disk::remove(&self.path).await {
+            tracing::warn!(path = %self.path.display(), %error, "an unfinished table stays until the next start");
+        }
+    }
+}
+
+/// The blocks of one key that count, out of those of all tables given newest table first: base and later deltas, oldest
+/// first. Empty where the key was removed or never had a base.
+pub(crate) fn counting<T>(newest_first: impl IntoIterator<Item = (BlockKind, T)>) -> Vec<T> {
+    let mut out = Vec::new();
+    for (kind, block) in newest_first {
+        match kind {
+            BlockKind::Delta => out.push(block),
+            BlockKind::Base => {
+                out.push(block);
+                out.reverse();
+                return out;
+            }
+            BlockKind::Removed => break,
+        }
+    }
+    Vec::new()
+}
+
+#[cfg(test)]
+mod tests;
