@@ -3,7 +3,7 @@
 use crate::config::Config;
 use anstream::{eprintln, println};
 use anstyle::{AnsiColor, Style};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use culver_users::Scheme;
 use std::io::{IsTerminal, Read};
 use std::path::Path;

@@ -18,9 +18,11 @@ use culver_model::AccountId;
 use culver_shard as shard;
 use culver_shard::conn::Conn;
 use culver_shard::net::{Accepted, Listener};
+use culver_shard::signal::Signals;
 use culver_shard::sync::Notify;
 use culver_shard::{Queue, mesh, random, time};
 use culver_storage::{Root, Storage};
+use culver_shard::tls::{CertificateFiles, Tickets};
 use culver_users::{Directory, Entry, PasswdFile, Stored};
 use metrics::{Counters, Gauge, count};
 use std::cell::{Cell, RefCell};
@@ -31,6 +33,9 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+/// Longest TLS handshake.
+pub const HANDSHAKE: Duration = Duration::from_secs(30);
 
 /// What one shard serves with.
 pub struct Shard {
@@ -107,7 +112,7 @@ impl Shard {
 
     /// The shard where this account lives.
     pub fn shard_of(&self, account: &AccountId) -> usize {
-        self.accounts.storage().shard_of(account)
+        self.accounts.shard_of(account)
     }
 
     /// Ready once the server drains.
@@ -200,6 +205,7 @@ struct Shared {
     directory: Mutex<Arc<Directory>>,
     tls: Mutex<Option<Arc<rustls::ServerConfig>>>,
     auth_key: [u8; 32],
+    tickets: Tickets,
 }
 
 /// Serves until a signal ends it. `samples` get sample messages; `announce` is called once everything listens.
@@ -208,7 +214,8 @@ pub fn run(config: Config, samples: Vec<AccountId>, announce: impl FnOnce() + Se
     let mut auth_key = [0; 32];
     random::fill(&mut auth_key);
     let directory = load_directory(&config)?;
-    let tls = load_tls(&config)?;
+    let tickets = Tickets::new()?;
+    let tls = load_tls(&config, &tickets)?;
     raise_descriptor_limit();
     let shards = shard::Config { shards: config.shards, ..shard::Config::default() };
     let shared = Arc::new(Shared {
@@ -216,6 +223,7 @@ pub fn run(config: Config, samples: Vec<AccountId>, announce: impl FnOnce() + Se
         directory: Mutex::new(Arc::new(directory)),
         tls: Mutex::new(tls),
         auth_key,
+        tickets,
     });
     let first = Arc::new(Mutex::new(Some((samples, announce))));
     let handover = Arc::new(Mutex::new(Vec::new()));
@@ -251,7 +259,7 @@ async fn serve_shard<A: FnOnce()>(shared: Arc<Shared>, shares: Shares, first: Fi
         message_octets_max: config.lmtp.message_octets_max.max(config.imap.append_octets_max),
         ..culver_mailbox::Limits::default()
     });
-    let storage = Storage::start(share, accounts.clone()).await?;
+    let storage = Storage::start(share).await?;
     accounts.attach(storage.clone());
     let here = Rc::new(Shard {
         directory: RefCell::new(shared.directory.lock().map(|it| it.clone()).unwrap_or_default()),
@@ -292,7 +300,8 @@ async fn serve_shard<A: FnOnce()>(shared: Arc<Shared>, shares: Shares, first: Fi
             crate::quickstart::deliver_samples(&here, account).await?;
         }
         announce();
-        tasks.push(shard::spawn(Queue::Background, "signals", signals(shared.clone())));
+        let (terminate, hangup) = (shard::signal::terminate()?, shard::signal::hangup()?);
+        tasks.push(shard::spawn(Queue::Background, "signals", signals(shared.clone(), terminate, hangup)));
     }
     shard::stopped().await;
     here.begin_drain();
@@ -304,7 +313,7 @@ async fn serve_shard<A: FnOnce()>(shared: Arc<Shared>, shares: Shares, first: Fi
         }
     };
     let _ = time::deadline(config.drain, busy).await;
-    storage.close().await?;
+    storage.close(true).await;
     drop(root);
     Ok(())
 }
@@ -312,13 +321,24 @@ async fn serve_shard<A: FnOnce()>(shared: Arc<Shared>, shares: Shares, first: Fi
 async fn recover(config: &Config, shares: &Shares) -> Result<Root> {
     let directory = &config.storage.directory;
     let began = time::now();
-    let root = Root::open(directory, culver_storage::Limits::default()).await?;
+    let mut root = Root::open(directory, culver_storage::Limits::default()).await?;
     let recovered = root.recover(shard::shards()).await?;
     tracing::info!(store = %directory.display(), ms = began.elapsed().as_millis() as u64, "store recovered");
+    empty_spool(directory).await?;
     if let Ok(mut shares) = shares.lock() {
         *shares = recovered.into_iter().map(Some).collect();
     }
     Ok(root)
+}
+
+/// What messages on their way in left behind when the last process was killed.
+async fn empty_spool(store: &Path) -> Result<()> {
+    let spool = store.join("spool");
+    shard::disk::create_dir_all(&spool).await?;
+    for entry in shard::disk::list(&spool).await? {
+        shard::disk::remove(spool.join(entry.name)).await?;
+    }
+    Ok(())
 }
 
 /// Ready once every shard has its `Shard`.
@@ -391,7 +411,7 @@ async fn connection(
     };
     if tls {
         let Some(config) = shard.tls() else { return "no certificate".to_owned() };
-        if let Err(error) = conn.start_tls(config).await {
+        if let Err(error) = conn.accept_tls(config, HANDSHAKE).await {
             return format!("TLS: {error}");
         }
         peer.tls = true;
@@ -414,28 +434,34 @@ async fn refuse(mut conn: Conn, service: Service, tls: bool) -> String {
         Service::Admin => b"",
     };
     let _ = time::deadline(Duration::from_secs(5), conn.write_all(words)).await;
-    let _ = time::deadline(Duration::from_secs(5), conn.close()).await;
+    let _ = time::deadline(Duration::from_secs(5), conn.shutdown()).await;
     "refused: too many connections".to_owned()
 }
 
 /// SIGTERM and SIGINT end the server, SIGHUP reads certificates and users again.
-async fn signals(shared: Arc<Shared>) {
-    let mut signals = shard::signal::Signals::new();
-    while let Some(signal) = signals.next().await {
-        match signal {
-            shard::signal::Signal::Terminate => {
-                tracing::info!("stopping");
-                shard::stop();
-                return;
-            }
-            shard::signal::Signal::Hangup => reload(&shared).await,
+async fn signals(shared: Arc<Shared>, terminate: Signals, hangup: Signals) {
+    loop {
+        let ended = futures_lite::future::or(
+            async {
+                terminate.next().await;
+                true
+            },
+            async {
+                hangup.next().await;
+                false
+            },
+        );
+        if ended.await {
+            tracing::info!("stopping");
+            return shard::stop();
         }
+        reload(&shared).await;
     }
 }
 
 async fn reload(shared: &Arc<Shared>) {
-    let config = shared.config.clone();
-    let loaded = shard::annex::run(move || (load_directory(&config), load_tls(&config))).await;
+    let (config, tickets) = (shared.config.clone(), shared.tickets.clone());
+    let loaded = shard::annex::run(move || (load_directory(&config), load_tls(&config, &tickets))).await;
     let Ok((directory, tls)) = loaded else {
         tracing::error!("reload: the annex is busy; nothing was changed, send SIGHUP again");
         return;
@@ -497,11 +523,14 @@ fn load_directory(config: &Config) -> Result<Directory> {
     if mistakes.is_empty() { Ok(directory) } else { bail!("users cannot be read:\n{}", mistakes.join("\n")) }
 }
 
-fn load_tls(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>> {
-    match &config.tls {
-        None => Ok(None),
-        Some(tls) => Ok(Some(shard::tls::server_config(&tls.certificates)?)),
-    }
+fn load_tls(config: &Config, tickets: &Tickets) -> Result<Option<Arc<rustls::ServerConfig>>> {
+    let Some(tls) = &config.tls else { return Ok(None) };
+    let files = |(chain, key): &(std::path::PathBuf, std::path::PathBuf)| CertificateFiles {
+        chain: chain.clone(),
+        key: key.clone(),
+    };
+    let files: Vec<CertificateFiles> = tls.certificates.iter().map(files).collect();
+    Ok(Some(shard::tls::load_blocking(&files, tickets)?))
 }
 
 /// As many descriptors as the system lets this process have.

@@ -256,7 +256,7 @@ fn keep(within: &RoaringBitmap, set: &UidSet) -> RoaringBitmap {
     let mut kept = RoaringBitmap::new();
     for range in set.ranges() {
         for uid in within.range(range) {
-            kept.push(uid);
+            kept.insert(uid);
         }
     }
     kept

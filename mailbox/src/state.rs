@@ -331,7 +331,7 @@ impl State {
         }
         self.account.modseq = self.account.modseq.next();
         if let Some(index) = self.mailboxes.remove(&guid) {
-            let shared_out = index.rows(&everything()).filter(|row| !row.shared()).map(|row| *row.place());
+            let shared_out = index.rows_all().filter(|row| !row.shared()).map(|row| *row.place());
             self.freed.extend(shared_out);
         }
         self.removed.push(guid);
@@ -415,7 +415,7 @@ impl State {
                 .filter_map(|row| moved.get(row.place()).map(|to| (row.uid(), *row.place(), **to)))
                 .collect();
             for (uid, from, to) in hits {
-                index.set_place(uid, &from, &to);
+                index.set_place(uid, &from, to);
             }
         }
         Applied::Done
@@ -425,7 +425,7 @@ impl State {
         let guids: Vec<Guid> = self.mailboxes.keys().copied().collect();
         for guid in guids {
             if let Some(index) = self.mailboxes.remove(&guid) {
-                self.freed.extend(index.rows(&everything()).map(|row| *row.place()));
+                self.freed.extend(index.rows_all().map(|row| *row.place()));
             }
             self.removed.push(guid);
         }

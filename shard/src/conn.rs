@@ -74,6 +74,20 @@ pub struct TlsInfo {
     pub resumed: bool,
 }
 
+/// What [`Conn::take_rx`] lent.
+pub struct Taken {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl std::ops::Deref for Taken {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.at..]
+    }
+}
+
 /// A connection between two shards. Dropped, it is closed.
 pub struct Moved {
     stream: Detached,
@@ -124,6 +138,22 @@ impl Conn {
     /// Forgets what was read: what a client, or somebody between, sent in plain before TLS.
     pub fn discard_rx(&mut self) {
         self.consume(self.rx().len());
+    }
+
+    /// Lends what was read and not consumed, so that it can be looked at while the connection is written to. Nothing
+    /// may be read before [`Conn::put_rx`] gives it back.
+    pub fn take_rx(&mut self) -> Taken {
+        Taken { bytes: std::mem::take(&mut self.rx), at: std::mem::take(&mut self.rx_at) }
+    }
+
+    /// Gives back what [`Conn::take_rx`] lent, of which `used` octets are done with.
+    ///
+    /// # Panics
+    /// Where `used` is more than was lent, or something was read meanwhile.
+    pub fn put_rx(&mut self, taken: Taken, used: usize) {
+        assert!(self.rx.is_empty(), "read while the buffer was lent");
+        (self.rx, self.rx_at) = (taken.bytes, taken.at);
+        self.consume(used);
     }
 
     /// Reads more into [`Conn::rx`]: how many octets, 0 at the end of the stream (for good). May be dropped.
@@ -208,6 +238,10 @@ impl Conn {
                 return Poll::Ready(Err(e));
             }
             processed.map_err(broken)?;
+            // A peer that provokes answers and does not read them.
+            if self.backlog() > 2 * BACKLOG_MAX {
+                return Poll::Ready(Err(BacklogFull.into()));
+            }
         }
     }
 

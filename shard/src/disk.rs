@@ -59,7 +59,7 @@ impl File {
         }
     }
 
-    /// Writes all of it. Not durable before [`File::sync_data`].
+    /// Writes all of it. Not durable before [`File::sync_data`]. If dropped, it may still happen, later.
     pub async fn write_at(&self, offset: u64, bytes: impl Into<Vec<u8>>) -> io::Result<()> {
         match &self.0 {
             Form::Real(f) => f.write_at(offset, bytes.into()).await,
@@ -217,6 +217,9 @@ pub async fn file_len(path: impl AsRef<Path>) -> io::Result<u64> {
 /// # Crash
 /// The file's content is synced under a temporary name before the final name exists, and that name is durable
 /// when this returns. A temporary file may be left behind: its name begins with [`TEMPORARY`].
+///
+/// # Errors
+/// After any other than `AlreadyExists` it is unknown whether the file exists; if it does, it is whole.
 pub async fn create_durable(path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
     let path = path.as_ref();
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;

@@ -16,10 +16,11 @@
 //! # Invariants
 //! The same seed and the same program give the same run: the next task is drawn from the seed, so is every
 //! delay and every fault; nothing here reads a clock, an address or a random hash. [`Sim::digest`] proves it.
+//! TLS draws from the kernel, so simulated connections are plain where a run must repeat.
 //!
 //! # Crash
 //! [`Sim::crash`] is a loss of power: every task of the node is dropped at whatever await it stands, and its
-//! disk keeps what was synced and a random part of what was not (see [`disk`]). [`Sim::kill`] is SIGKILL: the
+//! disk keeps what was synced and a random part of what was not (see [`crate::disk`]). [`Sim::kill`] is SIGKILL: the
 //! disk keeps everything.
 //!
 //! # Limits
@@ -82,7 +83,8 @@ pub struct NodeId(pub usize);
 /// The outside world: clients and the test itself.
 pub const OUTSIDE: NodeId = NodeId(0);
 
-/// A handle on the simulation. Clones are the same one.
+/// A handle on the simulation. Clones are the same one. What runs on a node keeps none: the tasks end with the
+/// last handle, so they must not hold it.
 #[derive(Clone)]
 pub struct Sim(Rc<Owner>);
 
@@ -255,7 +257,10 @@ impl Sim {
                 &context,
                 "root",
                 Box::pin(async move {
-                    let infallible = move || async move { Ok::<(), ()>(root(shard).await) };
+                    let infallible = move || async move {
+                        root(shard).await;
+                        Ok::<(), ()>(())
+                    };
                     let outcome = exec::serve(inner.clone(), inbox, left, infallible).await;
                     inner.locals.borrow_mut().clear();
                     if let Err(message) = outcome {

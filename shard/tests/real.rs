@@ -26,7 +26,7 @@ fn panic_ends_its_task_and_not_the_shard() {
     on_shard(|| async {
         for queue in [Queue::Interactive, Queue::Commit, Queue::Background] {
             let bad = spawn(queue, "bad", async { panic!("on purpose") });
-            let error: culver_shard::Panicked = bad.await.map(|()| ()).unwrap_err();
+            let error: culver_shard::Panicked = bad.await.unwrap_err();
             assert_eq!(error.message, "on purpose");
             spawn(queue, "bad, unwatched", async { panic!("on purpose") }).detach();
             time::sleep(Duration::from_millis(1)).await;
@@ -243,4 +243,61 @@ fn memlock_child(octets: u64) {
         Ok(()) => println!("eight shards ran"),
         Err(e) => println!("{e}"),
     }
+}
+
+#[test]
+fn maps_read_in_place_in_both_worlds() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("map");
+    on_shard(move || {
+        let path = path.clone();
+        async move { map_at(path).await }
+    });
+    let sim = culver_shard::sim::Sim::new(1, Default::default());
+    sim.run(map_at("/map".into()));
+}
+
+async fn map_at(path: std::path::PathBuf) {
+    let content: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
+    disk::create_durable(&path, &content).await.unwrap();
+    let map = culver_shard::map::Map::open(&path).await.unwrap();
+    assert!(map[..] == content[..]);
+    assert_eq!(map.as_ptr().addr() % 4096, 0);
+    map.prefault(390_000..usize::MAX).await.unwrap();
+    disk::remove(&path).await.unwrap();
+    assert_eq!(map[4], 1, "a mapped file outlives its name");
+    disk::create_durable(&path, b"").await.unwrap();
+    assert!(culver_shard::map::Map::open(&path).await.unwrap().is_empty());
+    assert!(culver_shard::map::Map::open(path.with_extension("absent")).await.is_err());
+}
+
+#[test]
+fn stalls_are_seen_and_merged() {
+    run::<_, _, std::io::Error>(config(2), |shard| async move {
+        culver_shard::stall::start();
+        if shard == 0 {
+            time::sleep(Duration::from_millis(50)).await;
+            std::thread::sleep(Duration::from_millis(150));
+            time::sleep(Duration::from_millis(50)).await;
+            let all = culver_shard::stall::snapshot_all().await;
+            assert!(all.max_us() >= 100_000, "{}", all.max_us());
+            assert!(all.count() > culver_shard::stall::snapshot().count());
+            culver_shard::stop();
+        }
+        culver_shard::stopped().await;
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn signals_reach_the_shard() {
+    on_shard(|| async {
+        let hangup = culver_shard::signal::hangup().unwrap();
+        for _ in 0..3 {
+            // SAFETY: a signal to this process, which the line above takes.
+            assert_eq!(unsafe { libc::kill(libc::getpid(), libc::SIGHUP) }, 0);
+            time::deadline(Duration::from_secs(5), hangup.next()).await.unwrap();
+        }
+    });
 }

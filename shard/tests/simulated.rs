@@ -323,7 +323,7 @@ fn deadlines_clocks_and_panics() {
         assert_eq!(time::deadline(Duration::from_secs(60), async { 5 }).await, Ok(5));
         assert_eq!(time::wall().0, 1_800_000_000 - 3 + 60);
         let panicked = spawn(Queue::Interactive, "bad", async { panic!("on purpose") }).await;
-        let error: culver_shard::Panicked = panicked.map(|()| ()).unwrap_err();
+        let error: culver_shard::Panicked = panicked.unwrap_err();
         assert_eq!((error.task, error.message.as_str()), ("bad", "on purpose"));
         let gone = mesh::call(0, || async { panic!("on purpose") }).await;
         assert_eq!(gone, Err(mesh::Gone { shard: 0 }));
@@ -395,4 +395,26 @@ fn a_standstill_names_its_seed() {
     });
     let message = *panic.unwrap_err().downcast::<String>().unwrap();
     assert!(message.contains("seed 99"), "{message}");
+}
+
+#[test]
+fn oneshot_gives_its_value_or_says_that_none_comes() {
+    use culver_shard::sync::oneshot::{Closed, channel};
+    let (sim, node) = sim(8);
+    on(&sim, node, || async {
+        let (tx, rx) = channel();
+        let waiting = spawn(Queue::Interactive, "receiver", rx);
+        culver_shard::yield_now().await;
+        tx.send(5).unwrap();
+        assert_eq!(waiting.await.unwrap(), Ok(5));
+        let (tx, rx) = channel::<u8>();
+        let waiting = spawn(Queue::Interactive, "receiver", rx);
+        culver_shard::yield_now().await;
+        drop(tx);
+        assert_eq!(waiting.await.unwrap(), Err(Closed));
+        let (tx, rx) = channel();
+        drop(rx);
+        assert!(tx.is_closed());
+        assert_eq!(tx.send(7), Err(7));
+    });
 }

@@ -47,8 +47,8 @@ pub enum End {
     Closed,
     #[error("told BYE: {0:?}")]
     Bye(Reason),
-    #[error("handed over")]
-    HandedOver,
+    #[error("handed over to shard {0}")]
+    HandedOver(usize),
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -88,6 +88,12 @@ enum Flow {
     End(End),
 }
 
+/// How the session's turn on this shard ended.
+enum Ending {
+    End(End),
+    HandOver { target: usize, tag: String, account: AccountId, connection: super::auth::Connection },
+}
+
 /// An authenticated session on its way to the user's shard.
 pub struct HandOver {
     moved: Moved,
@@ -96,6 +102,12 @@ pub struct HandOver {
     tag: String,
     account: AccountId,
     connection: super::auth::Connection,
+}
+
+impl HandOver {
+    pub fn id(&self) -> super::SessionId {
+        self.peer.id
+    }
 }
 
 impl Imap {
@@ -117,10 +129,7 @@ impl Imap {
     /// A connection that another shard authenticated.
     pub async fn take_over(shard: Rc<Shard>, hand_over: HandOver) -> End {
         let HandOver { moved, peer, server, tag, account, connection } = hand_over;
-        let conn = match Conn::attach(moved) {
-            Ok(conn) => conn,
-            Err(error) => return End::Io(error),
-        };
+        let conn = Conn::attach(moved);
         let mut session = Imap { shard, conn, peer, server, out: Vec::new(), exchange: None, user: None };
         match session.begin(&tag, &account, connection).await {
             Flow::End(end) => {
@@ -159,20 +168,22 @@ impl Imap {
         let shard = self.shard.clone();
         let _gauge = Gauge::hold(&shard.counters().imap_sessions);
         let end = match self.turn().await {
-            Ok(end) => end,
+            Ok(Ending::End(end)) => end,
+            Ok(Ending::HandOver { target, tag, account, connection }) => {
+                return self.hand_over(target, tag, account, connection).await;
+            }
             Err(error) => End::Io(error),
         };
         match &end {
-            End::HandedOver => return end,
             End::Bye(reason) => reason.write_bye(&mut self.out),
             _ => {}
         }
         let _ = time::deadline(Duration::from_secs(5), self.flush()).await;
-        let _ = time::deadline(Duration::from_secs(5), self.conn.close()).await;
+        let _ = time::deadline(Duration::from_secs(5), self.conn.shutdown()).await;
         end
     }
 
-    async fn turn(&mut self) -> io::Result<End> {
+    async fn turn(&mut self) -> io::Result<Ending> {
         loop {
             let input = self.conn.take_rx();
             let (used, event) = self.server.next(&input);
@@ -182,7 +193,7 @@ impl Imap {
                     self.conn.put_rx(input, used);
                     self.flush().await?;
                     if let Some(end) = self.wait().await? {
-                        return Ok(end);
+                        return Ok(Ending::End(end));
                     }
                     continue;
                 }
@@ -216,15 +227,14 @@ impl Imap {
                 Flow::Go => {}
                 Flow::Idle => {
                     if let Some(end) = self.idle().await? {
-                        return Ok(end);
+                        return Ok(Ending::End(end));
                     }
                 }
                 Flow::StartTls => {
                     self.flush().await?;
                     // RFC 3501 §6.2.1: what came before the handshake ended never counts.
-                    self.conn.discard_rx();
-                    let Some(tls) = self.shard.tls() else { return Ok(End::Closed) };
-                    self.conn.start_tls(tls).await?;
+                    let Some(tls) = self.shard.tls() else { return Ok(Ending::End(End::Closed)) };
+                    self.conn.start_tls(tls, super::HANDSHAKE).await?;
                     self.server.starttls_done();
                     self.peer.tls = true;
                 }
@@ -232,19 +242,19 @@ impl Imap {
                     let target = self.shard.shard_of(&account);
                     if target == shard::shard() {
                         if let Flow::End(end) = self.begin(&tag, &account, connection).await {
-                            return Ok(end);
+                            return Ok(Ending::End(end));
                         }
                         continue;
                     }
                     self.flush().await?;
-                    return self.hand_over(target, tag, account, connection);
+                    return Ok(Ending::HandOver { target, tag, account, connection });
                 }
                 Flow::Append(incoming) => {
                     if let Some(end) = self.append_body(incoming).await? {
-                        return Ok(end);
+                        return Ok(Ending::End(end));
                     }
                 }
-                Flow::End(end) => return Ok(end),
+                Flow::End(end) => return Ok(Ending::End(end)),
             }
             if self.shard.exercise_state() {
                 self.exercise_state();
@@ -292,19 +302,22 @@ impl Imap {
         }
     }
 
-    fn hand_over(
-        &mut self,
+    async fn hand_over(
+        self,
         target: usize,
         tag: String,
         account: AccountId,
         connection: super::auth::Connection,
-    ) -> io::Result<End> {
-        let moved = self.conn.detach()?;
-        let server = std::mem::replace(&mut self.server, Server::new(Limits::default()));
-        let hand_over = HandOver { moved, peer: self.peer.clone(), server, tag, account, connection };
-        count(&self.shard.counters().hand_overs);
+    ) -> End {
+        let Imap { shard, conn, peer, server, .. } = self;
+        let moved = match conn.detach().await {
+            Ok(moved) => moved,
+            Err(error) => return End::Io(error),
+        };
+        count(&shard.counters().hand_overs);
+        let hand_over = HandOver { moved, peer, server, tag, account, connection };
         super::hand_over(target, super::HandOver::Imap(Box::new(hand_over)));
-        Ok(End::HandedOver)
+        End::HandedOver(target)
     }
 
     /// The user's account on this, its own shard.
@@ -345,7 +358,8 @@ impl Imap {
         }
         match command {
             Command::Capability => {
-                encode::capability(&mut self.out, &self.capabilities());
+                let list = self.capabilities();
+                encode::capability(&mut self.out, &list);
                 self.done(tag, pipelined, true, "Capabilities listed");
             }
             Command::Noop | Command::Check => self.done(tag, pipelined, true, "Done"),

@@ -104,7 +104,7 @@ impl Lmtp {
         if !matches!(end, End::Lost | End::Io(_)) {
             let _ = time::deadline(CLOSE_TIMEOUT, self.flush()).await;
         }
-        let _ = time::deadline(CLOSE_TIMEOUT, self.conn.close()).await;
+        let _ = time::deadline(CLOSE_TIMEOUT, self.conn.shutdown()).await;
         end
     }
 
@@ -120,10 +120,9 @@ impl Lmtp {
                     self.incoming = None;
                     self.conn.put_rx(input, used);
                     self.flush().await?;
-                    // RFC 3207 §4.2: what came before the handshake ended never counts.
-                    self.conn.discard_rx();
                     let Some(tls) = self.shard.tls() else { return Ok(End::Closed) };
-                    self.conn.start_tls(tls).await?;
+                    // RFC 3207 §4.2: what came before the handshake ended never counts; `start_tls` forgets it.
+                    self.conn.start_tls(tls, super::HANDSHAKE).await?;
                     self.server.tls_started();
                     self.peer.tls = true;
                     continue;

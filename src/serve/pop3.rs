@@ -116,10 +116,7 @@ impl Pop3 {
     /// A connection that another shard authenticated.
     pub async fn take_over(shard: Rc<Shard>, hand_over: HandOver) -> End {
         let HandOver { moved, peer, server, account, connection } = hand_over;
-        let conn = match Conn::attach(moved) {
-            Ok(conn) => conn,
-            Err(error) => return End::Io(error),
-        };
+        let conn = Conn::attach(moved);
         let mut session = Pop3 { shard, conn, peer, server, out: Vec::new(), user: None };
         session.begin(&account, connection).await;
         session.run().await
@@ -131,7 +128,7 @@ impl Pop3 {
         let end = match self.turns().await {
             Ok(Turn::HandOver { target, account, connection }) => {
                 drop(gauge);
-                return self.hand_over(target, account, connection);
+                return self.hand_over(target, account, connection).await;
             }
             Ok(Turn::End(end)) => end,
             Err(error) => End::Io(error),
@@ -141,7 +138,7 @@ impl Pop3 {
         if !matches!(end, End::Lost | End::Io(_)) {
             let _ = time::deadline(CLOSE_TIMEOUT, self.flush()).await;
         }
-        let _ = time::deadline(CLOSE_TIMEOUT, self.conn.close()).await;
+        let _ = time::deadline(CLOSE_TIMEOUT, self.conn.shutdown()).await;
         end
     }
 
@@ -184,10 +181,9 @@ impl Pop3 {
                 }
                 Event::StartTls => {
                     self.flush().await?;
-                    // RFC 2595 §4: what came before the handshake ended never counts.
-                    self.conn.discard_rx();
                     let Some(tls) = self.shard.tls() else { return Ok(Turn::End(End::Closed)) };
-                    self.conn.start_tls(tls).await?;
+                    // RFC 2595 §4: what came before the handshake ended never counts; `start_tls` forgets it.
+                    self.conn.start_tls(tls, super::HANDSHAKE).await?;
                     self.server.tls_started();
                     self.peer.tls = true;
                 }
@@ -254,8 +250,8 @@ impl Pop3 {
         end
     }
 
-    fn hand_over(mut self, target: usize, account: AccountId, connection: auth::Connection) -> End {
-        let moved = match self.conn.detach() {
+    async fn hand_over(self, target: usize, account: AccountId, connection: auth::Connection) -> End {
+        let moved = match self.conn.detach().await {
             Ok(moved) => moved,
             Err(error) => return End::Io(error),
         };

@@ -34,6 +34,7 @@ mod root;
 mod source;
 mod storage;
 mod table;
+mod trim;
 
 pub use body::{Body, BodyWriter, Reader};
 pub use check::{Finding, Inside, Report, check};

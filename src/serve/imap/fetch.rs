@@ -238,7 +238,10 @@ impl Imap {
                     let index = state.selectable(selected.view.mailbox());
                     let Some(row) = index.and_then(|index| index.get(uid)) else { break };
                     let Some(sequence) = selected.view.sequence_of(uid) else { break };
-                    let table = PartTable::decode(row.parts()).unwrap_or_default();
+                    let Ok(table) = PartTable::decode(row.parts()) else {
+                        tracing::error!(session = %self.peer.id, %uid, "a stored part table is damaged");
+                        break;
+                    };
                     let source = Source { place: Place::from_bytes(row.place()), table };
                     let plans: Vec<Octets> =
                         sections.iter().map(|(_, section, _)| plan(&source, section, &row)).collect();

@@ -47,8 +47,7 @@ impl Imap {
             self.done(tag, pipelined, true, "Listed");
             return Ok(());
         }
-        // A pattern that no name can have matches nothing.
-        let patterns = command.compile().unwrap_or_default();
+        let patterns = command.compile();
         let query = Query {
             patterns,
             subscribed: command.select.subscribed,

@@ -37,7 +37,7 @@ use crate::error::{CommitError, OpenError, SubmitError};
 use crate::fault::{self, Fault};
 use crate::limits::Limits;
 use crate::partition::{Unflushed, UnflushedBody};
-use crate::place::{ObjectId, Place, Position};
+use crate::place::{ObjectId, ObjectKind, Place, Position};
 use crate::storage::{Committed, Inner};
 
 /// What is told of a submitted record, once.
@@ -168,6 +168,12 @@ impl Journal {
     /// The number of the segment that is written.
     pub fn active_number(&self) -> u64 {
         self.state.borrow().next_number - 1
+    }
+
+    /// The segment that is written; inside a commit's telling, the one that holds it.
+    pub fn active_id(&self) -> ObjectId {
+        let (epoch, shard) = (self.epoch, self.shard);
+        ObjectId { kind: ObjectKind::Segment, shard, epoch, number: self.active_number() }
     }
 
     pub fn close(&self) {

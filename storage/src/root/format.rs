@@ -44,6 +44,7 @@ struct RawJournal {
     shard: U16,
     reserved: U16,
     first: U64,
+    last: U64,
     end_lsn: U64,
 }
 
@@ -62,7 +63,7 @@ struct RawLow {
 
 const _: () = assert!(size_of::<RawStore>() == 48);
 const _: () = assert!(size_of::<RawOwner>() == 72);
-const _: () = assert!(size_of::<RawJournal>() == 24);
+const _: () = assert!(size_of::<RawJournal>() == 32);
 const _: () = assert!(size_of::<RawLow>() == 48);
 
 /// Who a store is.
@@ -81,6 +82,8 @@ pub(crate) struct JournalRef {
     pub shard: u16,
     /// The first retained segment when this was written; a low mark may have passed it.
     pub first: u64,
+    /// Its last segment.
+    pub last: u64,
     /// The first lsn that this journal does not have.
     pub end_lsn: u64,
 }
@@ -173,6 +176,7 @@ impl Owner {
                 shard: journal.shard.into(),
                 reserved: 0.into(),
                 first: journal.first.into(),
+                last: journal.last.into(),
                 end_lsn: journal.end_lsn.into(),
             };
             out.extend_from_slice(raw.as_bytes());
@@ -195,6 +199,7 @@ impl Owner {
             epoch: raw.epoch.get(),
             shard: raw.shard.get(),
             first: raw.first.get(),
+            last: raw.last.get(),
             end_lsn: raw.end_lsn.get(),
         });
         Ok(Owner {

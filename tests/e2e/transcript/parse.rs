@@ -23,7 +23,7 @@
 //! | `@differs NAME: reason` | skips it for that server, which is known to answer otherwise |
 //! | `@tls` | needs a listener with implicit TLS |
 //!
-//! `${x}`, `${x+1}` stand for variables: `user`, `pass`, `user2`, `pass2`, what patterns captured, messages.
+//! `${'x'*50}` is fifty x; `${x}`, `${x+1}` stand for variables: `user`, `pass`, `user2`, `pass2`, what patterns captured, messages.
 //! A connection opens when first named: of the protocol of the file's area, logged in (LHLO for LMTP).
 
 use std::path::{Path, PathBuf};

@@ -119,7 +119,7 @@ fn split_top(text: &str, separator: &str) -> Vec<String> {
     parts
 }
 
-/// A number, a variable, or a variable plus or minus a number.
+/// A number, a variable, a variable plus or minus a number, or `'text'*N`.
 pub fn evaluate(expression: &str, variables: &Variables) -> Fallible<String> {
     let look = |name: &str| -> Fallible<String> {
         match variables.get(name) {
@@ -129,6 +129,9 @@ pub fn evaluate(expression: &str, variables: &Variables) -> Fallible<String> {
     };
     if expression.parse::<u64>().is_ok() {
         return Ok(expression.to_owned());
+    }
+    if let Some((text, count)) = expression.strip_prefix('\'').and_then(|rest| rest.rsplit_once("'*")) {
+        return Ok(text.repeat(count.parse()?));
     }
     for (sign, plus) in [('+', true), ('-', false)] {
         if let Some((name, number)) = expression.split_once(sign)

@@ -17,6 +17,8 @@ use crate::{ensure, fail};
 const QUIET: Duration = Duration::from_millis(300);
 /// Lines of the conversation that a failure shows.
 const SHOWN_LINES_MAX: usize = 24;
+/// Characters of one line that a failure shows.
+const SHOWN_CHARS_MAX: usize = 400;
 
 struct Peer {
     connection: Connection,
@@ -47,6 +49,9 @@ pub fn play(transcript: &Transcript, ports: &Ports, server: &str, accounts: Vec<
         let suffix = if n == 0 { String::new() } else { (n + 1).to_string() };
         variables.insert(format!("user{suffix}"), user(*account));
         variables.insert(format!("pass{suffix}"), password(*account));
+        let (local, domain) = user(*account).split_once('@').map(|(l, d)| (l.to_owned(), d.to_owned())).unwrap_or_default();
+        variables.insert(format!("local{suffix}"), local);
+        variables.insert(format!("domain{suffix}"), domain);
     }
     let mut player = Player {
         ports,
@@ -82,7 +87,8 @@ impl Player<'_> {
 
     fn report(&self, transcript: &Transcript, line: usize, error: &str) -> String {
         let from = self.conversation.len().saturating_sub(SHOWN_LINES_MAX);
-        let shown = self.conversation[from..].join("\n    ");
+        let cut = |line: &String| line.chars().take(SHOWN_CHARS_MAX).collect::<String>();
+        let shown = self.conversation[from..].iter().map(cut).collect::<Vec<_>>().join("\n    ");
         format!(
             "tests/transcripts/{}.txt:{line}\n  proves: {}\n  conversation:\n    {shown}\n  {}",
             transcript.name,
@@ -265,9 +271,11 @@ impl Player<'_> {
                 self.conversation.push(format!("S{name}~ {shown}"));
                 continue;
             };
-            peer.pass_over = false;
-            peer.never.clear();
             wanted.remove(n);
+            if wanted.is_empty() {
+                peer.pass_over = false;
+                peer.never.clear();
+            }
             self.conversation.push(format!("S{name}: {shown}"));
             self.variables.extend(captured);
         }

@@ -1,0 +1,236 @@
+//! The admin port: metrics, health and readiness over HTTP/1.1, for machines that watch this one.
+//!
+//! | path | answer |
+//! | --- | --- |
+//! | `/metrics` | the counters of all shards, as OpenMetrics or Prometheus text |
+//! | `/health` | 200 as long as the process answers |
+//! | `/ready` | 200, or 503 while it starts and while it drains |
+//!
+//! # Invariants
+//! No request changes anything, and none needs a body. There is no authentication: the address is private.
+//!
+//! # Limits
+//! [`REQUEST_TIMEOUT`] from one answer to the next whole request, so that a slow client is cut off and an idle one too;
+//! [`HEAD_OCTETS_MAX`] for a request's head; [`READING_TIMEOUT`] for a shard to say how it is.
+
+mod page;
+mod pipe;
+
+use self::page::{Format, Page, Process, Reading};
+use self::pipe::Pipe;
+use super::{Peer, Shard};
+use culver_shard as shard;
+use culver_shard::conn::Conn;
+use culver_shard::{disk, mesh, time};
+use futures_lite::future::or;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use std::convert::Infallible;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same while the server drains: whoever watches has this long to learn of it.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+const READING_TIMEOUT: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+const HEAD_OCTETS_MAX: usize = 16 * 1024;
+const HEADERS_MAX: usize = 64;
+
+type Answer = Response<Full<Bytes>>;
+
+/// Serves one connection to its end; says how it ended, for the log.
+pub async fn serve(shard: Rc<Shard>, mut conn: Conn, _peer: Peer) -> String {
+    let pipe = Pipe::new();
+    let here = shard.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let shard = here.clone();
+        async move { Ok::<_, Infallible>(respond(&shard, &request).await) }
+    });
+    let connection = http1::Builder::new()
+        .max_buf_size(HEAD_OCTETS_MAX)
+        .max_headers(HEADERS_MAX)
+        // Time is kept by `carry`.
+        .header_read_timeout(None)
+        .serve_connection(pipe.end(), service);
+    let http = async {
+        match connection.await {
+            Ok(()) => "closed".to_owned(),
+            Err(error) => format!("HTTP: {error}"),
+        }
+    };
+    let carried = async {
+        match carry(&shard, &mut conn, &pipe).await {
+            Ok(why) => why.to_owned(),
+            Err(error) => error.to_string(),
+        }
+    };
+    let end = or(http, carried).await;
+    let rest = pipe.take_output();
+    let _ = time::deadline(WRITE_TIMEOUT, conn.write_all(&rest)).await;
+    let _ = time::deadline(CLOSE_TIMEOUT, conn.shutdown()).await;
+    end
+}
+
+/// Carries octets between the connection and HTTP until nothing is heard for too long.
+async fn carry(shard: &Shard, conn: &mut Conn, pipe: &Pipe) -> io::Result<&'static str> {
+    enum Woken {
+        Read(io::Result<usize>),
+        Output,
+        Draining,
+        Time,
+    }
+    let mut answered = time::now();
+    loop {
+        let output = pipe.take_output();
+        if !output.is_empty() {
+            time::deadline(WRITE_TIMEOUT, conn.write_all(&output)).await??;
+            answered = time::now();
+        }
+        let limit = if shard.is_draining() { DRAIN_TIMEOUT } else { REQUEST_TIMEOUT };
+        let left = limit.saturating_sub(answered.elapsed());
+        let read = async {
+            // What HTTP has not taken yet holds back the client.
+            pipe.wants_input().await;
+            Woken::Read(conn.fill().await)
+        };
+        let output = async {
+            pipe.has_output().await;
+            Woken::Output
+        };
+        let draining = async {
+            match shard.is_draining() {
+                true => std::future::pending().await,
+                false => shard.draining().await,
+            }
+            Woken::Draining
+        };
+        let time = async {
+            time::sleep(left).await;
+            Woken::Time
+        };
+        match or(output, or(read, or(draining, time))).await {
+            Woken::Output => {}
+            Woken::Draining => answered = time::now(),
+            Woken::Read(Ok(0)) => pipe.end_input(),
+            Woken::Read(Ok(_)) => {
+                let input = conn.take_rx();
+                pipe.put_input(&input);
+                let used = input.len();
+                conn.put_rx(input, used);
+            }
+            Woken::Read(Err(error)) => return Err(error),
+            Woken::Time => return Ok("silent for too long"),
+        }
+    }
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Metrics,
+    Health,
+    Ready,
+    NotFound,
+    MethodNotAllowed,
+}
+
+fn route(method: &Method, path: &str) -> Route {
+    let route = match path {
+        "/metrics" => Route::Metrics,
+        "/health" => Route::Health,
+        "/ready" => Route::Ready,
+        _ => return Route::NotFound,
+    };
+    // RFC 9110 §9.1: a general-purpose server supports GET and HEAD.
+    if *method == Method::GET || *method == Method::HEAD { route } else { Route::MethodNotAllowed }
+}
+
+async fn respond(shard: &Shard, request: &Request<Incoming>) -> Answer {
+    let mut answer = match route(request.method(), request.uri().path()) {
+        Route::Metrics => {
+            let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+            let format = Format::accepted(accept.unwrap_or_default());
+            match page().await.text(format) {
+                Ok(text) => text_answer(StatusCode::OK, format.content_type(), text),
+                Err(error) => {
+                    tracing::error!(%error, "metrics");
+                    plain(StatusCode::INTERNAL_SERVER_ERROR, "metrics cannot be written\n")
+                }
+            }
+        }
+        Route::Health => plain(StatusCode::OK, "ok\n"),
+        Route::Ready if shard.is_ready() => plain(StatusCode::OK, "ready\n"),
+        Route::Ready if shard.is_draining() => plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        Route::Ready => plain(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+        Route::NotFound => plain(StatusCode::NOT_FOUND, "there are /metrics, /health and /ready\n"),
+        Route::MethodNotAllowed => {
+            let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            answer
+        }
+    };
+    if shard.is_draining() {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Answer {
+    text_answer(status, "text/plain; charset=utf-8", text)
+}
+
+fn text_answer(status: StatusCode, content_type: &'static str, text: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(text.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+/// Asks every shard how it is; one that does not answer in time is shown as down.
+async fn page() -> Page {
+    let mut readings = Vec::with_capacity(shard::shards());
+    for at in 0..shard::shards() {
+        let asked = mesh::call(at, || async { Shard::here().map(|shard| Reading::of(&shard)) });
+        readings.push(time::deadline(READING_TIMEOUT, asked).await.ok().and_then(Result::ok).flatten());
+    }
+    Page { readings, process: process().await }
+}
+
+/// What the system says of this process; nothing where it has no procfs.
+async fn process() -> Process {
+    let status = disk::read("/proc/self/status").await.unwrap_or_default();
+    let descriptors = disk::list("/proc/self/fd").await.ok();
+    Process {
+        resident_octets: page::resident_octets(&String::from_utf8_lossy(&status)),
+        descriptors: descriptors.map(|open| open.len() as u64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_paths_take_get_and_head_and_unknown_ones_nothing() {
+        for (method, path, expected) in [
+            (Method::GET, "/metrics", Route::Metrics),
+            (Method::HEAD, "/metrics", Route::Metrics),
+            (Method::GET, "/health", Route::Health),
+            (Method::GET, "/ready", Route::Ready),
+            (Method::POST, "/ready", Route::MethodNotAllowed),
+            (Method::DELETE, "/metrics", Route::MethodNotAllowed),
+            (Method::GET, "/", Route::NotFound),
+            (Method::GET, "/metrics/", Route::NotFound),
+            (Method::POST, "/elsewhere", Route::NotFound),
+        ] {
+            assert_eq!(route(&method, path), expected, "{method} {path}");
+        }
+    }
+}

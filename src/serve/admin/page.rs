@@ -1,0 +1,258 @@
+//! The metrics of all shards and of the process, as text.
+//!
+//! # Cost
+//! Built from nothing at each request; nothing is kept between two of them.
+//!
+//! Formats: OpenMetrics 1.0, and the Prometheus text format 0.0.4 for those who ask for no better.
+
+use crate::serve::Shard;
+use crate::serve::metrics::Snapshot;
+use culver_shard::stall;
+use culver_storage::Status;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+
+/// The parts of the ticks whose lateness is shown; 1 is the worst.
+const QUANTILES: [&str; 4] = ["0.5", "0.99", "0.999", "1"];
+
+type Labels = Vec<(&'static str, String)>;
+
+/// How one shard is.
+pub struct Reading {
+    counters: Snapshot,
+    storage: Status,
+    /// Microseconds, at [`QUANTILES`].
+    stalls_us: [u64; QUANTILES.len()],
+}
+
+impl Reading {
+    pub fn of(shard: &Shard) -> Reading {
+        let accounts = shard.accounts();
+        let mut counters = shard.counters().snapshot();
+        counters.accounts_open = accounts.open_count() as u64;
+        let stalls = stall::snapshot();
+        let stalls_us =
+            [stalls.quantile_us(0.5), stalls.quantile_us(0.99), stalls.quantile_us(0.999), stalls.max_us()];
+        Reading { counters, storage: accounts.storage().status(), stalls_us }
+    }
+}
+
+/// What the system says of this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Process {
+    pub resident_octets: Option<u64>,
+    pub descriptors: Option<u64>,
+}
+
+/// All that is shown, by shard; `None` is one that did not answer.
+pub struct Page {
+    pub readings: Vec<Option<Reading>>,
+    pub process: Process,
+}
+
+/// What the client reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    OpenMetrics,
+    Prometheus,
+}
+
+impl Format {
+    /// What an Accept field asks for.
+    pub fn accepted(accept: &str) -> Format {
+        let media = accept.split(',').map(|one| one.split(';').next().unwrap_or_default().trim());
+        match media.into_iter().any(|media| media.eq_ignore_ascii_case("application/openmetrics-text")) {
+            true => Format::OpenMetrics,
+            false => Format::Prometheus,
+        }
+    }
+
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Format::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+impl Page {
+    pub fn text(&self, format: Format) -> Result<String, fmt::Error> {
+        let mut registry = Registry::default();
+        self.process(&mut registry);
+        let ours = registry.sub_registry_with_prefix("culver");
+        self.shards(ours);
+        self.counters(ours);
+        self.storage(ours);
+        let mut text = String::new();
+        encode(&mut text, &registry)?;
+        Ok(match format {
+            Format::OpenMetrics => text,
+            Format::Prometheus => plain(&text),
+        })
+    }
+
+    fn process(&self, registry: &mut Registry) {
+        let mut gauge = |name, help, value: Option<u64>| {
+            if let Some(value) = value {
+                registry.register(name, help, ConstGauge::new(value));
+            }
+        };
+        gauge("process_resident_memory_bytes", "Resident memory of this process", self.process.resident_octets);
+        gauge("process_open_fds", "Descriptors that this process has open", self.process.descriptors);
+    }
+
+    fn shards(&self, registry: &mut Registry) {
+        let build: Family<Labels, Gauge> = Family::default();
+        build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1);
+        registry.register("build_info", "The version that runs", build);
+        let up: Family<Labels, Gauge> = Family::default();
+        let stalls: Family<Labels, Gauge<f64, AtomicU64>> = Family::default();
+        for (shard, reading) in self.readings.iter().enumerate() {
+            let shard = ("shard", shard.to_string());
+            up.get_or_create(&vec![shard.clone()]).set(i64::from(reading.is_some()));
+            let Some(reading) = reading else { continue };
+            for (name, us) in QUANTILES.into_iter().zip(reading.stalls_us) {
+                let labels = vec![shard.clone(), ("quantile", name.to_owned())];
+                stalls.get_or_create(&labels).set(us as f64 / 1e6);
+            }
+        }
+        registry.register("shard_up", "Shards that answer", up);
+        registry.register("shard_stall_seconds", "How late the tasks of a shard ran, since its start", stalls);
+    }
+
+    fn counters(&self, registry: &mut Registry) {
+        let mut sum = Snapshot::default();
+        self.answered().for_each(|reading| sum.add(&reading.counters));
+        for (name, help, is_counter, value) in sum.values() {
+            put(registry, name, help.trim(), is_counter, value);
+        }
+    }
+
+    fn storage(&self, registry: &mut Registry) {
+        let sum = |of: fn(&Status) -> u64| self.answered().map(|reading| of(&reading.storage)).sum::<u64>();
+        for (name, help, is_counter, value) in [
+            ("pending_records", "Records that wait for their commit", false, sum(|s| s.pending_records as u64)),
+            ("pending_octets", "Octets that wait for their commit", false, sum(|s| s.pending_octets)),
+            ("unflushed_records", "Committed records in no flush", false, sum(|s| s.unflushed_records)),
+            ("unflushed_octets", "Octets of journal in no flush", false, sum(|s| s.unflushed_octets)),
+            ("records", "Records committed", true, sum(|s| s.records)),
+            ("syncs", "Syncs of the journal, each of which commits a batch of records", true, sum(|s| s.batches)),
+            ("journal_octets", "Octets written to the journal", true, sum(|s| s.journal_octets)),
+            ("flushes", "Flushes finished", true, sum(|s| s.flushes)),
+            ("compactions", "Compactions finished", true, sum(|s| s.compactions)),
+            ("sync_failures", "Syncs that failed, after which what they held was given up", true, sum(|s| s.cuts)),
+            ("full_shards", "Shards that take no mail because the disk is full", false, sum(|s| u64::from(s.full))),
+        ] {
+            put(registry, &format!("storage_{name}"), help, is_counter, value);
+        }
+    }
+
+    fn answered(&self) -> impl Iterator<Item = &Reading> {
+        self.readings.iter().flatten()
+    }
+}
+
+fn put(registry: &mut Registry, name: &str, help: &str, is_counter: bool, value: u64) {
+    if is_counter {
+        registry.register(name, help, ConstCounter::new(value));
+    } else {
+        registry.register(name, help, ConstGauge::new(value));
+    }
+}
+
+/// OpenMetrics as Prometheus text: there a counter's family has the name of its samples, and there is no end mark.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let is_counter = |line: &str| line.starts_with("# TYPE ") && line.ends_with(" counter");
+        let described = is_counter(line) || lines.peek().is_some_and(|next| is_counter(next));
+        match line.strip_prefix("# ").map(|rest| rest.splitn(3, ' ').collect::<Vec<_>>()).as_deref() {
+            Some(["EOF"]) => continue,
+            Some([what @ ("HELP" | "TYPE"), name, rest]) if described => {
+                plain.push_str(&format!("# {what} {name}_total {rest}"));
+            }
+            _ => plain.push_str(line),
+        }
+        plain.push('\n');
+    }
+    plain
+}
+
+/// `VmRSS` of a `/proc/self/status`, in octets.
+pub fn resident_octets(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page() -> Page {
+        let reading = |logins, full| Reading {
+            counters: Snapshot { logins, imap_sessions: 1, ..Snapshot::default() },
+            storage: Status { records: 10, pending_records: 2, full, ..Status::default() },
+            stalls_us: [0, 1_000, 20_000, 300_000],
+        };
+        let process = Process { resident_octets: Some(4096), descriptors: None };
+        Page { readings: vec![Some(reading(3, false)), Some(reading(4, true)), None], process }
+    }
+
+    #[test]
+    fn what_the_shards_say_is_added_up() {
+        let text = page().text(Format::OpenMetrics).expect("text");
+        for line in [
+            "process_resident_memory_bytes 4096",
+            "culver_build_info{version=\"0.1.0\"} 1",
+            "# TYPE culver_logins counter",
+            "culver_logins_total 7",
+            "culver_imap_sessions 2",
+            "culver_storage_records_total 20",
+            "culver_storage_pending_records 4",
+            "culver_storage_full_shards 1",
+            "culver_shard_up{shard=\"1\"} 1",
+            "culver_shard_up{shard=\"2\"} 0",
+            "culver_shard_stall_seconds{shard=\"0\",quantile=\"0.99\"} 0.001",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|one| one == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("process_open_fds") && !text.contains("shard_stall_seconds{shard=\"2\""));
+    }
+
+    #[test]
+    fn prometheus_text_names_counters_by_their_samples() {
+        let text = page().text(Format::Prometheus).expect("text");
+        let families: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        assert!(families.contains(&"culver_logins_total counter"), "{text}");
+        assert!(families.contains(&"culver_imap_sessions gauge"), "{text}");
+        assert!(text.contains("# HELP culver_logins_total ") && !text.contains("# HELP culver_logins "), "{text}");
+        assert!(!text.contains("# EOF"));
+    }
+
+    #[test]
+    fn the_client_gets_openmetrics_only_where_it_asks_for_it() {
+        for (accept, format) in [
+            ("", Format::Prometheus),
+            ("*/*", Format::Prometheus),
+            ("text/plain;version=0.0.4;q=0.5", Format::Prometheus),
+            ("text/plain, Application/OpenMetrics-Text; version=1.0.0;q=0.8", Format::OpenMetrics),
+        ] {
+            assert_eq!(Format::accepted(accept), format, "{accept}");
+        }
+    }
+
+    #[test]
+    fn resident_memory_is_read_from_procfs() {
+        assert_eq!(resident_octets("Name:\tx\nVmRSS:\t    1234 kB\nThreads:\t1\n"), Some(1234 * 1024));
+        assert_eq!(resident_octets("Name:\tx\n"), None);
+        assert_eq!(resident_octets("VmRSS:\tmany kB\n"), None);
+    }
+}

@@ -1,0 +1,202 @@
+//! Compaction: the bodies still alive in a mostly dead object move into a pack of their partition.
+//!
+//! # Order
+//! The new pack is durable; then the source journals the new places, with records that name the pack; then a flush that
+//! covers them writes a manifest without the old object; then the old object is removed.
+//!
+//! # Invariants
+//! The estimates only choose: what is alive is asked of the source, body by body. Only segments below the low mark and
+//! packs that no unflushed record names are touched.
+//!
+//! # Crash
+//! A pack that no committed record names is an orphan. Bodies relocated by some records and not by others stand in both
+//! objects until the next compaction.
+//!
+//! # Cost
+//! Reads the object once for all partitions of this shard; memory for its labels.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use culver_model::{AccountId, PartitionId};
+use culver_shard::disk::File;
+use culver_shard::yield_if_needed;
+
+use crate::body::{Body, Form, Frame, Unnamed};
+use crate::error::{FlushError, OpenError, ReadError};
+use crate::fault::{self, Fault};
+use crate::journal::format::{RecordKind, account_of};
+use crate::journal::scan::{Expected, Segment};
+use crate::manifest::Share;
+use crate::pack::{PackReader, PackWriter};
+use crate::place::{ObjectId, ObjectKind, Place};
+use crate::source::Source;
+use crate::storage::Inner;
+
+/// Bodies relocated by one record.
+const MOVES_MAX: usize = 256;
+
+/// A body in an object, and whose it is.
+struct Labelled {
+    partition: PartitionId,
+    account: AccountId,
+    meta: Vec<u8>,
+    place: Place,
+}
+
+/// What moved, by partition and account: old and new place.
+type Moves = BTreeMap<PartitionId, BTreeMap<AccountId, Vec<(Place, Place)>>>;
+
+impl Inner {
+    /// Compacts the object with most dead octets among those that are worth it. False where there is none.
+    pub async fn compact_one(self: &Rc<Self>) -> Result<bool, FlushError> {
+        let Some(source) = self.source() else { return Ok(false) };
+        let Some((object, partitions)) = self.choose_object() else { return Ok(false) };
+        let entries = match object.kind {
+            ObjectKind::Segment => self.segment_entries(object, &partitions).await?,
+            _ => self.pack_entries(object, &partitions).await?,
+        };
+        let mut packs: BTreeMap<PartitionId, (PackWriter, Rc<Unnamed>)> = BTreeMap::new();
+        let moves = self.copy_alive(&*source, entries, &mut packs).await?;
+        let mut unnamed = BTreeMap::new();
+        for (partition, (writer, guard)) in packs {
+            writer.finish().await?;
+            unnamed.insert(partition, guard);
+        }
+        for (partition, accounts) in moves {
+            let guard = &unnamed[&partition];
+            for (account, places) in accounts {
+                for chunk in places.chunks(MOVES_MAX) {
+                    let bodies = chunk.iter().map(|(old, new)| {
+                        let body = Body(Form::Placed { place: *new, file: guard.clone() });
+                        (*old, body)
+                    });
+                    source.relocated(partition, &account, bodies.collect()).await?;
+                }
+            }
+        }
+        let until = self.journal.next_position();
+        for id in &partitions {
+            self.partition(*id).borrow_mut().retiring.insert(object, until);
+            if fault::on(Fault::CompactTooEarly) {
+                self.garbage.borrow_mut().push(self.paths.object(*id, object));
+            }
+        }
+        self.status.borrow_mut().compactions += 1;
+        self.due.notify_all();
+        Ok(true)
+    }
+
+    /// The object to compact, with the partitions of this shard that name it.
+    fn choose_object(&self) -> Option<(ObjectId, Vec<PartitionId>)> {
+        let mut shares: BTreeMap<ObjectId, (Share, Vec<PartitionId>)> = BTreeMap::new();
+        let mut busy: BTreeSet<ObjectId> = BTreeSet::new();
+        for partition in self.partitions.values() {
+            let partition = partition.borrow();
+            for record in partition.unflushed.values().flatten() {
+                busy.extend(record.bodies.iter().map(|body| body.place.object));
+            }
+            busy.extend(partition.retiring.keys());
+            for (object, share) in partition.manifest.iter().flat_map(|manifest| manifest.bodies.iter()) {
+                let (sum, partitions) = shares.entry(*object).or_default();
+                let released = partition.released.get(object).copied().unwrap_or(0);
+                sum.total += share.total;
+                sum.live += share.live.saturating_sub(released);
+                partitions.push(partition.id);
+            }
+        }
+        let journal_still = |id: &ObjectId| {
+            let kept = |state: &mut crate::recover::SharedState| {
+                state.journals.get(&(id.epoch, id.shard)).is_none_or(|kept| id.number >= kept.low)
+            };
+            id.kind == ObjectKind::Segment && self.shared.with(kept)
+        };
+        let percent = self.limits.compact_below_percent;
+        shares
+            .into_iter()
+            .filter(|(_, (sum, _))| sum.live.saturating_mul(100) < sum.total.saturating_mul(percent))
+            .filter(|(object, _)| !busy.contains(object) && !journal_still(object))
+            .max_by_key(|(_, (sum, _))| sum.total - sum.live.min(sum.total))
+            .map(|(object, (_, partitions))| (object, partitions))
+    }
+
+    /// The bodies that stand in a segment, of some partitions.
+    async fn segment_entries(
+        &self,
+        object: ObjectId,
+        partitions: &[PartitionId],
+    ) -> Result<Vec<Labelled>, FlushError> {
+        let path = self.paths.segment(object.epoch, object.shard, object.number);
+        let open = |error: OpenError| FlushError::Read(ReadError::corrupt(&path, 0, error.to_string()));
+        let expected = Expected { store: self.store, id: object };
+        let segment = Segment::open(&path, Some(expected)).await.map_err(open)?;
+        let segment = segment.ok_or_else(|| ReadError::corrupt(&path, 0, "the segment's header is missing"))?;
+        let mut entries = Vec::new();
+        // Records that a cut made void are met too; nothing that is alive names them.
+        let visit = &mut |record: &crate::journal::scan::Scanned<'_>| {
+            let partition = record.head.header.partition;
+            if record.head.header.kind == RecordKind::Data && partitions.contains(&partition) {
+                let wrong = |what: &str| OpenError::corrupt(&path, record.offset, what);
+                let account = account_of(record.head.account).map_err(wrong)?;
+                for place in record.head.places.iter().filter(|place| place.object == object) {
+                    let (account, meta, place) = (account.clone(), record.head.meta.to_vec(), *place);
+                    entries.push(Labelled { partition, account, meta, place });
+                }
+            }
+            Ok(())
+        };
+        segment.scan(u64::MAX, visit).await.map_err(open)?;
+        Ok(entries)
+    }
+
+    async fn pack_entries(&self, object: ObjectId, partitions: &[PartitionId]) -> Result<Vec<Labelled>, FlushError> {
+        let mut entries = Vec::new();
+        for partition in partitions {
+            let path = self.paths.object(*partition, object);
+            let mut pack = PackReader::open(&path, *partition, object).await?;
+            while let Some(entry) = pack.next().await? {
+                let account = account_of(&entry.account);
+                let account = account.map_err(|what| ReadError::corrupt(&path, entry.place.offset, what))?;
+                entries.push(Labelled { partition: *partition, account, meta: entry.meta, place: entry.place });
+                yield_if_needed().await;
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Copies what is alive into one new pack for each partition.
+    async fn copy_alive(
+        self: &Rc<Self>,
+        source: &dyn Source,
+        entries: Vec<Labelled>,
+        packs: &mut BTreeMap<PartitionId, (PackWriter, Rc<Unnamed>)>,
+    ) -> Result<Moves, FlushError> {
+        let mut moves = Moves::new();
+        let mut open: Option<(ObjectId, Rc<File>)> = None;
+        for Labelled { partition, account, meta, place } in entries {
+            if !source.is_live(partition, &account, &meta, &place).await? {
+                continue;
+            }
+            let path = self.paths.object(partition, place.object);
+            let file = match &open {
+                Some((object, file)) if *object == place.object => file.clone(),
+                _ => Rc::new(File::open(&path).await.map_err(FlushError::io(&path))?),
+            };
+            open = Some((place.object, file.clone()));
+            let frame = Frame::read(file, path, place.offset, Some(place.length)).await?;
+            if let std::collections::btree_map::Entry::Vacant(vacant) = packs.entry(partition) {
+                let object = self.next_object(ObjectKind::Pack);
+                let path = self.paths.object(partition, object);
+                self.make_partition_dir(partition).await.map_err(FlushError::io(&path))?;
+                let guard = Unnamed::new(self.clone(), path.clone());
+                let writer = PackWriter::create(path, self.file_header(partition, object), object).await?;
+                vacant.insert((writer, guard));
+            }
+            let (writer, _) = packs.get_mut(&partition).expect("made above");
+            let new = writer.put(&frame, &account, &meta).await?;
+            moves.entry(partition).or_default().entry(account).or_default().push((place, new));
+            yield_if_needed().await;
+        }
+        Ok(moves)
+    }
+}

@@ -1,0 +1,457 @@
+//! Flush: turns a partition's unflushed records into a table and a manifest.
+//!
+//! Lives on the partition's owner shard; at most one runs per partition.
+//!
+//! # Order
+//! Table, then manifest, both durable with their names; then the Flush record that makes the manifest valid. Files that
+//! it stops naming are removed after that record is committed.
+//!
+//! # Invariants
+//! A manifest contains every record before its `cov`. It may contain later ones too: each account's blocks tell the
+//! last record they contain, and nobody applies that or an earlier one again.
+//!
+//! # Crash
+//! Without the record, table and manifest are orphans, and recovery replays the journal as if the flush had not begun.
+//!
+//! # Limits
+//! `flush_octets` and `flush_age` start flushes, `tables_max` merges.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use culver_model::{AccountId, PartitionId};
+use culver_shard::disk::{self, File};
+use culver_shard::sync::oneshot;
+use culver_shard::{time, yield_if_needed};
+
+use crate::error::{CommitError, FlushError};
+use crate::fault::{self, Fault};
+use crate::journal::commit::Pending;
+use crate::journal::format::{FlushMeta, RecordKind};
+use crate::manifest::{Manifest, Share, TableRef};
+use crate::pack::format::FileHeader;
+use crate::partition::Partition;
+use crate::place::{ObjectId, ObjectKind, Position};
+use crate::recover::needs_of;
+use crate::source::Source;
+use crate::storage::Inner;
+use crate::table::merge::{choose, merge};
+use crate::table::{Table, TableWriter};
+
+/// How long a partition whose flush failed is left alone.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Held while a flush or a carried Flush record of a partition is under way.
+struct Flushing {
+    inner: Rc<Inner>,
+    partition: PartitionId,
+}
+
+impl Flushing {
+    fn begin(inner: &Rc<Inner>, partition: PartitionId) -> Option<Flushing> {
+        let mut state = inner.partition(partition).borrow_mut();
+        if state.flushing {
+            return None;
+        }
+        state.flushing = true;
+        Some(Flushing { inner: inner.clone(), partition })
+    }
+}
+
+impl Drop for Flushing {
+    fn drop(&mut self) {
+        self.inner.partition(self.partition).borrow_mut().flushing = false;
+        self.inner.flushed.notify_all();
+    }
+}
+
+/// What a flush has written and not yet made valid.
+struct Flush {
+    partition: PartitionId,
+    manifest: Manifest,
+    /// The position that each account's blocks stand at.
+    accounts: BTreeMap<AccountId, Position>,
+    /// Octets of bodies that the flushed records brought.
+    added: BTreeMap<ObjectId, Share>,
+    /// Files that are garbage if the record does not commit.
+    written: Vec<PathBuf>,
+    released: BTreeMap<ObjectId, u64>,
+}
+
+impl Inner {
+    /// Flushes until what is due is done, trims and compacts, again and again.
+    pub async fn housekeeping(self: Rc<Self>) {
+        loop {
+            let seen = self.due.version();
+            let ticked = time::deadline(self.limits.tick, self.due.changed_since(seen)).await.is_err();
+            self.remove_garbage().await;
+            if self.journal.full()
+                && let Err(error) = self.look_for_space().await
+            {
+                tracing::debug!(%error, "still no space");
+            }
+            self.flush_due().await;
+            if let Err(error) = self.trim().await {
+                tracing::warn!(shard = self.shard, %error, "cannot trim the journal; tried again later");
+            }
+            if ticked && let Err(error) = self.compact_one().await {
+                tracing::warn!(shard = self.shard, %error, "a compaction failed; tried again later");
+            }
+        }
+    }
+
+    /// Flushes what is old, and the partitions unflushed for longest while there is too much.
+    async fn flush_due(self: &Rc<Self>) {
+        loop {
+            let crowded = self.unflushed_octets.get() > self.limits.flush_octets;
+            let wanted = |partition: &Partition| {
+                let waits = partition.failed.is_some_and(|failed| failed.elapsed() < RETRY_AFTER);
+                let aged = partition.oldest.is_some_and(|oldest| oldest.elapsed() >= self.limits.flush_age);
+                let retires = partition.unflushed.is_empty() && !partition.retiring.is_empty();
+                let dirty = !partition.unflushed.is_empty();
+                !waits && !partition.flushing && (aged || retires || (crowded && dirty))
+            };
+            let partitions = self.partitions.values().map(|partition| partition.borrow());
+            let due = partitions.filter(|p| wanted(p)).min_by_key(|p| (p.oldest, p.id)).map(|p| p.id);
+            let Some(id) = due else { return };
+            if let Err(error) = self.flush_now(id).await {
+                tracing::warn!(partition = %id, %error, "a flush failed; the journal keeps its records");
+            }
+        }
+    }
+
+    /// Flushes a partition that has something to flush.
+    pub async fn flush_now(self: &Rc<Self>, id: PartitionId) -> Result<(), FlushError> {
+        let flushing = loop {
+            let seen = self.flushed.version();
+            match Flushing::begin(self, id) {
+                Some(flushing) => break flushing,
+                None => self.flushed.changed_since(seen).await,
+            }
+        };
+        {
+            let partition = self.partition(id).borrow();
+            if partition.unflushed.is_empty() && partition.retiring.is_empty() {
+                return Ok(());
+            }
+        }
+        let Some(source) = self.source() else { return Ok(()) };
+        let result = self.flush(id, source, flushing).await;
+        self.partition(id).borrow_mut().failed = result.is_err().then(time::now);
+        self.remove_garbage().await;
+        result
+    }
+
+    async fn flush(
+        self: &Rc<Self>,
+        id: PartitionId,
+        source: Rc<dyn Source>,
+        flushing: Flushing,
+    ) -> Result<(), FlushError> {
+        let mut written = Vec::new();
+        match self.write_flush(id, &*source, &mut written).await {
+            Ok(flush) => self.commit_flush(Flush { written, ..flush }, source, flushing).await,
+            Err(error) => {
+                self.garbage.borrow_mut().extend(written);
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes table and manifest.
+    async fn write_flush(
+        self: &Rc<Self>,
+        id: PartitionId,
+        source: &dyn Source,
+        written: &mut Vec<PathBuf>,
+    ) -> Result<Flush, FlushError> {
+        // Everything before is committed and applied; a batch in flight has this position or a later one.
+        let cov = self.journal.next_position();
+        let dir = self.paths.partition(id);
+        self.make_partition_dir(id).await.map_err(FlushError::io(&dir))?;
+        let dirty: Vec<(AccountId, Position)> = {
+            let partition = self.partition(id).borrow();
+            let last = |records: &Vec<crate::partition::Unflushed>| records.last().map(|record| record.position);
+            partition.unflushed.iter().filter_map(|(a, records)| Some((a.clone(), last(records)?))).collect()
+        };
+        let old = self.tables(id).await?;
+        let mut tables: Vec<TableRef> = old.iter().map(|table| table.reference).collect();
+        let mut accounts = BTreeMap::new();
+        if !dirty.is_empty() {
+            let (object, path) = self.new_file(id, ObjectKind::Table);
+            written.push(path.clone());
+            let mut writer = TableWriter::create(path, self.file_header(id, object)).await?;
+            for (account, last) in dirty {
+                let position = write_account(&mut writer, source, id, &account, last).await?;
+                accounts.insert(account, position);
+            }
+            tables.push(writer.finish(object, 0).await?);
+        }
+        self.merge_tables(id, &mut tables, cov, written).await?;
+        let (object, path) = self.new_file(id, ObjectKind::Manifest);
+        written.push(path.clone());
+        let (manifest, added, released) = {
+            let mut partition = self.partition(id).borrow_mut();
+            let added = added_bodies(&partition, &accounts);
+            let released = std::mem::take(&mut partition.released);
+            let bodies = remaining_bodies(&partition, &added, &released, cov);
+            let store = self.store;
+            (Manifest { partition: id, object, store, cov, tables, bodies }, added, released)
+        };
+        let flush = Flush { partition: id, manifest, accounts, added, written: Vec::new(), released };
+        let done = async {
+            let file = File::create_new(&path).await?;
+            file.write_at(0, flush.manifest.encode()).await?;
+            file.sync_data().await?;
+            file.close().await?;
+            disk::sync_dir(&dir).await
+        };
+        if let Err(error) = done.await {
+            self.give_back(&flush);
+            return Err(FlushError::Io { path, source: error });
+        }
+        Ok(flush)
+    }
+
+    /// Merges the newest tables where there are too many.
+    async fn merge_tables(
+        self: &Rc<Self>,
+        id: PartitionId,
+        tables: &mut Vec<TableRef>,
+        cov: Position,
+        written: &mut Vec<PathBuf>,
+    ) -> Result<(), FlushError> {
+        let run = choose(tables, self.limits.tables_max);
+        if run == 0 {
+            return Ok(());
+        }
+        let from = tables.len() - run;
+        let mut opened = Vec::new();
+        for reference in &tables[from..] {
+            let path = self.paths.object(id, reference.object);
+            opened.push(Rc::new(Table::open(&path, id, *reference).await?));
+        }
+        let (object, path) = self.new_file(id, ObjectKind::Table);
+        written.push(path.clone());
+        let whole = (from == 0).then_some(cov);
+        let merged = merge(&opened, whole, path, self.file_header(id, object), object).await?;
+        let named = self.partition(id).borrow().manifest.clone();
+        for table in tables.drain(from..) {
+            // The table of this very flush is named by nothing.
+            if !named.as_ref().is_some_and(|manifest| manifest.tables.contains(&table)) {
+                let path = self.paths.object(id, table.object);
+                written.retain(|other| *other != path);
+                self.garbage.borrow_mut().push(path);
+            }
+        }
+        tables.push(merged);
+        Ok(())
+    }
+
+    /// Journals the Flush record. Its effect happens in commit order.
+    async fn commit_flush(
+        self: &Rc<Self>,
+        flush: Flush,
+        source: Rc<dyn Source>,
+        flushing: Flushing,
+    ) -> Result<(), FlushError> {
+        let (sender, receiver) = oneshot::channel();
+        let meta = FlushMeta { manifest: flush.manifest.object, cov: flush.manifest.cov };
+        let (inner, id) = (self.clone(), flush.partition);
+        let on_commit = Box::new(move |result: Result<_, CommitError>| {
+            match &result {
+                Ok(_) => inner.apply_flush(flush, meta, &*source),
+                Err(CommitError::Unknown) => {}
+                Err(_) => {
+                    inner.give_back(&flush);
+                    inner.garbage.borrow_mut().extend(flush.written);
+                }
+            }
+            drop(flushing);
+            drop(sender.send(result.map(drop)));
+        });
+        let meta = meta.to_bytes().to_vec();
+        self.enqueue(Pending::new(RecordKind::Flush, id, None, meta, Vec::new(), true, on_commit));
+        Ok(receiver.await.unwrap_or(Err(CommitError::Unknown))?)
+    }
+
+    /// The Flush record is committed: the partition stands on the new manifest.
+    fn apply_flush(&self, flush: Flush, meta: FlushMeta, source: &dyn Source) {
+        let mut partition = self.partition(flush.partition).borrow_mut();
+        let before = partition.unflushed_octets;
+        // What lost its last message between the manifest's writing and now counts against the next one.
+        let late = added_bodies(&partition, &flush.accounts);
+        for (object, share) in &flush.added {
+            let now = late.get(object).map_or(0, |share| share.live);
+            if now < share.live && flush.manifest.bodies.contains_key(object) {
+                *partition.released.entry(*object).or_default() += share.live - now;
+            }
+        }
+        let mut gone = drop_flushed(&mut partition, &flush.accounts);
+        let bound = if partition.unflushed.is_empty() { None } else { Some(time::now()) };
+        partition.oldest = bound;
+        let old = partition.manifest.replace(Rc::new(flush.manifest));
+        let new = partition.manifest.clone().expect("just set");
+        if let Some(old) = old {
+            gone.push(old.object);
+            gone.extend(old.tables.iter().map(|table| table.object));
+            gone.extend(old.bodies.keys());
+        }
+        let named = |id: &ObjectId| new.bodies.contains_key(id) || new.tables.iter().any(|t| t.object == *id);
+        gone.retain(|id| id.kind != ObjectKind::Segment && !named(id) && !partition.unflushed_names(*id));
+        partition.flush = Some((meta, self.journal.active_id()));
+        partition.tables = None;
+        partition.generation += 1;
+        partition.retiring.retain(|object, _| new.bodies.contains_key(object));
+        let needs = needs_of(&partition);
+        let (after, id) = (partition.unflushed_octets, partition.id);
+        drop(partition);
+        self.unflushed_octets.set(self.unflushed_octets.get() + after - before);
+        self.status.borrow_mut().flushes += 1;
+        self.shared.with(|state| state.needs.insert(id.0, needs));
+        for object in gone {
+            self.close_object(object);
+            self.garbage.borrow_mut().push(self.paths.object(id, object));
+        }
+        for (account, position) in &flush.accounts {
+            source.flushed(id, account, *position);
+        }
+        self.due.notify_all();
+    }
+
+    /// A flush came to nothing: what it had taken into its manifest counts again.
+    fn give_back(&self, flush: &Flush) {
+        let mut partition = self.partition(flush.partition).borrow_mut();
+        for (object, octets) in &flush.released {
+            *partition.released.entry(*object).or_default() += octets;
+        }
+    }
+
+    /// Journals the newest Flush record of a cold partition again, so that older segments are free of it.
+    ///
+    /// Never while another Flush of the partition is under way: the old record would come to stand above the new one
+    /// and win.
+    pub async fn carry_forward(self: &Rc<Self>, id: PartitionId) -> Result<(), FlushError> {
+        let Some(flushing) = Flushing::begin(self, id) else { return Ok(()) };
+        let Some((meta, _)) = self.partition(id).borrow().flush else { return Ok(()) };
+        let (sender, receiver) = oneshot::channel();
+        let inner = self.clone();
+        let on_commit = Box::new(move |result: Result<_, CommitError>| {
+            if result.is_ok() {
+                let mut partition = inner.partition(id).borrow_mut();
+                partition.flush = Some((meta, inner.journal.active_id()));
+            }
+            drop(flushing);
+            drop(sender.send(result.map(drop)));
+        });
+        let meta = meta.to_bytes().to_vec();
+        self.enqueue(Pending::new(RecordKind::Flush, id, None, meta, Vec::new(), true, on_commit));
+        Ok(receiver.await.unwrap_or(Err(CommitError::Unknown))?)
+    }
+
+    fn new_file(&self, id: PartitionId, kind: ObjectKind) -> (ObjectId, PathBuf) {
+        let object = self.next_object(kind);
+        (object, self.paths.object(id, object))
+    }
+
+    /// What packs and tables begin with.
+    pub fn file_header(&self, id: PartitionId, object: ObjectId) -> FileHeader {
+        let ObjectId { shard, epoch, number, .. } = object;
+        FileHeader { partition: id.0, shard, epoch, number, store: self.store }
+    }
+}
+
+/// Writes one account's blocks; the position they stand at.
+async fn write_account(
+    writer: &mut TableWriter,
+    source: &dyn Source,
+    id: PartitionId,
+    account: &AccountId,
+    last: Position,
+) -> Result<Position, FlushError> {
+    let mut content = source.blocks(id, account, last).await?;
+    if content.position < last {
+        return Err(FlushError::Behind {
+            account: account.to_string(),
+            held: content.position.to_string(),
+            current: last.to_string(),
+        });
+    }
+    if fault::on(Fault::FlushPositionOff) {
+        content.position.lsn += 1;
+    }
+    content.blocks.sort_by_key(|(guid, ..)| *guid);
+    let mut entries = Vec::with_capacity(content.blocks.len());
+    for (guid, kind, bytes) in &content.blocks {
+        entries.push(writer.put_block(*guid, *kind, bytes).await?);
+    }
+    writer.put_account(account.as_str(), content.position, entries);
+    yield_if_needed().await;
+    Ok(content.position)
+}
+
+/// Octets of the bodies that the records up to these positions brought, by object.
+fn added_bodies(partition: &Partition, accounts: &BTreeMap<AccountId, Position>) -> BTreeMap<ObjectId, Share> {
+    let mut added: BTreeMap<ObjectId, Share> = BTreeMap::new();
+    for (account, position) in accounts {
+        let records = partition.unflushed.get(account).into_iter().flatten();
+        for body in records.filter(|r| r.position <= *position).flat_map(|record| record.bodies.iter()) {
+            let share = added.entry(body.place.object).or_default();
+            // An empty body still needs its frame.
+            let octets = body.place.length.max(1);
+            share.total += octets;
+            share.live += if body.dead { 0 } else { octets };
+        }
+    }
+    added
+}
+
+/// The body objects of a new manifest.
+fn remaining_bodies(
+    partition: &Partition,
+    added: &BTreeMap<ObjectId, Share>,
+    released: &BTreeMap<ObjectId, u64>,
+    cov: Position,
+) -> BTreeMap<ObjectId, Share> {
+    let mut bodies = partition.manifest.as_ref().map(|manifest| manifest.bodies.clone()).unwrap_or_default();
+    for (object, share) in added {
+        // A message that was expunged before its flush costs no object.
+        if share.live > 0 || bodies.contains_key(object) {
+            let sum = bodies.entry(*object).or_default();
+            sum.live += share.live;
+            sum.total += share.total;
+        }
+    }
+    for (object, octets) in released {
+        if let Some(share) = bodies.get_mut(object) {
+            share.live = share.live.saturating_sub(*octets);
+        }
+    }
+    bodies.retain(|object, _| !partition.retiring.get(object).is_some_and(|until| *until <= cov));
+    bodies
+}
+
+/// Drops the records that the accounts' blocks contain; the packs they named.
+fn drop_flushed(partition: &mut Partition, accounts: &BTreeMap<AccountId, Position>) -> Vec<ObjectId> {
+    let mut packs = Vec::new();
+    let all = fault::on(Fault::FlushDropsLater);
+    for (account, position) in accounts {
+        let Some(records) = partition.unflushed.get_mut(account) else { continue };
+        records.retain(|record| {
+            if record.position > *position && !all {
+                return true;
+            }
+            partition.unflushed_octets -= u64::from(record.octets);
+            packs.extend(record.bodies.iter().map(|body| body.place.object).filter(|id| id.kind == ObjectKind::Pack));
+            false
+        });
+        if records.is_empty() {
+            partition.unflushed.remove(account);
+        }
+    }
+    packs.sort_unstable();
+    packs.dedup();
+    packs
+}

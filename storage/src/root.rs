@@ -1,0 +1,204 @@
+//! The root directory of a store: its identity, its lock, its chain of owners.
+//!
+//! # Invariants
+//! One process at a time holds the lock. The chain `owner/all/0, 1, 2, ...` has no gap; each start adds one link, and a
+//! link is never changed or removed.
+//!
+//! # Crash
+//! Each small object is made whole and durable or not at all. A store without its first link is finished at the next
+//! start, if it holds nothing yet.
+
+pub(crate) mod format;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use culver_shard::disk::{self, Lock, LockError};
+use culver_shard::{random, time};
+
+use self::format::{Owner, SmallFault, StoreIdentity, VERSION};
+use crate::error::OpenError;
+use crate::limits::Limits;
+use crate::partition::PartitionSeed;
+use crate::paths::Paths;
+use crate::recover::Shared;
+
+/// A locked store. Keep it until every shard's [`crate::Storage`] is closed: the lock goes with it.
+pub struct Root {
+    pub(crate) paths: Paths,
+    pub(crate) limits: Limits,
+    pub(crate) identity: StoreIdentity,
+    pub(crate) owner: Owner,
+    _lock: Lock,
+}
+
+/// What one shard gets of a recovered store; goes to that shard, to [`crate::Storage::start`].
+pub struct Share {
+    pub(crate) paths: Paths,
+    pub(crate) limits: Limits,
+    pub(crate) store: [u8; 16],
+    pub(crate) partition_count: u16,
+    pub(crate) epoch: u32,
+    pub(crate) shard: u16,
+    pub(crate) partitions: Vec<PartitionSeed>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Share {
+    /// The shard it is for.
+    pub fn shard(&self) -> usize {
+        usize::from(self.shard)
+    }
+
+    /// Records that a flush has yet to take.
+    pub fn unflushed_records(&self) -> usize {
+        self.partitions.iter().flat_map(|partition| partition.unflushed.values()).map(Vec::len).sum()
+    }
+}
+
+impl Root {
+    /// Locks the store of a directory; makes one where the directory is empty or missing.
+    pub async fn open(dir: &Path, limits: Limits) -> Result<Root, OpenError> {
+        let paths = Paths::new(dir);
+        disk::create_dir_all(dir).await.map_err(OpenError::io(dir))?;
+        let lock = disk::lock(paths.lock()).await.map_err(|error| match error {
+            LockError::Held { path, pid } => {
+                let why = pid.map_or("locked by another process".into(), |pid| format!("locked by process {pid}"));
+                OpenError::InUse { path, why }
+            }
+            LockError::Io { path, source } => OpenError::Io { path, source },
+        })?;
+        let identity = match read_small(&paths.store()).await? {
+            Some(bytes) => StoreIdentity::parse(&bytes).map_err(small_fault(&paths.store()))?,
+            None => make_store(&paths, &limits).await?,
+        };
+        let owner = newest_owner(&paths, &identity).await?;
+        Ok(Root { paths, limits, identity, owner, _lock: lock })
+    }
+
+    pub fn store_id(&self) -> [u8; 16] {
+        self.identity.store
+    }
+
+    pub fn partition_count(&self) -> u16 {
+        self.identity.partitions
+    }
+
+    /// The epoch of the newest owner: after [`Root::recover`], this process's own.
+    pub fn epoch(&self) -> u32 {
+        self.owner.epoch
+    }
+
+    /// Adds this process to the chain of owners.
+    pub(crate) async fn claim(&mut self, owner: Owner) -> Result<(), OpenError> {
+        let path = self.paths.owner(owner.epoch);
+        disk::create_durable(&path, &owner.encode()).await.map_err(OpenError::io(&path))?;
+        self.owner = owner;
+        Ok(())
+    }
+}
+
+/// A nonce for an owner object.
+pub(crate) fn nonce() -> [u8; 16] {
+    let mut nonce = [0; 16];
+    random::fill(&mut nonce);
+    nonce
+}
+
+/// The octets of a small object, or `None` where it is missing.
+pub(crate) async fn read_small(path: &Path) -> Result<Option<Vec<u8>>, OpenError> {
+    match disk::read(path).await {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(OpenError::Io { path: path.to_owned(), source }),
+    }
+}
+
+pub(crate) fn small_fault(path: &Path) -> impl Fn(SmallFault) -> OpenError {
+    let path = path.to_owned();
+    move |fault| match fault {
+        SmallFault::Broken(what) => OpenError::corrupt(&path, 0, what),
+        SmallFault::Version(found) => OpenError::Version { path: path.clone(), found, reads: VERSION },
+    }
+}
+
+/// The names in a directory; none where it is missing.
+pub(crate) async fn list(path: &Path) -> Result<Vec<disk::Entry>, OpenError> {
+    match disk::list(path).await {
+        Ok(entries) => Ok(entries),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(OpenError::Io { path: path.to_owned(), source }),
+    }
+}
+
+async fn make_store(paths: &Paths, limits: &Limits) -> Result<StoreIdentity, OpenError> {
+    for dir in [paths.owners(), paths.journals(), paths.lows(), paths.data()] {
+        if let Some(entry) = list(&dir).await?.iter().find(|entry| !entry.name.starts_with(disk::TEMPORARY)) {
+            let what = format!("is missing, but {}/{} is there", dir.display(), entry.name);
+            return Err(OpenError::corrupt(&paths.store(), 0, what));
+        }
+        disk::create_dir_all(&dir).await.map_err(OpenError::io(&dir))?;
+    }
+    let owner_dir = paths.root().join("owner");
+    for dir in [&owner_dir, paths.root()] {
+        disk::sync_dir(dir).await.map_err(OpenError::io(dir))?;
+    }
+    let identity =
+        StoreIdentity { partitions: limits.partitions.max(1), store: nonce(), created: time::wall().0 };
+    let path = paths.store();
+    disk::create_durable(&path, &identity.encode()).await.map_err(OpenError::io(&path))?;
+    Ok(identity)
+}
+
+async fn newest_owner(paths: &Paths, identity: &StoreIdentity) -> Result<Owner, OpenError> {
+    let dir = paths.owners();
+    let mut epochs: Vec<u32> = Vec::new();
+    for entry in list(&dir).await? {
+        match entry.name.parse::<u32>() {
+            Ok(epoch) if epoch.to_string() == entry.name => epochs.push(epoch),
+            _ if entry.name.starts_with(disk::TEMPORARY) => remove_leftover(dir.join(&entry.name)).await,
+            _ => tracing::warn!(path = %dir.join(&entry.name).display(), "a strange file among the owners"),
+        }
+    }
+    epochs.sort_unstable();
+    let Some(newest) = epochs.last().copied() else {
+        for dir in [paths.journals(), paths.data()] {
+            if !list(&dir).await?.is_empty() {
+                return Err(OpenError::corrupt(&paths.owner(0), 0, "the chain of owners is missing"));
+            }
+        }
+        let owner = Owner {
+            epoch: 0,
+            shards: 0,
+            store: identity.store,
+            nonce: nonce(),
+            created: time::wall().0,
+            journals: Vec::new(),
+        };
+        let path = paths.owner(0);
+        disk::create_durable(&path, &owner.encode()).await.map_err(OpenError::io(&path))?;
+        return Ok(owner);
+    };
+    if let Some(gap) = (0..=newest).zip(&epochs).find(|(expected, epoch)| expected != *epoch) {
+        return Err(OpenError::corrupt(&paths.owner(gap.0), 0, "a link of the chain of owners is missing"));
+    }
+    let path = paths.owner(newest);
+    read_owner(&path, newest, identity).await
+}
+
+/// One link, checked.
+pub(crate) async fn read_owner(path: &Path, epoch: u32, identity: &StoreIdentity) -> Result<Owner, OpenError> {
+    let bytes = disk::read(path).await.map_err(OpenError::io(path))?;
+    let owner = Owner::parse(&bytes).map_err(small_fault(path))?;
+    if owner.epoch != epoch || owner.store != identity.store {
+        return Err(OpenError::corrupt(path, 0, "the owner belongs to another store or stood elsewhere"));
+    }
+    Ok(owner)
+}
+
+/// Removes what an interrupted write left; it is in nobody's way, so a failure is only told.
+pub(crate) async fn remove_leftover(path: PathBuf) {
+    if let Err(error) = disk::remove(&path).await {
+        tracing::warn!(path = %path.display(), %error, "cannot remove a leftover");
+    }
+}

@@ -1,0 +1,153 @@
+//! Trim: what of the journals is no longer needed goes, or stays only for the bodies in it.
+//!
+//! # Invariants
+//! A low mark never passes a segment that holds an unflushed record of any partition, the Flush record any partition
+//! stands on, or the segment being written. A segment below it is removed when no committed manifest names it.
+//!
+//! # Order
+//! The low mark is durable before a segment below it is removed.
+//!
+//! # Crash
+//! Segments below the mark that were not yet removed are removed at the next start, or kept for their bodies.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use culver_model::PartitionId;
+use culver_shard::disk;
+
+use crate::error::FlushError;
+use crate::fault::{self, Fault};
+use crate::place::{ObjectId, ObjectKind};
+use crate::recover::needs_of;
+use crate::root::format::Low;
+use crate::storage::Inner;
+
+/// Sets a flag for as long as it lives.
+struct Raised<'a>(&'a Cell<bool>);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+impl Inner {
+    /// Carries old Flush records forward, lowers the marks of this shard's journals, and removes segments.
+    pub async fn trim(self: &Rc<Self>) -> Result<(), FlushError> {
+        if self.trimming.replace(true) {
+            return Ok(());
+        }
+        let _raised = Raised(&self.trimming);
+        self.carry_cold().await?;
+        self.publish_needs();
+        for ((epoch, shard), low, mark) in self.due_marks() {
+            self.mark_low(epoch, shard, low, mark).await?;
+        }
+        for id in self.unneeded_segments() {
+            let path = self.paths.segment(id.epoch, id.shard, id.number);
+            self.close_object(id);
+            match disk::remove(&path).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(FlushError::io(&path)(error)),
+                _ => {}
+            }
+            self.shared.with(|state| {
+                let Some(kept) = state.journals.get_mut(&(id.epoch, id.shard)) else { return };
+                kept.files.remove(&id.number);
+                if kept.files.is_empty() && id.epoch < self.epoch {
+                    state.journals.remove(&(id.epoch, id.shard));
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// A cold partition's Flush record would hold the low mark for ever.
+    async fn carry_cold(self: &Rc<Self>) -> Result<(), FlushError> {
+        let active = self.journal.active_number();
+        let cold: Vec<PartitionId> = self
+            .partitions
+            .values()
+            .filter_map(|partition| {
+                let partition = partition.borrow();
+                let (_, segment) = partition.flush.as_ref()?;
+                let own = (segment.epoch, segment.shard) == (self.epoch, self.shard);
+                let lags = !own || segment.number + self.limits.carry_segments < active;
+                (lags && partition.unflushed.is_empty() && !partition.flushing).then_some(partition.id)
+            })
+            .collect();
+        for id in cold {
+            self.carry_forward(id).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells what this shard's partitions need now: their newest records stand in segments nobody else knows of.
+    fn publish_needs(&self) {
+        self.shared.with(|state| {
+            for partition in self.partitions.values() {
+                let partition = partition.borrow();
+                state.needs.insert(partition.id.0, needs_of(&partition));
+            }
+        });
+    }
+
+    /// The marks to be made: journal, first segment still needed, number of the mark.
+    fn due_marks(&self) -> Vec<((u32, u16), u64, u64)> {
+        let active = self.journal.active_number();
+        let own = (self.epoch, self.shard);
+        self.shared.with(|state| {
+            let mut due = Vec::new();
+            for (id, kept) in state.journals.iter().filter(|(_, kept)| kept.keeper == self.shard) {
+                let past = kept.files.last().map_or(kept.low, |last| last + 1);
+                let bound = if *id == own { active } else { past };
+                let least = state.needs.values().filter_map(|needs| needs.journals.get(id)).min();
+                let mut low = least.map_or(bound, |least| bound.min(*least));
+                if fault::on(Fault::TrimTooEarly) && *id == own {
+                    low = (low + 1).min(bound);
+                }
+                if low > kept.low {
+                    due.push((*id, low, kept.next_mark));
+                }
+            }
+            due
+        })
+    }
+
+    async fn mark_low(&self, epoch: u32, shard: u16, first: u64, mark: u64) -> Result<(), FlushError> {
+        let dir = self.paths.low(epoch, shard);
+        if mark == 0 {
+            disk::create_dir_all(&dir).await.map_err(FlushError::io(&dir))?;
+            let lows = self.paths.lows();
+            disk::sync_dir(&lows).await.map_err(FlushError::io(&lows))?;
+        }
+        let path = dir.join(mark.to_string());
+        let low = Low { epoch, shard, first, store: self.store };
+        let made = disk::create_durable(&path, &low.encode()).await;
+        self.shared.with(|state| {
+            let Some(kept) = state.journals.get_mut(&(epoch, shard)) else { return };
+            // Also after a failure: the mark may be there, and marks only grow.
+            kept.next_mark = mark + 1;
+            if made.is_ok() {
+                kept.low = first;
+            }
+        });
+        made.map_err(FlushError::io(&path))
+    }
+
+    /// Segments of the journals this shard keeps that are below the mark and named for no body.
+    fn unneeded_segments(&self) -> Vec<ObjectId> {
+        self.shared.with(|state| {
+            let mut unneeded = Vec::new();
+            for ((epoch, shard), kept) in state.journals.iter().filter(|(_, kept)| kept.keeper == self.shard) {
+                for number in kept.files.range(..kept.low) {
+                    let id = ObjectId { kind: ObjectKind::Segment, shard: *shard, epoch: *epoch, number: *number };
+                    if !state.needs.values().any(|needs| needs.bodies.contains(&id)) {
+                        unneeded.push(id);
+                    }
+                }
+            }
+            unneeded
+        })
+    }
+}
