@@ -1,13 +1,15 @@
 //! The commands that do not serve: checks, dumps, passwords.
 
 use crate::config::Config;
-use anstream::{eprintln, println};
+use anstream::{eprint, eprintln, print, println};
 use anstyle::{AnsiColor, Style};
 use anyhow::{Result, bail};
 use culver_users::Scheme;
 use std::io::{IsTerminal, Read};
+use std::convert::Infallible;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -33,7 +35,7 @@ pub fn hash_password(scheme: &str) -> Result<ExitCode> {
     let mut password = String::new();
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
-        eprintln!("Password (it is shown as you type it): ");
+        eprint!("Password (it is shown as you type it): ");
         stdin.read_line(&mut password)?;
     } else {
         stdin.take(PASSWORD_OCTETS_MAX).read_to_string(&mut password)?;
@@ -44,4 +46,62 @@ pub fn hash_password(scheme: &str) -> Result<ExitCode> {
     }
     println!("{}", culver_users::hash(Scheme::parse(scheme)?, password.as_bytes())?);
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the annex of one shard is enough for: a chore has no clients.
+fn on_one_shard<T: Send + 'static>(
+    work: impl AsyncFn() -> Result<T> + Send + Clone + 'static,
+) -> Result<T> {
+    let done = Arc::new(Mutex::new(None));
+    let put = done.clone();
+    let config = culver_shard::Config { shards: 1, pin: false, ..culver_shard::Config::default() };
+    let ran = culver_shard::run(config, move |_| {
+        let (work, put) = (work.clone(), put.clone());
+        async move {
+            let result = work().await;
+            if let Ok(mut put) = put.lock() {
+                *put = Some(result);
+            }
+            Ok::<(), Infallible>(())
+        }
+    });
+    ran.map_err(|error| anyhow::Error::msg(error.to_string()))?;
+    let result = done.lock().ok().and_then(|mut done| done.take());
+    result.unwrap_or_else(|| bail!("ended without a result"))
+}
+
+/// `culver dump FILE`.
+pub fn dump(file: &Path) -> Result<ExitCode> {
+    let file = file.to_owned();
+    let text = on_one_shard(async move || {
+        let mut text = String::new();
+        culver_storage::dump(&file, &mut text).await?;
+        Ok(text)
+    })?;
+    print!("{text}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `culver check DIR`: 0 where everything is well, 1 with every finding.
+pub fn check(dir: &Path, json: bool) -> Result<ExitCode> {
+    // Also the directory of a quickstart, whose store stands in `store`.
+    let store = dir.join("store");
+    let store = if store.join("STORE").exists() { store } else { dir.to_owned() };
+    let report = on_one_shard(async move || Ok(culver_storage::check(&store, &mut culver_mailbox::inside).await?))?;
+    if json {
+        let findings: Vec<_> = report
+            .findings
+            .iter()
+            .map(|finding| serde_json::json!({"file": finding.path, "offset": finding.offset, "what": finding.what}))
+            .collect();
+        println!("{}", serde_json::json!({"ok": findings.is_empty(), "findings": findings}));
+    } else {
+        for finding in &report.findings {
+            println!("{BAD}damaged{BAD:#} {} at octet {}: {}", finding.path.display(), finding.offset, finding.what);
+        }
+        if report.findings.is_empty() {
+            println!("{GOOD}ok{GOOD:#} {}: every stored format verified", dir.display());
+        }
+    }
+    Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -6,6 +6,7 @@
 pub mod accounts;
 pub mod arriving;
 mod flush;
+mod inside;
 pub mod list;
 pub mod record;
 pub mod search;
@@ -13,6 +14,7 @@ pub mod state;
 pub mod view;
 
 pub use accounts::{Account, Accounts, ChangeError, Limits, OpenError, Session};
+pub use inside::inside;
 pub use arriving::{ArriveError, Arriving};
 pub use state::{Applied, Refusal, State, everything};
 pub use view::{Changes, View};

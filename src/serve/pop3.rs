@@ -380,7 +380,7 @@ impl Pop3 {
         let uids: UidSet = deleted.map(|uid| uid.get()..=uid.get()).collect();
         let Some(user) = &self.user else { return self.refuse(Refusal::NotDeleted) };
         let record = Record::Expunge { mailbox: Guid::INBOX, uids, only_deleted: false };
-        match user.session.change(record, Default::default()).await {
+        match user.session.change(record).await {
             Ok(_) => self.server.quit_ok(&mut self.out),
             Err(error) => {
                 let account = user.session.account().id().as_str();

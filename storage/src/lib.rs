@@ -40,6 +40,7 @@ pub use body::{Body, BodyWriter, Reader};
 pub use check::{Finding, Inside, Report, check};
 pub use dump::dump;
 pub use error::{CommitError, OpenError, ReadError, SourceError, SubmitError};
+pub use journal::commit::OnCommit;
 pub use limits::Limits;
 pub use place::{ObjectId, ObjectKind, Place, Position};
 pub use root::{Root, Share};

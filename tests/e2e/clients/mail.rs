@@ -56,10 +56,10 @@ fn python(script: &str, client: &Client) -> Fallible {
     need("python3")?;
     run_ok(
         Command::new("python3")
-            .args(["-I", "-c", script])
+            .args(["-I", "-"])
             .args([client.user.as_str(), &client.password])
             .args([client.ports.imap.port().to_string(), client.ports.pop3.port().to_string()]),
-        b"",
+        script.as_bytes(),
         LIMIT,
     )?;
     Ok(())

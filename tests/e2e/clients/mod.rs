@@ -40,6 +40,8 @@ pub fn tests() -> Vec<Test> {
 
 /// What a client test gets: the server's ports and an account.
 pub struct Client {
+    /// As `Target::name` gives it.
+    pub server: &'static str,
     pub ports: Ports,
     pub user: String,
     pub password: String,
@@ -50,8 +52,8 @@ fn client(account: usize) -> Fallible<Client> {
     if target.is_none() {
         *target = Some(Target::start("clients", Options { accounts: ACCOUNTS, shards: 2 })?);
     }
-    let ports = *target.as_ref().expect("just set").ports();
-    Ok(Client { ports, user: user(account), password: password(account) })
+    let target = target.as_ref().expect("just set");
+    Ok(Client { server: target.name(), ports: *target.ports(), user: user(account), password: password(account) })
 }
 
 /// The log of the server so far, where it is a Culver.

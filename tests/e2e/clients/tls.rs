@@ -17,7 +17,7 @@ fn python(mode: &str, client: &Client) -> Fallible {
         return skip("the server's TLS ports are not known");
     };
     run_ok(
-        Command::new("python3").args(["-I", "-c", include_str!("tls_session.py"), mode]).args([
+        Command::new("python3").args(["-I", "-", mode]).args([
             client.user.clone(),
             client.password.clone(),
             client.ports.imap.port().to_string(),
@@ -25,8 +25,9 @@ fn python(mode: &str, client: &Client) -> Fallible {
             client.ports.pop3.port().to_string(),
             pop3s.port().to_string(),
             client.ports.lmtp.port().to_string(),
+            client.server.to_owned(),
         ]),
-        b"",
+        include_bytes!("tls_session.py"),
         LIMIT,
     )?;
     Ok(())

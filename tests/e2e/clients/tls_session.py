@@ -2,6 +2,7 @@ import imaplib, poplib, socket, ssl, sys
 
 mode, user, password = sys.argv[1:4]
 imap, imaps, pop3, pop3s, lmtp = map(int, sys.argv[4:9])
+server = sys.argv[9]
 context = ssl.create_default_context()
 context.check_hostname = False
 context.verify_mode = ssl.CERT_NONE
@@ -24,6 +25,15 @@ def plain(port, greeting):
     sock = socket.create_connection(("127.0.0.1", port), timeout=20)
     lines(sock, greeting)
     return sock
+
+
+def handshake(sock):
+    """The TLS side of a connection, or None where the server ended it (which is safe as well)."""
+    try:
+        return context.wrap_socket(sock)
+    except (ssl.SSLEOFError, ConnectionError):
+        assert server != "culver", "the server ended the connection"
+        return None
 
 
 if mode == "handshakes":
@@ -71,20 +81,22 @@ elif mode == "injection":
     sock.sendall(b"a STARTTLS\r\nb NOOP\r\nc LOGOUT\r\n")
     answer = lines(sock, b"a OK")
     assert b"\r\nb " not in answer, answer
-    tls = context.wrap_socket(sock)
-    tls.sendall(b"d CAPABILITY\r\n")
-    answer = lines(tls, b"d OK")
-    assert b"b OK" not in answer and b"c OK" not in answer and b"BYE" not in answer, answer
-    tls.sendall(b"e LOGIN " + user.encode() + b" " + password.encode() + b"\r\n")
-    lines(tls, b"e OK")
+    tls = handshake(sock)
+    if tls:
+        tls.sendall(b"d CAPABILITY\r\n")
+        answer = lines(tls, b"d OK")
+        assert b"b OK" not in answer and b"c OK" not in answer and b"BYE" not in answer, answer
+        tls.sendall(b"e LOGIN " + user.encode() + b" " + password.encode() + b"\r\n")
+        lines(tls, b"e OK")
     sock = plain(pop3, b"+OK")
     sock.sendall(b"STLS\r\nUSER " + user.encode() + b"\r\nNOOP\r\n")
     answer = lines(sock, b"+OK")
-    tls = context.wrap_socket(sock)
-    # USER from before does not count: PASS alone is refused.
-    tls.sendall(b"PASS " + password.encode() + b"\r\n")
-    answer = lines(tls, (b"+OK", b"-ERR"))
-    assert answer.startswith(b"-ERR"), answer
+    tls = handshake(sock)
+    if tls:
+        # USER from before does not count: PASS alone is refused.
+        tls.sendall(b"PASS " + password.encode() + b"\r\n")
+        answer = lines(tls, (b"+OK", b"-ERR"))
+        assert answer.startswith(b"-ERR"), answer
 elif mode == "versions":
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         c = ssl.create_default_context()
@@ -105,4 +117,5 @@ elif mode == "versions":
             lines(tls, b"a OK")
             session = tls.session
             tls.close()
-        assert resumed, version
+        # Others may resume within one process only.
+        assert resumed or server != "culver", version
