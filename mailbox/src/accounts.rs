@@ -164,8 +164,7 @@ impl Accounts {
         let partition = self.storage().partition_of(id);
         let loaded = self.storage().load(partition, id).await;
         let loaded = loaded.map_err(|why| OpenError::Storage { account: id.as_str().to_owned(), why })?;
-        let (state, position) = rebuild(id, loaded)?;
-        let recent = state.mailboxes.iter().map(|(guid, index)| (*guid, index.uid_next().get())).collect();
+        let (state, position, recent) = rebuild(id, loaded)?;
         let account = Rc::new(Account {
             id: id.clone(),
             partition,
@@ -449,7 +448,9 @@ impl Drop for Session {
 }
 
 /// The state that blocks and the records after them give.
-pub(crate) fn rebuild(id: &AccountId, loaded: Loaded) -> Result<(State, Position), OpenError> {
+///
+/// Last, by mailbox, the UIDNEXT of the blocks: what came after is \Recent, as far as anyone can tell (RFC 3501 §2.3.2).
+pub(crate) fn rebuild(id: &AccountId, loaded: Loaded) -> Result<(State, Position, BTreeMap<Guid, u32>), OpenError> {
     let damaged = |what, why: String| OpenError::Damaged { account: id.as_str().to_owned(), what, why };
     let mut position = loaded.position;
     let blocks = loaded
@@ -458,6 +459,7 @@ pub(crate) fn rebuild(id: &AccountId, loaded: Loaded) -> Result<(State, Position
         .map(|(key, blocks)| (key, blocks.into_iter().map(|block| IndexBlock::shared(Rc::new(block))).collect()))
         .collect();
     let mut state = State::load(blocks).map_err(|why| damaged("an index block", why.to_string()))?;
+    let recent = state.mailboxes.iter().map(|(guid, index)| (*guid, index.uid_next().get())).collect();
     for record in loaded.records {
         let places: Vec<_> = record.bodies.iter().map(Place::to_bytes).collect();
         let decoded =
@@ -468,5 +470,5 @@ pub(crate) fn rebuild(id: &AccountId, loaded: Loaded) -> Result<(State, Position
     }
     // What these records freed was told to storage when they were committed.
     state.freed.clear();
-    Ok((state, position))
+    Ok((state, position, recent))
 }

@@ -88,7 +88,7 @@ impl Source for Accounts {
             if let Some(open) = self.opened(account) {
                 return Ok(open.give_blocks());
             }
-            let (mut state, position) = rebuild(account, loaded).map_err(|error| wrong(&error))?;
+            let (mut state, position, _) = rebuild(account, loaded).map_err(|error| wrong(&error))?;
             let (blocks, _, _) = blocks_of(&mut state);
             Ok(AccountBlocks { position, blocks })
         })
@@ -114,7 +114,7 @@ impl Source for Accounts {
             }
             let loaded = self.storage().load(partition, account).await;
             let loaded = loaded.map_err(|error| SourceError(error.to_string()))?;
-            let (state, _) = rebuild(account, loaded).map_err(|error| SourceError(error.to_string()))?;
+            let (state, _, _) = rebuild(account, loaded).map_err(|error| SourceError(error.to_string()))?;
             Ok(names(&state, &place))
         })
     }

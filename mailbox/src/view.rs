@@ -76,7 +76,9 @@ impl View {
         recent: UidSet,
     ) -> View {
         let mut bitmap = RoaringBitmap::new();
-        uids.ranges().for_each(|range| drop(bitmap.insert_range(range)));
+        for range in uids.ranges() {
+            bitmap.insert_range(range);
+        }
         let (seen, told) = modseqs;
         View { mailbox, uid_validity, uids: Rc::new(bitmap), seen, told, keywords_told, own: ModSeq::ZERO, recent }
     }

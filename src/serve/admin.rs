@@ -56,6 +56,8 @@ pub async fn serve(shard: Rc<Shard>, mut conn: Conn, _peer: Peer) -> String {
     let connection = http1::Builder::new()
         .max_buf_size(HEAD_OCTETS_MAX)
         .max_headers(HEADERS_MAX)
+        // Who sends one request and says that no more follow gets the answer all the same.
+        .half_close(true)
         // Time is kept by `carry`.
         .header_read_timeout(None)
         .serve_connection(pipe.end(), service);

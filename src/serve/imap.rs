@@ -214,6 +214,10 @@ impl Imap {
                     Flow::Go
                 }
                 Event::Refused { tag, refusal } => {
+                    if let (Refusal::BadCharset { save: true }, Some(user)) = (&refusal, &mut self.user) {
+                        // RFC 5182 §2.1: a SEARCH that fails empties the saved result.
+                        user.saved = UidSet::new();
+                    }
                     refusal.write(tag, &mut self.out);
                     Flow::Go
                 }
@@ -353,6 +357,9 @@ impl Imap {
             reason.write(tag, &mut self.out);
             return Ok(Flow::Go);
         }
+        if self.deleted_under_us() {
+            return Ok(Flow::End(End::Bye(Reason::MailboxDeleted)));
+        }
         if command.enables_condstore() {
             self.enable_condstore();
         }
@@ -456,10 +463,7 @@ impl Imap {
             Command::Copy { uid, set, mailbox } => self.copy(tag, uid, &set, &mailbox, false, pipelined).await,
             Command::Move { uid, set, mailbox } => self.copy(tag, uid, &set, &mailbox, true, pipelined).await,
         }
-        Ok(match self.deleted_under_us() {
-            true => Flow::End(End::Bye(Reason::MailboxDeleted)),
-            false => Flow::Go,
-        })
+        Ok(Flow::Go)
     }
 
     /// `tag OK text`, after what the session has to be told.

@@ -207,11 +207,8 @@ impl Lmtp {
     fn begin(&mut self) {
         self.messages += 1;
         let directory = self.shard.config().storage.directory.join(spool::DIRECTORY);
-        self.incoming = Some(Incoming {
-            watch: HeaderWatch::new(),
-            scratch: Vec::new(),
-            spool: Spool::new(directory),
-        });
+        self.incoming =
+            Some(Incoming { watch: HeaderWatch::new(), scratch: Vec::new(), spool: Spool::new(directory) });
     }
 
     /// The message cannot be kept until it is whole.
@@ -312,7 +309,14 @@ impl Lmtp {
                         let (account, detail) = recipient.clone();
                         seen.insert(recipient, at);
                         let (id, content) = (id.to_owned(), content.clone());
-                        Planned::Deliver(Box::new(Delivery { id, account, detail, internal_date, prefix, content }))
+                        Planned::Deliver(Box::new(Delivery {
+                            id,
+                            account,
+                            detail,
+                            internal_date,
+                            prefix,
+                            content,
+                        }))
                     }
                 },
             });
@@ -388,3 +392,6 @@ fn config(shard: &Shard) -> Arc<proto::Config> {
         },
     })
 }
+
+#[cfg(test)]
+mod tests;

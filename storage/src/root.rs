@@ -140,8 +140,14 @@ async fn make_store(paths: &Paths, limits: &Limits) -> Result<StoreIdentity, Ope
         disk::create_dir_all(&dir).await.map_err(OpenError::io(&dir))?;
     }
     let owner_dir = paths.root().join("owner");
-    for dir in [&owner_dir, paths.root()] {
-        disk::sync_dir(dir).await.map_err(OpenError::io(dir))?;
+    // Directories above the root may be new too.
+    let above = paths.root().ancestors().skip(1).filter(|dir| !dir.as_os_str().is_empty());
+    for dir in [&*owner_dir, paths.root()].into_iter().chain(above) {
+        match disk::sync_dir(dir).await {
+            // Above the root one may be allowed to pass and not to read; such a directory is not new.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && dir != paths.root() => {}
+            other => other.map_err(OpenError::io(dir))?,
+        }
     }
     let identity =
         StoreIdentity { partitions: limits.partitions.max(1), store: nonce(), created: time::wall().0 };

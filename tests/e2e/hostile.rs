@@ -1,1 +1,3 @@
-pub fn tests() -> Vec<crate::Test> { Vec::new() }
+pub fn tests() -> Vec<crate::Test> {
+    Vec::new()
+}

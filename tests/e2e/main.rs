@@ -116,8 +116,10 @@ fn main() {
         }
     };
     let transcripts: Vec<_> = transcripts.into_iter().filter(|t| arguments.wants(&t.name)).collect();
-    let mut tests =
-        vec![Test { name: "transcript_patterns_match_what_they_say", run: |_| transcript::pattern::self_test() }];
+    let mut tests = vec![Test {
+        name: "transcript_patterns_match_what_they_say",
+        run: |_| transcript::pattern::self_test(),
+    }];
     tests.extend(clients::tests());
     tests.extend(durability::tests());
     tests.extend(hostile::tests());
@@ -150,7 +152,8 @@ fn main() {
 }
 
 fn transcripts_directory() -> PathBuf {
-    let root = option_env!("CARGO_MANIFEST_DIR").map_or_else(|| env::current_dir().unwrap_or_default(), PathBuf::from);
+    let root = option_env!("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env::current_dir().unwrap_or_default(), PathBuf::from);
     root.join("tests/transcripts")
 }
 
@@ -200,7 +203,9 @@ fn play_batch(transcripts: &[transcript::parse::Transcript], target: &Target, th
     std::thread::scope(|scope| {
         for _ in 0..threads.clamp(1, 16) {
             scope.spawn(|| {
-                while let Some(n) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&n| n < transcripts.len()) {
+                while let Some(n) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&n| n < transcripts.len())
+                {
                     let one = &transcripts[n];
                     let accounts = (starts[n]..starts[n] + one.accounts).collect();
                     let began = Instant::now();

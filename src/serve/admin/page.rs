@@ -102,7 +102,11 @@ impl Page {
                 registry.register(name, help, ConstGauge::new(value));
             }
         };
-        gauge("process_resident_memory_bytes", "Resident memory of this process", self.process.resident_octets);
+        gauge(
+            "process_resident_memory_bytes",
+            "Resident memory of this process",
+            self.process.resident_octets,
+        );
         gauge("process_open_fds", "Descriptors that this process has open", self.process.descriptors);
     }
 
@@ -122,7 +126,11 @@ impl Page {
             }
         }
         registry.register("shard_up", "Shards that answer", up);
-        registry.register("shard_stall_seconds", "How late the tasks of a shard ran, since its start", stalls);
+        registry.register(
+            "shard_stall_seconds",
+            "How late the tasks of a shard ran, since its start",
+            stalls,
+        );
     }
 
     fn counters(&self, registry: &mut Registry) {
@@ -136,17 +144,37 @@ impl Page {
     fn storage(&self, registry: &mut Registry) {
         let sum = |of: fn(&Status) -> u64| self.answered().map(|reading| of(&reading.storage)).sum::<u64>();
         for (name, help, is_counter, value) in [
-            ("pending_records", "Records that wait for their commit", false, sum(|s| s.pending_records as u64)),
+            (
+                "pending_records",
+                "Records that wait for their commit",
+                false,
+                sum(|s| s.pending_records as u64),
+            ),
             ("pending_octets", "Octets that wait for their commit", false, sum(|s| s.pending_octets)),
             ("unflushed_records", "Committed records in no flush", false, sum(|s| s.unflushed_records)),
             ("unflushed_octets", "Octets of journal in no flush", false, sum(|s| s.unflushed_octets)),
             ("records", "Records committed", true, sum(|s| s.records)),
-            ("syncs", "Syncs of the journal, each of which commits a batch of records", true, sum(|s| s.batches)),
+            (
+                "syncs",
+                "Syncs of the journal, each of which commits a batch of records",
+                true,
+                sum(|s| s.batches),
+            ),
             ("journal_octets", "Octets written to the journal", true, sum(|s| s.journal_octets)),
             ("flushes", "Flushes finished", true, sum(|s| s.flushes)),
             ("compactions", "Compactions finished", true, sum(|s| s.compactions)),
-            ("sync_failures", "Syncs that failed, after which what they held was given up", true, sum(|s| s.cuts)),
-            ("full_shards", "Shards that take no mail because the disk is full", false, sum(|s| u64::from(s.full))),
+            (
+                "sync_failures",
+                "Syncs that failed, after which what they held was given up",
+                true,
+                sum(|s| s.cuts),
+            ),
+            (
+                "full_shards",
+                "Shards that take no mail because the disk is full",
+                false,
+                sum(|s| u64::from(s.full)),
+            ),
         ] {
             put(registry, &format!("storage_{name}"), help, is_counter, value);
         }
@@ -233,7 +261,10 @@ mod tests {
         let families: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         assert!(families.contains(&"culver_logins_total counter"), "{text}");
         assert!(families.contains(&"culver_imap_sessions gauge"), "{text}");
-        assert!(text.contains("# HELP culver_logins_total ") && !text.contains("# HELP culver_logins "), "{text}");
+        assert!(
+            text.contains("# HELP culver_logins_total ") && !text.contains("# HELP culver_logins "),
+            "{text}"
+        );
         assert!(!text.contains("# EOF"));
     }
 

@@ -83,7 +83,11 @@ fn wake(waker: &mut Option<Waker>) {
 }
 
 impl Read for End {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut to: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut to: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         let mut buffers = self.0.borrow_mut();
         let Buffers { input, used, .. } = &mut *buffers;
         let left = &input[*used..];
@@ -145,22 +149,27 @@ mod tests {
         let service = service_fn(move |_: Request<Incoming>| async move {
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("x".repeat(octets))))
         });
-        let connection =
-            http1::Builder::new().header_read_timeout(None).serve_connection(pipe.end(), service);
+        let connection = http1::Builder::new()
+            .half_close(true)
+            .header_read_timeout(None)
+            .serve_connection(pipe.end(), service);
         let mut sent = Vec::new();
         let mut pieces = requests.chunks(size);
         let client = async {
             loop {
                 or(pipe.has_output(), pipe.wants_input()).await;
-                sent.extend(pipe.take_output());
+                let output = pipe.take_output();
+                if !output.is_empty() {
+                    sent.extend(output);
+                    continue;
+                }
                 match pieces.next() {
                     Some(piece) => pipe.put_input(piece),
                     None => pipe.end_input(),
                 }
-                or(pipe.has_output(), pipe.wants_input()).await;
             }
         };
-        let http = async { connection.await.expect("HTTP") };
+        let http = async { drop(connection.await) };
         block_on(or(http, client));
         sent.extend(pipe.take_output());
         String::from_utf8(sent).expect("ASCII")

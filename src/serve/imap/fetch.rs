@@ -66,6 +66,18 @@ fn write_row(writer: &mut FetchWriter<'_>, view: &View, row: &Row<'_>, items: &F
     }
 }
 
+/// Whether any item stands in the row.
+fn of_rows(items: &FetchItems) -> bool {
+    items.uid
+        || items.flags
+        || items.modseq
+        || items.internal_date
+        || items.size
+        || items.envelope
+        || items.body
+        || items.body_structure
+}
+
 /// Octets that one body item answers with.
 enum Octets {
     Nil,
@@ -307,11 +319,12 @@ impl Imap {
             let state = session.account().state();
             let index = state.selectable(selected.view.mailbox());
             let Some(row) = index.and_then(|index| index.get(uid)) else { return Ok(Ok(())) };
-            let mut items = items.clone();
-            items.uid = true;
-            let mut writer = FetchWriter::new(&mut self.out, sequence);
-            write_row(&mut writer, &selected.view, &row, &items);
+            if of_rows(items) {
+                let mut writer = FetchWriter::new(&mut self.out, sequence);
+                write_row(&mut writer, &selected.view, &row, items);
+            }
         }
+        let mut began = of_rows(items);
         for (octets, (named, section, partial)) in ready.into_iter().zip(sections) {
             let name = match named {
                 Named::Section => BodyName::Section { section, origin: partial.map(|partial| partial.0) },
@@ -319,7 +332,11 @@ impl Imap {
                 Named::Rfc822Header => BodyName::Rfc822Header,
                 Named::Rfc822Text => BodyName::Rfc822Text,
             };
-            let mut writer = FetchWriter::resume(&mut self.out);
+            let mut writer = match began {
+                true => FetchWriter::resume(&mut self.out),
+                false => FetchWriter::new(&mut self.out, sequence),
+            };
+            began = true;
             match octets {
                 Octets::Nil => writer.nil(name),
                 Octets::Ready(octets) => {

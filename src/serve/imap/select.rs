@@ -2,12 +2,12 @@
 
 use super::{End, Flow, Imap, Selected, User};
 use culver_mailbox::record::{Record, StoreOp};
-use culver_mailbox::{Applied, ChangeError, Refusal, View, everything};
+use culver_mailbox::{Applied, ChangeError, Refusal as Refused, View, everything};
 use culver_index::MailboxIndex;
 use culver_model::{Guid, Keyword, MailboxName, ModSeq, SystemFlag, UidSet};
 use culver_proto::imap::command::{MessageSet, Qresync, Select, StatusItems};
 use culver_proto::imap::encode::{self, StatusValues};
-use culver_proto::imap::{Code, Reason, Stage, Status, response};
+use culver_proto::imap::{Code, Reason, Refusal, Stage, Status, response};
 use culver_shard::{random, time};
 use std::io;
 
@@ -35,7 +35,7 @@ pub fn write_flags(out: &mut Vec<u8>, index: &MailboxIndex, read_only: bool) {
 }
 
 /// Why a change was refused, in the words of IMAP.
-pub fn reason(error: &ChangeError, refused: impl FnOnce(Refusal) -> Reason) -> Reason {
+pub fn reason(error: &ChangeError, refused: impl FnOnce(Refused) -> Reason) -> Reason {
     match error {
         ChangeError::Refused(refusal) => refused(*refusal),
         ChangeError::Unavailable(why) => {
@@ -55,6 +55,11 @@ impl Imap {
     }
 
     pub(super) async fn select(&mut self, tag: &str, select: Select) -> io::Result<()> {
+        if select.qresync.is_some() && !self.server.state().enabled.qresync {
+            // RFC 7162 §3.2.5: the parameter needs ENABLE QRESYNC first.
+            Refusal::Expected("ENABLE QRESYNC before the QRESYNC parameter").write(Some(tag), &mut self.out);
+            return Ok(());
+        }
         let had = self.user.as_ref().is_some_and(|user| user.selected.is_some());
         // RFC 3501 §6.3.1: a SELECT that fails leaves nothing selected.
         self.deselect();
@@ -252,7 +257,7 @@ impl Imap {
         }
     }
 
-    async fn change_list(&mut self, tag: &str, record: Record, refused: impl FnOnce(Refusal) -> Reason, pipelined: bool) {
+    async fn change_list(&mut self, tag: &str, record: Record, refused: impl FnOnce(Refused) -> Reason, pipelined: bool) {
         let Some(user) = &self.user else { return };
         match user.session.change(record).await {
             Ok(_) => self.done(tag, pipelined, true, "Done"),
@@ -272,8 +277,8 @@ impl Imap {
         });
         let record = Record::Create { guid, name, special_use, selectable: true };
         let refused = |refusal| match refusal {
-            Refusal::AlreadyExists => Reason::MailboxExists,
-            Refusal::Limit => Reason::MailboxLimit,
+            Refused::AlreadyExists => Reason::MailboxExists,
+            Refused::Limit => Reason::MailboxLimit,
             _ => Reason::CannotName,
         };
         self.change_list(tag, record, refused, pipelined).await;
@@ -297,7 +302,7 @@ impl Imap {
             }
             Err(error) => {
                 let refused = |refusal| match refusal {
-                    Refusal::NonExistent => Reason::NoSuchMailbox,
+                    Refused::NonExistent => Reason::NoSuchMailbox,
                     _ if guid == Guid::INBOX => Reason::CannotDeleteInbox,
                     _ => Reason::HasChildren,
                 };
@@ -322,9 +327,9 @@ impl Imap {
             }
         };
         let refused = |refusal| match refusal {
-            Refusal::NonExistent => Reason::NoSuchMailbox,
-            Refusal::AlreadyExists => Reason::MailboxExists,
-            Refusal::Limit => Reason::MailboxLimit,
+            Refused::NonExistent => Reason::NoSuchMailbox,
+            Refused::AlreadyExists => Reason::MailboxExists,
+            Refused::Limit => Reason::MailboxLimit,
             _ => Reason::CannotRename,
         };
         self.change_list(tag, record, refused, pipelined).await;
@@ -369,7 +374,7 @@ impl Imap {
             Ok(applied) => applied,
             Err(error) => {
                 let refused = |refusal| match refusal {
-                    Refusal::Limit => Reason::KeywordLimit,
+                    Refused::Limit => Reason::KeywordLimit,
                     _ => Reason::TryCreate,
                 };
                 return reason(&error, refused).write(tag, &mut self.out);

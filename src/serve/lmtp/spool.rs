@@ -120,7 +120,11 @@ impl Spool {
             self.spill().await?;
         }
         match self.file {
-            None => Ok(Spooled { content: Content::Memory(self.held.into()), _permits: self.permits, _unlink: None }),
+            None => Ok(Spooled {
+                content: Content::Memory(self.held.into()),
+                _permits: self.permits,
+                _unlink: None,
+            }),
             Some((file, unlink)) => {
                 file.close().await?;
                 let content = Content::File { path: unlink.0.clone(), octets: self.written };

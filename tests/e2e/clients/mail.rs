@@ -4,11 +4,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::Client;
+use crate::ensure;
 use crate::support::process::{need, run, run_ok};
 use crate::support::temp::TempDir;
 use crate::support::{Fallible, imap::Imap, lmtp::Lmtp};
 use crate::transcript::play::small_message;
-use crate::ensure;
 
 const LIMIT: Duration = Duration::from_secs(60);
 

@@ -31,7 +31,10 @@ pub fn tests() -> Vec<Test> {
         Test { name: "client_postfix_delivers_by_lmtp", run: |_| transfer::postfix(&client(7)?) },
         Test { name: "client_swaks_delivers_by_lmtp", run: |_| transfer::swaks(&client(8)?) },
         Test { name: "tls_implicit_and_starttls_handshakes", run: |_| tls::handshakes(&client(9)?) },
-        Test { name: "tls_throws_away_what_came_before_the_handshake", run: |_| tls::injection(&client(10)?) },
+        Test {
+            name: "tls_throws_away_what_came_before_the_handshake",
+            run: |_| tls::injection(&client(10)?),
+        },
         Test { name: "tls_resumes_and_takes_both_versions", run: |_| tls::versions(&client(11)?) },
         Test { name: "logs_hold_no_password", run: |_| mail::no_password_in_logs(&client(12)?) },
         Test { name: "clients_the_server_stops_cleanly_afterwards", run: stop },
@@ -53,7 +56,12 @@ fn client(account: usize) -> Fallible<Client> {
         *target = Some(Target::start("clients", Options { accounts: ACCOUNTS, shards: 2 })?);
     }
     let target = target.as_ref().expect("just set");
-    Ok(Client { server: target.name(), ports: *target.ports(), user: user(account), password: password(account) })
+    Ok(Client {
+        server: target.name(),
+        ports: *target.ports(),
+        user: user(account),
+        password: password(account),
+    })
 }
 
 /// The log of the server so far, where it is a Culver.

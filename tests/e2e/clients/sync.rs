@@ -6,12 +6,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::Client;
+use crate::ensure;
 use crate::support::Fallible;
 use crate::support::imap::Imap;
 use crate::support::process::{need, run_ok};
 use crate::support::temp::TempDir;
 use crate::transcript::play::small_message;
-use crate::ensure;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -47,7 +47,10 @@ fn files(dir: &Path, into: &mut Vec<String>) -> Fallible {
         let path = entry?.path();
         if path.is_dir() {
             files(&path, into)?;
-        } else if !path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(".mbsync") || n == ".uidvalidity") {
+        } else if !path
+            .file_name()
+            .is_some_and(|n| n.to_string_lossy().starts_with(".mbsync") || n == ".uidvalidity")
+        {
             into.push(path.display().to_string());
         }
     }
@@ -100,7 +103,10 @@ pub fn mbsync(client: &Client) -> Fallible {
     sync()?;
     imap.must("SELECT INBOX")?;
     let found = imap.must("SEARCH SUBJECT \"message 2\" FLAGGED SEEN")?.lines();
-    ensure!(found.iter().any(|l| l.starts_with("* SEARCH ") && l.split(' ').count() >= 3), "no flag: {found:?}");
+    ensure!(
+        found.iter().any(|l| l.starts_with("* SEARCH ") && l.split(' ').count() >= 3),
+        "no flag: {found:?}"
+    );
     let found = imap.must("SEARCH SUBJECT \"message 20\"")?.lines();
     ensure!(found.iter().any(|l| l.starts_with("* SEARCH ")), "no new message: {found:?}");
     imap.must("UNSELECT")?;
@@ -136,10 +142,11 @@ pub fn neomutt(client: &Client) -> Fallible {
     let keys = "<tag-pattern>~A<enter><tag-prefix><copy-message>=Copied<enter>\
                 <delete-pattern>~s 'message 2'<enter><sync-mailbox><quit>";
     run_ok(
-        Command::new("script")
-            .env("TERM", "xterm")
-            .env("HOME", dir.path())
-            .args(["-qec", &format!("neomutt -n -F {} -e \"push \\\"{keys}\\\"\"", rc.display()), "/dev/null"]),
+        Command::new("script").env("TERM", "xterm").env("HOME", dir.path()).args([
+            "-qec",
+            &format!("neomutt -n -F {} -e \"push \\\"{keys}\\\"\"", rc.display()),
+            "/dev/null",
+        ]),
         b"",
         LIMIT,
     )?;

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::Client;
+use crate::ensure;
 use crate::support::imap::Imap;
 use crate::support::lmtp::Lmtp;
 use crate::support::process::{need, run, run_ok};
@@ -13,7 +14,6 @@ use crate::support::server::free_port_base;
 use crate::support::temp::TempDir;
 use crate::support::{Fallible, eventually, skip};
 use crate::transcript::play::small_message;
-use crate::ensure;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -60,7 +60,10 @@ pub fn fetchmail(client: &Client) -> Fallible {
     ensure!(code == Some(0), "POP3: exit code {code:?}");
     let text = fs::read_to_string(&taken)?;
     for n in 1..=3 {
-        ensure!(text.matches(&format!("\nbody {n}\n")).count() == 1, "message {n} was not taken once:\n{text}");
+        ensure!(
+            text.matches(&format!("\nbody {n}\n")).count() == 1,
+            "message {n} was not taken once:\n{text}"
+        );
     }
     ensure!(count(client)? == 0, "messages are left");
     deliver_some(client, 2)?;
@@ -121,7 +124,16 @@ pub fn swaks(client: &Client) -> Fallible {
     run_ok(
         Command::new("swaks")
             .args(["--server", &at.to_string(), "--protocol", "LMTP", "--helo", "localhost", "--silent", "2"])
-            .args(["--from", "a@example.net", "--to", &client.user, "--header", "Subject: swaks", "--body", "hello"]),
+            .args([
+                "--from",
+                "a@example.net",
+                "--to",
+                &client.user,
+                "--header",
+                "Subject: swaks",
+                "--body",
+                "hello",
+            ]),
         b"",
         LIMIT,
     )?;
@@ -166,7 +178,14 @@ pub fn postfix(client: &Client) -> Fallible {
         for n in 1..=2 {
             run_ok(
                 Command::new("swaks")
-                    .args(["--server", &format!("127.0.0.1:{port}"), "--from", "a@example.net", "--to", &client.user])
+                    .args([
+                        "--server",
+                        &format!("127.0.0.1:{port}"),
+                        "--from",
+                        "a@example.net",
+                        "--to",
+                        &client.user,
+                    ])
                     .args(["--header", &format!("Subject: through postfix {n}"), "--silent", "2"])
                     .args(["--helo", "localhost"]),
                 b"",

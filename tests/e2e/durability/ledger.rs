@@ -147,7 +147,10 @@ impl Ledger {
                 Err(e) => differences.push(e.to_string()),
             }
         }
-        fail!("the account is in no state that was acknowledged or under way:\n{}", differences.join("\n--- or ---\n"))
+        fail!(
+            "the account is in no state that was acknowledged or under way:\n{}",
+            differences.join("\n--- or ---\n")
+        )
     }
 
     /// The candidate with everything filled in that the server shows, or the first difference.
@@ -169,7 +172,10 @@ impl Ledger {
                 None => {
                     let old = self.uid_validities.get(&name).copied().unwrap_or(0);
                     let new = shown.uid_validity;
-                    ensure!(new > old || new == old && name == "INBOX", "{name}: UIDVALIDITY {new} after {old}");
+                    ensure!(
+                        new > old || new == old && name == "INBOX",
+                        "{name}: UIDVALIDITY {new} after {old}"
+                    );
                 }
             }
             mailbox.uid_validity = Some(shown.uid_validity);
@@ -203,14 +209,17 @@ fn settle(name: &str, expected: &Mailbox, shown: &Shown, perhaps: &[u64]) -> Fal
         match left.iter().position(|m| *m == message) {
             Some(at) => mailbox.messages.push(left.swap_remove(at).clone()),
             None => {
-                let instead: Vec<_> = shown.messages.iter().filter(|m| m.uid == message.uid || m.id == message.id).collect();
+                let instead: Vec<_> =
+                    shown.messages.iter().filter(|m| m.uid == message.uid || m.id == message.id).collect();
                 fail!("{name}: lost {message:?}; near it: {instead:?}")
             }
         }
     }
     for message in unknown {
         let new = |m: &&Message| {
-            m.id == message.id && m.flags == message.flags && m.uid.is_some_and(|uid| uid > expected.uid_highest)
+            m.id == message.id
+                && m.flags == message.flags
+                && m.uid.is_some_and(|uid| uid > expected.uid_highest)
         };
         let at = left.iter().position(new);
         // A UID given between two reads is above all that were seen before; the ones told meanwhile raise the mark.
@@ -261,11 +270,15 @@ fn apply(mailboxes: &mut Mailboxes, operation: &Operation, chosen: &[bool], new_
             let message = Message { uid: new_uids.first().copied(), id: *id, flags: flags.clone() };
             add(mailboxes, mailbox, message);
         }
-        Operation::Deliver { id } => add(mailboxes, "INBOX", Message { uid: None, id: *id, flags: BTreeSet::new() }),
+        Operation::Deliver { id } => {
+            add(mailboxes, "INBOX", Message { uid: None, id: *id, flags: BTreeSet::new() })
+        }
         Operation::Store { mailbox, uids, how, flags } => {
             let uids = picked(uids);
             let Some(mailbox) = mailboxes.get_mut(mailbox) else { return };
-            for message in mailbox.messages.iter_mut().filter(|m| m.uid.is_some_and(|uid| uids.contains(&uid))) {
+            for message in
+                mailbox.messages.iter_mut().filter(|m| m.uid.is_some_and(|uid| uids.contains(&uid)))
+            {
                 match how {
                     '+' => message.flags.extend(flags.iter().cloned()),
                     '-' => message.flags.retain(|flag| !flags.contains(flag)),
@@ -383,7 +396,8 @@ fn read_mailbox(imap: &mut Imap, name: &str) -> Fallible<Shown> {
         plain.push_str(&String::from_utf8_lossy(&unit.bytes[at..]));
         let uid = between(&plain, "UID ", "").and_then(leading_number).ok_or("no UID")?;
         let flags = between(&plain, "FLAGS (", ")").ok_or("no FLAGS")?;
-        let flags = flags.split(' ').filter(|f| !f.is_empty() && *f != "\\Recent").map(str::to_owned).collect();
+        let flags =
+            flags.split(' ').filter(|f| !f.is_empty() && *f != "\\Recent").map(str::to_owned).collect();
         shown.messages.push(Message { uid: Some(uid as u32), id, flags });
     }
     let mut uids: Vec<_> = shown.messages.iter().map(|m| m.uid).collect();

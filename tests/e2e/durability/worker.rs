@@ -12,7 +12,8 @@ use crate::support::random::Random;
 use crate::support::server::{Ports, password, user};
 use crate::{ensure, fail};
 
-const FLAGS: [&str; 8] = ["\\Seen", "\\Answered", "\\Flagged", "\\Draft", "$Forwarded", "$Junk", "work", "Later"];
+const FLAGS: [&str; 8] =
+    ["\\Seen", "\\Answered", "\\Flagged", "\\Draft", "$Forwarded", "$Junk", "work", "Later"];
 const NAMES: [&str; 6] = ["box0", "box1", "box2", "box3", "box4", "box5"];
 /// Above this many messages, a mailbox is expunged rather than filled.
 const MESSAGES_MAX: usize = 60;
@@ -48,7 +49,11 @@ struct Connections {
 }
 
 /// Works until the server goes away; gives the ledger and the command that was in flight.
-pub fn work(shared: &Shared, mut ledger: Ledger, mut random: Random) -> Fallible<(Ledger, Option<Operation>)> {
+pub fn work(
+    shared: &Shared,
+    mut ledger: Ledger,
+    mut random: Random,
+) -> Fallible<(Ledger, Option<Operation>)> {
     let (name, password) = (user(ledger.account), password(ledger.account));
     let open = || -> Fallible<Connections> {
         let imap = || -> Fallible<Imap> {
@@ -56,7 +61,11 @@ pub fn work(shared: &Shared, mut ledger: Ledger, mut random: Random) -> Fallible
             imap.must("ENABLE CONDSTORE")?;
             Ok(imap)
         };
-        Ok(Connections { imap: [imap()?, imap()?], selected: [None, None], lmtp: Lmtp::open(shared.ports.lmtp)? })
+        Ok(Connections {
+            imap: [imap()?, imap()?],
+            selected: [None, None],
+            lmtp: Lmtp::open(shared.ports.lmtp)?,
+        })
     };
     let mut connections = match open() {
         Ok(connections) => connections,
@@ -130,7 +139,11 @@ fn choose(shared: &Shared, ledger: &Ledger, random: &mut Random) -> Operation {
             let targets: Vec<_> = names.iter().filter(|name| ***name != mailbox).collect();
             match targets.is_empty() {
                 true => append(random, &mailbox),
-                false => Operation::Move { uids: few(random), from: mailbox, to: (**random.pick(&targets)).clone() },
+                false => Operation::Move {
+                    uids: few(random),
+                    from: mailbox,
+                    to: (**random.pick(&targets)).clone(),
+                },
             }
         }
         17 => {
@@ -147,7 +160,8 @@ fn choose(shared: &Shared, ledger: &Ledger, random: &mut Random) -> Operation {
         18 if !others.is_empty() => {
             let from = (*random.pick(&others)).clone();
             let to = (*random.pick(&NAMES)).to_owned();
-            let clear = !ledger.mailboxes.keys().any(|name| *name == to || name.starts_with(&format!("{to}/")));
+            let clear =
+                !ledger.mailboxes.keys().any(|name| *name == to || name.starts_with(&format!("{to}/")));
             match clear && !from.contains('/') {
                 true => Operation::Rename { from, to },
                 false => append(random, &from),
@@ -190,7 +204,8 @@ fn perform(
                 .append(mailbox, &format!("({flags}) "), &message(*id))
                 .map_err(|e| Broken::Lost(e.to_string()))?;
             let answer = accepted(answer)?;
-            let told = answer.code("APPENDUID").ok_or_else(|| Broken::Refused("OK without APPENDUID".into()))?;
+            let told =
+                answer.code("APPENDUID").ok_or_else(|| Broken::Refused("OK without APPENDUID".into()))?;
             Ok(told.split(' ').nth(1).map(numbers).unwrap_or_default())
         }
         Operation::Deliver { id } => {
@@ -215,11 +230,13 @@ fn perform(
             Ok(Vec::new())
         }
         Operation::Copy { from, to, uids } => {
-            let answer = within(connections, ledger, which, from, &format!("UID COPY {} {}", set(uids), quoted(to)))?;
+            let answer =
+                within(connections, ledger, which, from, &format!("UID COPY {} {}", set(uids), quoted(to)))?;
             copied(uids, answer.code("COPYUID"))
         }
         Operation::Move { from, to, uids } => {
-            let answer = within(connections, ledger, which, from, &format!("UID MOVE {} {}", set(uids), quoted(to)))?;
+            let answer =
+                within(connections, ledger, which, from, &format!("UID MOVE {} {}", set(uids), quoted(to)))?;
             let told = answer.untagged_code("COPYUID").or_else(|| answer.code("COPYUID").map(str::to_owned));
             copied(uids, told.as_deref())
         }
@@ -328,7 +345,8 @@ pub fn deliver_all(shared: &Shared, accounts: usize, mut random: Random) -> Fall
         }
         sent += 1;
         let id = shared.id();
-        let mut recipients: Vec<usize> = (0..1 + random.below(3)).map(|_| random.below(accounts as u64) as usize).collect();
+        let mut recipients: Vec<usize> =
+            (0..1 + random.below(3)).map(|_| random.below(accounts as u64) as usize).collect();
         recipients.sort_unstable();
         recipients.dedup();
         let mut replied = 0;

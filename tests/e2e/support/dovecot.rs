@@ -28,11 +28,23 @@ impl Dovecot {
         }
         // Dovecot's mail processes run as nobody.
         fs::set_permissions(dir.path().join("home"), fs::Permissions::from_mode(0o777))?;
-        let passwd: String = (0..ACCOUNTS).map(|n| format!("{}:{{PLAIN}}{}:65534:65534::::\n", user(n), password(n))).collect();
+        let passwd: String = (0..ACCOUNTS)
+            .map(|n| format!("{}:{{PLAIN}}{}:65534:65534::::\n", user(n), password(n)))
+            .collect();
         fs::write(dir.path().join("passwd"), passwd)?;
         process::run_ok(
             Command::new("openssl")
-                .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3", "-subj", "/CN=localhost"])
+                .args([
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "rsa:2048",
+                    "-nodes",
+                    "-days",
+                    "3",
+                    "-subj",
+                    "/CN=localhost",
+                ])
                 .args(["-keyout", &format!("{at}/key.pem"), "-out", &format!("{at}/cert.pem")]),
             b"",
             Duration::from_secs(60),

@@ -103,7 +103,9 @@ pub fn need(program: impl AsRef<OsStr>) -> Fallible {
         program.exists()
     } else {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(program).exists())
+        std::env::split_paths(&path)
+            .chain(["/usr/sbin".into(), "/sbin".into()])
+            .any(|dir| dir.join(program).exists())
     };
     if found { Ok(()) } else { skip(format!("{} is not installed", program.display())) }
 }

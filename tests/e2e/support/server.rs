@@ -190,7 +190,8 @@ impl Culver {
     }
 
     pub fn log(&self) -> String {
-        fs::read(self.log_path()).map_or_else(|_| String::new(), |log| String::from_utf8_lossy(&log).into_owned())
+        fs::read(self.log_path())
+            .map_or_else(|_| String::new(), |log| String::from_utf8_lossy(&log).into_owned())
     }
 
     pub fn log_tail(&self) -> String {
@@ -240,8 +241,12 @@ impl Culver {
         self.options.shards = shards;
         self.spawn().map_err(|e| {
             self.dir.keep();
-            format!("restart with {shards} shards: {e}\n{}\nkept: {}", self.log_tail(), self.dir.path().display())
-                .into()
+            format!(
+                "restart with {shards} shards: {e}\n{}\nkept: {}",
+                self.log_tail(),
+                self.dir.path().display()
+            )
+            .into()
         })
     }
 

@@ -28,8 +28,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::support::Fallible;
 use crate::fail;
+use crate::support::Fallible;
 
 #[derive(Debug)]
 pub struct Transcript {
@@ -105,7 +105,8 @@ fn entries(directory: &Path) -> Fallible<Vec<PathBuf>> {
 
 fn read(path: &Path) -> Fallible<Transcript> {
     let text = std::fs::read_to_string(path)?;
-    let area_name = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+    let area_name =
+        path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let mut lines = text.lines().enumerate().map(|(n, line)| (n + 1, line));
     let sentence = match lines.next().and_then(|(_, line)| line.strip_prefix("# ")) {
@@ -130,7 +131,9 @@ fn read(path: &Path) -> Fallible<Transcript> {
             loop {
                 match lines.next() {
                     Some((_, ".")) => break,
-                    Some((_, line)) => value.push_str(&format!("{}\r\n", line.strip_prefix('.').unwrap_or(line))),
+                    Some((_, line)) => {
+                        value.push_str(&format!("{}\r\n", line.strip_prefix('.').unwrap_or(line)))
+                    }
                     None => fail!("{number}: the message has no end"),
                 }
             }

@@ -16,8 +16,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::Fallible;
 use crate::fail;
+use crate::support::Fallible;
 
 pub type Variables = BTreeMap<String, String>;
 
@@ -157,8 +157,11 @@ fn hole(text: &str, variables: &Variables) -> Fallible<Piece> {
         return Ok(match kind {
             "s" => Piece::StringOf(argument.to_owned()),
             "set" | "flags" => {
-                let mut words: Vec<(Pattern, bool)> =
-                    several(" ").iter().filter(|w| !w.is_empty()).map(|w| optional(w)).collect::<Fallible<_>>()?;
+                let mut words: Vec<(Pattern, bool)> = several(" ")
+                    .iter()
+                    .filter(|w| !w.is_empty())
+                    .map(|w| optional(w))
+                    .collect::<Fallible<_>>()?;
                 if kind == "flags" {
                     words.push((Pattern(vec![Piece::Text("\\Recent".into())]), true));
                 }
@@ -213,7 +216,9 @@ fn walk(pieces: &[Piece], line: &str, captured: &Variables, steps: &mut u32, nex
         Piece::Text(text) => {
             line.strip_prefix(text.as_str()).is_some_and(|rest| walk(more, rest, captured, steps, next))
         }
-        Piece::Any(name) => ends(line).any(|end| walk(more, &line[end..], &with(name, &line[..end]), steps, next)),
+        Piece::Any(name) => {
+            ends(line).any(|end| walk(more, &line[end..], &with(name, &line[..end]), steps, next))
+        }
         Piece::Number { least, name } => {
             let end = line.bytes().take_while(u8::is_ascii_digit).count();
             let Ok(value) = line[..end].parse::<u64>() else { return false };
@@ -224,9 +229,9 @@ fn walk(pieces: &[Piece], line: &str, captured: &Variables, steps: &mut u32, nex
             let end = line.find([' ', '(', ')', '[', ']', '"']).unwrap_or(line.len());
             end > 0 && walk(more, &line[end..], &with(name, &line[..end]), steps, next)
         }
-        Piece::AnyString => any_string(line)
-            .into_iter()
-            .any(|end| walk(more, &line[end..], captured, steps, next)),
+        Piece::AnyString => {
+            any_string(line).into_iter().any(|end| walk(more, &line[end..], captured, steps, next))
+        }
         Piece::StringOf(text) => spellings(text).iter().any(|spelling| {
             line.strip_prefix(spelling.as_str()).is_some_and(|rest| walk(more, rest, captured, steps, next))
         }),
@@ -322,10 +327,12 @@ pub fn unescape(text: &str) -> Vec<u8> {
             (b'\\', Some(b't')) => (b'\t', 2),
             (b'\\', Some(b'0')) => (0, 2),
             (b'\\', Some(b'\\')) => (b'\\', 2),
-            (b'\\', Some(b'x')) => match text.get(at + 2..at + 4).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-                Some(octet) => (octet, 4),
-                None => (b'\\', 1),
-            },
+            (b'\\', Some(b'x')) => {
+                match text.get(at + 2..at + 4).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+                    Some(octet) => (octet, 4),
+                    None => (b'\\', 1),
+                }
+            }
             (octet, _) => (octet, 1),
         };
         out.push(octet);
@@ -338,7 +345,11 @@ pub fn unescape(text: &str) -> Vec<u8> {
 pub fn self_test() -> Fallible {
     let none = Variables::new();
     let table = [
-        ("* 1 FETCH ({{perm|UID {{num}}; FLAGS ({{flags|\\Seen}})}})", "* 1 FETCH (FLAGS (\\Seen \\Recent) UID 5)", true),
+        (
+            "* 1 FETCH ({{perm|UID {{num}}; FLAGS ({{flags|\\Seen}})}})",
+            "* 1 FETCH (FLAGS (\\Seen \\Recent) UID 5)",
+            true,
+        ),
         ("* 1 FETCH ({{perm|UID {{num}}; FLAGS ({{flags|\\Seen}})}})", "* 1 FETCH (FLAGS () UID 5)", false),
         ("* FLAGS ({{flags|}})", "* FLAGS ()", true),
         ("a OK ...", "a OK", true),

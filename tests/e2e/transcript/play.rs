@@ -49,7 +49,8 @@ pub fn play(transcript: &Transcript, ports: &Ports, server: &str, accounts: Vec<
         let suffix = if n == 0 { String::new() } else { (n + 1).to_string() };
         variables.insert(format!("user{suffix}"), user(*account));
         variables.insert(format!("pass{suffix}"), password(*account));
-        let (local, domain) = user(*account).split_once('@').map(|(l, d)| (l.to_owned(), d.to_owned())).unwrap_or_default();
+        let (local, domain) =
+            user(*account).split_once('@').map(|(l, d)| (l.to_owned(), d.to_owned())).unwrap_or_default();
         variables.insert(format!("local{suffix}"), local);
         variables.insert(format!("domain{suffix}"), domain);
     }
@@ -66,7 +67,8 @@ pub fn play(transcript: &Transcript, ports: &Ports, server: &str, accounts: Vec<
     let mut at = 0;
     while at < transcript.steps.len() {
         let line = transcript.steps[at].0;
-        let taken = player.step(transcript, at).map_err(|e| player.report(transcript, line, &e.to_string()))?;
+        let taken =
+            player.step(transcript, at).map_err(|e| player.report(transcript, line, &e.to_string()))?;
         at += taken;
     }
     player.nothing_left().map_err(|e| player.report(transcript, 0, &e.to_string()))?;
@@ -147,7 +149,9 @@ impl Player<'_> {
     fn step(&mut self, transcript: &Transcript, at: usize) -> Fallible<usize> {
         let area = transcript.area;
         match &transcript.steps[at].1 {
-            Step::Open { connection, protocol, raw, account } => self.open(connection, *protocol, *raw, *account)?,
+            Step::Open { connection, protocol, raw, account } => {
+                self.open(connection, *protocol, *raw, *account)?
+            }
             Step::Send { connection, text, raw } => self.send(connection, area, text, *raw)?,
             Step::Expect { connection, kind: Kind::Never, pattern } => {
                 let line = transcript.steps[at].0;
@@ -288,7 +292,9 @@ impl Player<'_> {
             fail!("expected silence, got: {}", unit.shown());
         }
         match peer.connection.read_within(true, QUIET)? {
-            Read1::Unit(unit) if !ignorable(&unit.shown()) => fail!("expected silence, got: {}", unit.shown()),
+            Read1::Unit(unit) if !ignorable(&unit.shown()) => {
+                fail!("expected silence, got: {}", unit.shown())
+            }
             Read1::End => fail!("expected silence, the server closed"),
             _ => Ok(()),
         }

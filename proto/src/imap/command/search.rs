@@ -44,7 +44,10 @@ pub(super) fn search(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Search> {
         } else {
             // RFC 3501 §6.4.4: what is not known is NO, never guessed.
             match Charset::of(&name) {
-                Charset::UNKNOWN => return Err(Refusal::BadCharset),
+                Charset::UNKNOWN => {
+                    let save = returns.is_some_and(|returns: SearchReturn| returns.save);
+                    return Err(Refusal::BadCharset { save });
+                }
                 charset => Strings::Other(charset),
             }
         };

@@ -416,7 +416,7 @@ fn search_results_and_refusals() {
         SearchReturn { min: true, max: true, count: true, all: true, save: false }
     );
     for (text, refusal) in [
-        ("CHARSET X-UNKNOWN ALL", Refusal::BadCharset),
+        ("CHARSET X-UNKNOWN ALL", Refusal::BadCharset { save: false }),
         ("CHARSET US-ASCII TEXT \"\u{fc}\"", Refusal::NotText),
         ("XYZZY", Refusal::Expected("a search key that exists")),
         ("UNOLD", Refusal::Expected("a search key that exists")),

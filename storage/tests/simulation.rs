@@ -1,0 +1,37 @@
+//! Journal, recovery, flush, trim and compaction under crashes at any point, on simulated disks.
+
+mod support;
+
+use culver_shard::sim::Faults;
+
+fn seeds(default: u64) -> std::ops::Range<u64> {
+    let count = std::env::var("CULVER_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(default);
+    let first = std::env::var("CULVER_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    first..first + count
+}
+
+fn all_seeds(default: u64, lives: usize, faults: Faults) {
+    let (mut acked, mut verified, mut flushes, mut compactions, mut lost) = (0, 0, 0, 0, 0);
+    for seed in seeds(default) {
+        let oracle = support::run(seed, lives, faults.clone());
+        let errors = oracle.errors.borrow();
+        assert!(errors.is_empty(), "CULVER_SEED={seed} CULVER_SEEDS=1: {errors:#?}");
+        acked += oracle.acked.get();
+        verified += oracle.verified.get();
+        flushes += oracle.flushes.get();
+        compactions += oracle.compactions.get();
+        lost += oracle.lost.get();
+    }
+    println!("acknowledged {acked}, bodies read {verified}, lost by cuts {lost}, at clean ends: {flushes} flushes, {compactions} compactions");
+    assert!(acked > 0 && verified > 0, "the runs did nothing");
+}
+
+#[test]
+fn what_was_acknowledged_survives_crashes() {
+    all_seeds(60, 8, Faults::default());
+}
+
+#[test]
+fn what_was_lost_in_a_failed_sync_never_returns() {
+    all_seeds(60, 8, Faults { sync_eio: 5, ..Faults::default() });
+}
