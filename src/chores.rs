@@ -5,8 +5,8 @@ use anstream::{eprint, eprintln, print, println};
 use anstyle::{AnsiColor, Style};
 use anyhow::{Result, bail};
 use culver_users::Scheme;
-use std::io::{IsTerminal, Read};
 use std::convert::Infallible;
+use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -49,9 +49,7 @@ pub fn hash_password(scheme: &str) -> Result<ExitCode> {
 }
 
 /// What the annex of one shard is enough for: a chore has no clients.
-fn on_one_shard<T: Send + 'static>(
-    work: impl AsyncFn() -> Result<T> + Send + Clone + 'static,
-) -> Result<T> {
+fn on_one_shard<T: Send + 'static>(work: impl AsyncFn() -> Result<T> + Send + Clone + 'static) -> Result<T> {
     let done = Arc::new(Mutex::new(None));
     let put = done.clone();
     let config = culver_shard::Config { shards: 1, pin: false, ..culver_shard::Config::default() };
@@ -87,7 +85,8 @@ pub fn check(dir: &Path, json: bool) -> Result<ExitCode> {
     // Also the directory of a quickstart, whose store stands in `store`.
     let store = dir.join("store");
     let store = if store.join("STORE").exists() { store } else { dir.to_owned() };
-    let report = on_one_shard(async move || Ok(culver_storage::check(&store, &mut culver_mailbox::inside).await?))?;
+    let report =
+        on_one_shard(async move || Ok(culver_storage::check(&store, &mut culver_mailbox::inside).await?))?;
     if json {
         let findings: Vec<_> = report
             .findings
@@ -97,7 +96,12 @@ pub fn check(dir: &Path, json: bool) -> Result<ExitCode> {
         println!("{}", serde_json::json!({"ok": findings.is_empty(), "findings": findings}));
     } else {
         for finding in &report.findings {
-            println!("{BAD}damaged{BAD:#} {} at octet {}: {}", finding.path.display(), finding.offset, finding.what);
+            println!(
+                "{BAD}damaged{BAD:#} {} at octet {}: {}",
+                finding.path.display(),
+                finding.offset,
+                finding.what
+            );
         }
         if report.findings.is_empty() {
             println!("{GOOD}ok{GOOD:#} {}: every stored format verified", dir.display());

@@ -190,7 +190,8 @@ impl Config {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) => {
-                problems.whole(&format!("cannot be read: {error}"), "name a TOML file that this user may read");
+                problems
+                    .whole(&format!("cannot be read: {error}"), "name a TOML file that this user may read");
                 return Err(problems);
             }
         };
@@ -239,7 +240,12 @@ impl Config {
         if let Some((value, line)) = imap.duration_at("inactivity", problems) {
             // RFC 3501 §5.4: an autologout timer must be at least 30 minutes.
             if value < Duration::from_secs(30 * 60) {
-                problems.at(line, "imap.inactivity", "is below 30 minutes (RFC 3501 §5.4)", "write \"30m\" or more");
+                problems.at(
+                    line,
+                    "imap.inactivity",
+                    "is below 30 minutes (RFC 3501 §5.4)",
+                    "write \"30m\" or more",
+                );
             }
             config.imap.inactivity = value;
         }
@@ -247,7 +253,9 @@ impl Config {
 
         let mut lmtp = root.section("lmtp", problems);
         lmtp.octets("message_octets_max", problems, |value| config.lmtp.message_octets_max = value);
-        lmtp.number("recipients_max", 1..=100_000, problems, |value| config.lmtp.recipients_max = value as usize);
+        lmtp.number("recipients_max", 1..=100_000, problems, |value| {
+            config.lmtp.recipients_max = value as usize
+        });
         lmtp.duration("timeout", problems, |value| config.lmtp.timeout = value);
         if let Some((value, line)) = lmtp.text_at("detail_separator", problems) {
             let mut letters = value.chars();
@@ -299,7 +307,12 @@ impl Config {
             let mut special = SpecialUse { name: String::new(), attribute: String::new(), create: false };
             if let Some((name, line)) = name {
                 if culver_model::MailboxName::parse(&name).is_err() {
-                    problems.at(line, "mailbox.name", "is not a mailbox name", "write a name such as \"Sent\"");
+                    problems.at(
+                        line,
+                        "mailbox.name",
+                        "is not a mailbox name",
+                        "write a name such as \"Sent\"",
+                    );
                 }
                 special.name = name;
             }
@@ -336,7 +349,8 @@ impl Config {
 fn parse_listener(section: &mut Section, problems: &mut Problems) -> Option<ListenerConfig> {
     let services = [Service::Imap, Service::Pop3, Service::Lmtp, Service::Admin];
     let mut service = None;
-    section.choice("service", &["imap", "pop3", "lmtp", "admin"], problems, |at| service = Some(services[at]));
+    section
+        .choice("service", &["imap", "pop3", "lmtp", "admin"], problems, |at| service = Some(services[at]));
     if service.is_none() && !section.known("service") {
         section.missing("service", "service = \"imap\"", problems);
     }
@@ -416,7 +430,9 @@ pub fn store_directory(url: &str) -> Result<PathBuf, String> {
         return Err(format!("{url:?} is not a URL"));
     };
     match scheme {
-        "file" if rest.starts_with('/') && rest.len() > 1 && !rest.contains(['?', '#']) => Ok(PathBuf::from(rest)),
+        "file" if rest.starts_with('/') && rest.len() > 1 && !rest.contains(['?', '#']) => {
+            Ok(PathBuf::from(rest))
+        }
         "file" => Err(format!("{url:?} does not name an absolute path")),
         "s3" | "sproxyd" => Err(format!("{scheme}:// stores are not supported by this version")),
         _ => Err(format!("{scheme}:// is not a store that is known")),

@@ -32,7 +32,9 @@ enum Command {
 Ports are --port-base plus the standard port: IMAP 20143, IMAPS 20993, POP3 20110, POP3S 20995, LMTP 20024, admin HTTP 20080.")]
     Quickstart(quickstart::Options),
     /// Serve a configuration
-    #[command(after_help = "Example:\n  culver serve --config /etc/culver/culver.toml\nSIGTERM and SIGINT drain and stop; SIGHUP reloads certificates and users.")]
+    #[command(
+        after_help = "Example:\n  culver serve --config /etc/culver/culver.toml\nSIGTERM and SIGINT drain and stop; SIGHUP reloads certificates and users."
+    )]
     Serve {
         /// The configuration (TOML)
         #[arg(long, value_name = "FILE")]

@@ -75,7 +75,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             tls: *tls,
         })
         .collect();
-    let samples = if options.no_samples { Vec::new() } else { fresh.iter().map(|(id, _)| id.clone()).collect() };
+    let samples =
+        if options.no_samples { Vec::new() } else { fresh.iter().map(|(id, _)| id.clone()).collect() };
     let base = options.port_base;
     let shown = fresh.first().cloned();
     serve::run(config, samples, move || announce(&dir, base, shown.as_ref()))

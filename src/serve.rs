@@ -20,9 +20,9 @@ use culver_shard::conn::Conn;
 use culver_shard::net::{Accepted, Listener};
 use culver_shard::signal::Signals;
 use culver_shard::sync::Notify;
+use culver_shard::tls::{CertificateFiles, Tickets};
 use culver_shard::{Queue, mesh, random, time};
 use culver_storage::{Root, Storage};
-use culver_shard::tls::{CertificateFiles, Tickets};
 use culver_users::{Directory, Entry, PasswdFile, Stored};
 use metrics::{Counters, Gauge, count};
 use std::cell::{Cell, RefCell};
@@ -72,6 +72,8 @@ pub struct Peer {
     pub tls: bool,
     /// A password may come without TLS.
     pub secure: bool,
+    /// Counts the connection of its address, on whatever shard the session is.
+    pub counted: Option<Arc<auth::AddressConnection>>,
 }
 
 /// A session on its way to another shard.
@@ -153,14 +155,21 @@ impl Shard {
 pub fn hand_over(target: usize, session: HandOver) {
     let posted = mesh::post(target, move || async move {
         let Some(here) = Shard::here() else { return };
+        let counted = here.clone();
         match session {
             HandOver::Imap(session) => {
                 let id = session.id();
-                supervise(id, "imap", async move { imap::Imap::take_over(here, *session).await.to_string() });
+                supervise(id, "imap", async move {
+                    let _open = Gauge::hold(&counted.counters.connections_open);
+                    imap::Imap::take_over(here, *session).await.to_string()
+                });
             }
             HandOver::Pop3(session) => {
                 let id = session.id();
-                supervise(id, "pop3", async move { pop3::Pop3::take_over(here, *session).await.to_string() });
+                supervise(id, "pop3", async move {
+                    let _open = Gauge::hold(&counted.counters.connections_open);
+                    pop3::Pop3::take_over(here, *session).await.to_string()
+                });
             }
         }
     });
@@ -209,7 +218,11 @@ struct Shared {
 }
 
 /// Serves until a signal ends it. `samples` get sample messages; `announce` is called once everything listens.
-pub fn run(config: Config, samples: Vec<AccountId>, announce: impl FnOnce() + Send + 'static) -> Result<ExitCode> {
+pub fn run(
+    config: Config,
+    samples: Vec<AccountId>,
+    announce: impl FnOnce() + Send + 'static,
+) -> Result<ExitCode> {
     let _log = start_log(&config);
     let mut auth_key = [0; 32];
     random::fill(&mut auth_key);
@@ -243,12 +256,17 @@ pub fn run(config: Config, samples: Vec<AccountId>, announce: impl FnOnce() + Se
 type First<A> = Option<(Vec<AccountId>, A)>;
 type Shares = Arc<Mutex<Vec<Option<culver_storage::Share>>>>;
 
-async fn serve_shard<A: FnOnce()>(shared: Arc<Shared>, shares: Shares, first: First<A>) -> Result<(), anyhow::Error> {
+async fn serve_shard<A: FnOnce()>(
+    shared: Arc<Shared>,
+    shares: Shares,
+    first: First<A>,
+) -> Result<(), anyhow::Error> {
     let config = shared.config.clone();
     // Shard 0 locks and recovers the store and lays out what each shard owns; the others wait for theirs.
     let root = if first.is_some() { Some(recover(&config, &shares).await?) } else { None };
     let share = loop {
-        let mine = shares.lock().ok().and_then(|mut shares| shares.get_mut(shard::shard()).and_then(Option::take));
+        let mine =
+            shares.lock().ok().and_then(|mut shares| shares.get_mut(shard::shard()).and_then(Option::take));
         match mine {
             Some(share) => break share,
             None if shard::stopping() => return Ok(()),
@@ -290,8 +308,9 @@ async fn serve_shard<A: FnOnce()>(shared: Arc<Shared>, shares: Shares, first: Fi
     }
     // Every shard listens before anyone says that the server is ready.
     let barrier = all_ready(&here).await;
-    let mut tasks = Vec::new();
+    let (mut tasks, mut monitors) = (Vec::new(), Vec::new());
     for (bound, listener) in listening {
+        let tasks = if listener.service == Service::Admin { &mut monitors } else { &mut tasks };
         tasks.push(shard::spawn(Queue::Interactive, "listener", accept(here.clone(), bound, listener)));
     }
     if let Some((samples, announce)) = first {
@@ -303,7 +322,21 @@ async fn serve_shard<A: FnOnce()>(shared: Arc<Shared>, shares: Shares, first: Fi
         let (terminate, hangup) = (shard::signal::terminate()?, shard::signal::hangup()?);
         tasks.push(shard::spawn(Queue::Background, "signals", signals(shared.clone(), terminate, hangup)));
     }
-    shard::stopped().await;
+    let failed = futures_lite::future::or(
+        async {
+            storage.failed().await;
+            true
+        },
+        async {
+            shard::stopped().await;
+            false
+        },
+    )
+    .await;
+    if failed {
+        tracing::error!("the journal's disk failed: the server stops; nothing acknowledged is lost");
+        shard::stop();
+    }
     here.begin_drain();
     drop(tasks);
     // Sessions see the drain and end by themselves; what has not ended by then is cut off.
@@ -313,8 +346,13 @@ async fn serve_shard<A: FnOnce()>(shared: Arc<Shared>, shares: Shares, first: Fi
         }
     };
     let _ = time::deadline(config.drain, busy).await;
+    // Until now it answered that the server is not ready.
+    drop(monitors);
     storage.close(true).await;
     drop(root);
+    if failed {
+        bail!("the journal's disk failed; look at the log, mend the disk and start again")
+    }
     Ok(())
 }
 
@@ -377,12 +415,16 @@ async fn accept(shard: Rc<Shard>, listener: Listener, config: ListenerConfig) {
         let address = address.ip().to_canonical();
         let secure = shard.config.users.plaintext_login
             || shard.config.users.secure_networks.iter().any(|network| network.contains(Some(address)));
-        let peer = Peer { id, address, tls: config.tls, secure };
+        let peer = Peer { id, address, tls: config.tls, secure, counted: None };
         let here = shard.clone();
         let open = shard.counters.connections_open.get() as usize;
         let full = refuse || open * culver_shard::shards() >= shard.config.limits.connections_max;
         let (service, tls) = (config.service, config.tls);
-        supervise(id, service.name(), async move { connection(here, stream, peer, service, tls, full).await });
+        supervise(
+            id,
+            service.name(),
+            async move { connection(here, stream, peer, service, tls, full).await },
+        );
     }
 }
 
@@ -398,17 +440,13 @@ async fn connection(
     let counted = shard.clone();
     let _open = Gauge::hold(&counted.counters.connections_open);
     let mut conn = Conn::new(stream);
-    if service == Service::Admin {
-        return admin::serve(shard, conn, peer).await;
+    if service != Service::Admin {
+        peer.counted = if full { None } else { auth::admit(peer.address).await.map(Arc::new) };
+        if peer.counted.is_none() {
+            count(&shard.counters.connections_refused);
+            return refuse(conn, service, tls).await;
+        }
     }
-    if full {
-        count(&shard.counters.connections_refused);
-        return refuse(conn, service, tls).await;
-    }
-    let Some(_address) = auth::admit(peer.address).await else {
-        count(&shard.counters.connections_refused);
-        return refuse(conn, service, tls).await;
-    };
     if tls {
         let Some(config) = shard.tls() else { return "no certificate".to_owned() };
         if let Err(error) = conn.accept_tls(config, HANDSHAKE).await {
@@ -420,7 +458,7 @@ async fn connection(
         Service::Imap => imap::Imap::serve(shard, conn, peer).await.to_string(),
         Service::Pop3 => pop3::Pop3::serve(shard, conn, peer).await.to_string(),
         Service::Lmtp => lmtp::Lmtp::serve(shard, conn, peer).await.to_string(),
-        Service::Admin => unreachable!("served above"),
+        Service::Admin => admin::serve(shard, conn, peer).await,
     }
 }
 
@@ -504,13 +542,14 @@ fn load_directory(config: &Config) -> Result<Directory> {
         }
     }
     for (name, password) in &config.users.static_users {
-        let entry = AccountId::parse(name)
-            .map_err(|error| error.to_string())
-            .and_then(|account| match Stored::parse(password) {
-                Ok(Some(stored)) => Ok(Entry::fixed(account, stored)),
-                Ok(None) => Err("has no password".to_owned()),
-                Err(error) => Err(error.to_string()),
-            });
+        let entry =
+            AccountId::parse(name).map_err(|error| error.to_string()).and_then(
+                |account| match Stored::parse(password) {
+                    Ok(Some(stored)) => Ok(Entry::fixed(account, stored)),
+                    Ok(None) => Err("has no password".to_owned()),
+                    Err(error) => Err(error.to_string()),
+                },
+            );
         match entry {
             Ok(entry) => {
                 if let Err(duplicate) = directory.insert(entry) {

@@ -189,7 +189,9 @@ impl Accounts {
         while idle.len() > self.limits.idle_accounts_max {
             let Some(oldest) = idle.pop_front() else { break };
             let unused = open.get(&oldest).is_some_and(|account| {
-                account.sessions.get() == 0 && account.pending.get() == 0 && account.flushing.borrow().is_none()
+                account.sessions.get() == 0
+                    && account.pending.get() == 0
+                    && account.flushing.borrow().is_none()
             });
             if unused {
                 open.remove(&oldest);
@@ -221,7 +223,8 @@ impl Accounts {
     ) -> Result<Option<Applied>, ChangeError> {
         let partition = self.storage().partition_of(id);
         let meta = record.encode();
-        let urgent = matches!(record, Record::Expunge { .. } | Record::Delete { .. } | Record::Relocate { .. });
+        let urgent =
+            matches!(record, Record::Expunge { .. } | Record::Delete { .. } | Record::Relocate { .. });
         let (answer, answered) = oneshot::channel();
         let _pending = Pending::count(self.opened(id));
         let accounts = self.clone();
@@ -269,7 +272,10 @@ impl Accounts {
                 Ok(Some(applied?))
             }
             Err(_) => {
-                tracing::error!(account = id.as_str(), "a panic while a change was applied: the account is rebuilt");
+                tracing::error!(
+                    account = id.as_str(),
+                    "a panic while a change was applied: the account is rebuilt"
+                );
                 self.drop_account(id);
                 Err(ChangeError::Unavailable("internal error; the account is being rebuilt".into()))
             }
@@ -300,7 +306,8 @@ impl Accounts {
         }
         let mut target = Guid::INBOX;
         if let Some(name) = mailbox.and_then(|name| MailboxName::parse(name).ok()) {
-            let session = self.session(id).await.map_err(|error| ChangeError::Unavailable(error.to_string()))?;
+            let session =
+                self.session(id).await.map_err(|error| ChangeError::Unavailable(error.to_string()))?;
             let state = session.account().state();
             if let Some(entry) = state.entry(&name).filter(|entry| entry.selectable) {
                 target = entry.guid;
@@ -450,13 +457,18 @@ impl Drop for Session {
 /// The state that blocks and the records after them give.
 ///
 /// Last, by mailbox, the UIDNEXT of the blocks: what came after is \Recent, as far as anyone can tell (RFC 3501 §2.3.2).
-pub(crate) fn rebuild(id: &AccountId, loaded: Loaded) -> Result<(State, Position, BTreeMap<Guid, u32>), OpenError> {
+pub(crate) fn rebuild(
+    id: &AccountId,
+    loaded: Loaded,
+) -> Result<(State, Position, BTreeMap<Guid, u32>), OpenError> {
     let damaged = |what, why: String| OpenError::Damaged { account: id.as_str().to_owned(), what, why };
     let mut position = loaded.position;
     let blocks = loaded
         .blocks
         .into_iter()
-        .map(|(key, blocks)| (key, blocks.into_iter().map(|block| IndexBlock::shared(Rc::new(block))).collect()))
+        .map(|(key, blocks)| {
+            (key, blocks.into_iter().map(|block| IndexBlock::shared(Rc::new(block))).collect())
+        })
         .collect();
     let mut state = State::load(blocks).map_err(|why| damaged("an index block", why.to_string()))?;
     let recent = state.mailboxes.iter().map(|(guid, index)| (*guid, index.uid_next().get())).collect();

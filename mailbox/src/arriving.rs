@@ -28,7 +28,12 @@ pub struct Arriving {
 
 impl Arriving {
     /// An APPEND to an account of this session.
-    pub fn begin(session: &Session, internal_date: InternalDate, flags: FlagSet, octets_hint: u64) -> Arriving {
+    pub fn begin(
+        session: &Session,
+        internal_date: InternalDate,
+        flags: FlagSet,
+        octets_hint: u64,
+    ) -> Arriving {
         let accounts = session.accounts();
         Arriving::new(accounts, session.account().id(), internal_date, flags, octets_hint)
     }

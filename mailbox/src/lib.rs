@@ -14,7 +14,7 @@ pub mod state;
 pub mod view;
 
 pub use accounts::{Account, Accounts, ChangeError, Limits, OpenError, Session};
-pub use inside::inside;
 pub use arriving::{ArriveError, Arriving};
+pub use inside::inside;
 pub use state::{Applied, Refusal, State, everything};
 pub use view::{Changes, View};

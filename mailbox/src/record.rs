@@ -97,21 +97,59 @@ impl Message {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
     /// A message arrives; its bytes are the record's body.
-    Append { mailbox: Guid, message: Box<Message> },
-    Store { mailbox: Guid, uids: UidSet, op: StoreOp, flags: FlagSet, unchanged_since: Option<ModSeq> },
+    Append {
+        mailbox: Guid,
+        message: Box<Message>,
+    },
+    Store {
+        mailbox: Guid,
+        uids: UidSet,
+        op: StoreOp,
+        flags: FlagSet,
+        unchanged_since: Option<ModSeq>,
+    },
     /// `only_deleted`: those that carry \Deleted when the record is applied.
-    Expunge { mailbox: Guid, uids: UidSet, only_deleted: bool },
-    Copy { from: Guid, uids: UidSet, to: Guid, save_date: i64, remove: bool },
-    Create { guid: Guid, name: MailboxName, special_use: Option<String>, selectable: bool },
-    Delete { guid: Guid },
+    Expunge {
+        mailbox: Guid,
+        uids: UidSet,
+        only_deleted: bool,
+    },
+    Copy {
+        from: Guid,
+        uids: UidSet,
+        to: Guid,
+        save_date: i64,
+        remove: bool,
+    },
+    Create {
+        guid: Guid,
+        name: MailboxName,
+        special_use: Option<String>,
+        selectable: bool,
+    },
+    Delete {
+        guid: Guid,
+    },
     /// The mailbox and everything under it.
-    Rename { guid: Guid, to: MailboxName },
+    Rename {
+        guid: Guid,
+        to: MailboxName,
+    },
     /// RFC 3501 §6.3.5: the messages move to a new mailbox, INBOX stays.
-    RenameInbox { guid: Guid, to: MailboxName, save_date: i64 },
-    Subscribe { name: MailboxName, on: bool },
+    RenameInbox {
+        guid: Guid,
+        to: MailboxName,
+        save_date: i64,
+    },
+    Subscribe {
+        name: MailboxName,
+        on: bool,
+    },
     /// Compaction moved these bodies. Changes nothing that a client sees.
     /// Each old place; the new ones are the record's bodies, in the same order.
-    Relocate { from: Vec<[u8; PLACE_OCTETS]> },
+    Relocate {
+        from: Vec<[u8; PLACE_OCTETS]>,
+    },
     /// The account ends. Its UIDVALIDITY counter and incarnation stay behind, so that a namesake never shows old mail.
     DeleteAccount,
 }

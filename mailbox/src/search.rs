@@ -11,7 +11,7 @@
 
 use crate::accounts::Session;
 use crate::view::View;
-use culver_index::{FlagId, MailboxIndex, Row, RoaringBitmap};
+use culver_index::{FlagId, MailboxIndex, RoaringBitmap, Row};
 use culver_model::mime::{PartTable, covers};
 use culver_model::search::SearchKey;
 use culver_model::text::{Extract, HeaderSearch, Scope, Step, TextSearch, sent_date};
@@ -73,7 +73,8 @@ impl<'a> Search<'a> {
                 SearchKey::All => Ok(within),
                 SearchKey::And(keys) => self.all(keys, within).await,
                 SearchKey::Or(left, right) => {
-                    let (first, second) = if cost(left) <= cost(right) { (left, right) } else { (right, left) };
+                    let (first, second) =
+                        if cost(left) <= cost(right) { (left, right) } else { (right, left) };
                     let found = self.eval(first, within.clone()).await?;
                     let rest = self.eval(second, within - &found).await?;
                     Ok(found | rest)
@@ -111,19 +112,24 @@ impl<'a> Search<'a> {
                     let wanted = HeaderSearch::new(field, value);
                     self.headers(within, field, |header| wanted.matches(header)).await
                 }
-                SearchKey::Body(_) | SearchKey::Text(_) => {
-                    self.texts(within, vec![scope(key)]).await
-                }
+                SearchKey::Body(_) | SearchKey::Text(_) => self.texts(within, vec![scope(key)]).await,
             }
         })
     }
 
     /// All of `keys`: the cheap ones first, and those over the text in one reading.
-    async fn all(&'a self, keys: &'a [SearchKey], mut within: RoaringBitmap) -> Result<RoaringBitmap, SearchError> {
+    async fn all(
+        &'a self,
+        keys: &'a [SearchKey],
+        mut within: RoaringBitmap,
+    ) -> Result<RoaringBitmap, SearchError> {
         let mut order: Vec<&SearchKey> = keys.iter().collect();
         order.sort_by_key(|key| cost(key));
-        let texts: Vec<_> =
-            order.iter().filter(|key| matches!(key, SearchKey::Body(_) | SearchKey::Text(_))).map(|key| scope(key)).collect();
+        let texts: Vec<_> = order
+            .iter()
+            .filter(|key| matches!(key, SearchKey::Body(_) | SearchKey::Text(_)))
+            .map(|key| scope(key))
+            .collect();
         for key in order {
             if !matches!(key, SearchKey::Body(_) | SearchKey::Text(_)) {
                 within = self.eval(key, within).await?;
@@ -213,7 +219,8 @@ impl<'a> Search<'a> {
         let mut found = RoaringBitmap::new();
         for uid in &within {
             let Some(uid) = Uid::new(uid) else { continue };
-            let known = self.with(|index| index.get(uid).map(|row| (*row.place(), row.size(), row.parts().to_vec())))?;
+            let known = self
+                .with(|index| index.get(uid).map(|row| (*row.place(), row.size(), row.parts().to_vec())))?;
             let Some((place, size, parts)) = known else { continue };
             let message = self.read(&place, size).await?;
             let Ok(table) = PartTable::decode(&parts) else { continue };
@@ -241,7 +248,9 @@ impl<'a> Search<'a> {
 }
 
 fn header_octets(row: &Row<'_>) -> u64 {
-    PartTable::decode(row.parts()).map_or(HEADER_OCTETS_MAX, |table| table.parts().first().map_or(HEADER_OCTETS_MAX, |root| root.header().end))
+    PartTable::decode(row.parts()).map_or(HEADER_OCTETS_MAX, |table| {
+        table.parts().first().map_or(HEADER_OCTETS_MAX, |root| root.header().end)
+    })
 }
 
 fn scope(key: &SearchKey) -> (Scope, String) {

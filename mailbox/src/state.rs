@@ -37,12 +37,27 @@ pub enum Refusal {
 /// What a record that was carried out gave.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Applied {
-    Append { uid_validity: UidValidity, uid: Uid },
+    Append {
+        uid_validity: UidValidity,
+        uid: Uid,
+    },
     /// `modified`: failed UNCHANGEDSINCE.
-    Store { changed: UidSet, modified: UidSet, modseq: ModSeq },
-    Expunge { uids: UidSet, modseq: ModSeq },
+    Store {
+        changed: UidSet,
+        modified: UidSet,
+        modseq: ModSeq,
+    },
+    Expunge {
+        uids: UidSet,
+        modseq: ModSeq,
+    },
     /// `from` and `to` pair in order; `modseq` is the source mailbox's, for MOVE.
-    Copy { uid_validity: UidValidity, from: UidSet, to: UidSet, modseq: ModSeq },
+    Copy {
+        uid_validity: UidValidity,
+        from: UidSet,
+        to: UidSet,
+        modseq: ModSeq,
+    },
     Done,
 }
 
@@ -75,7 +90,8 @@ impl State {
 
     fn found_inbox(&mut self) {
         let inbox = MailboxName::inbox();
-        self.add_mailbox(Guid::INBOX, inbox, None, true).expect("an account without mailboxes has room for INBOX");
+        self.add_mailbox(Guid::INBOX, inbox, None, true)
+            .expect("an account without mailboxes has room for INBOX");
     }
 
     /// From the blocks of the account's last flushes, each key's base first and its deltas after it.
@@ -160,7 +176,9 @@ impl State {
                 self.store(*mailbox, uids, *op, flags, *unchanged_since)
             }
             Record::Expunge { mailbox, uids, only_deleted } => self.expunge(*mailbox, uids, *only_deleted),
-            Record::Copy { from, uids, to, save_date, remove } => self.copy(*from, uids, *to, *save_date, *remove),
+            Record::Copy { from, uids, to, save_date, remove } => {
+                self.copy(*from, uids, *to, *save_date, *remove)
+            }
             Record::Create { guid, name, special_use, selectable } => {
                 self.create(*guid, name, special_use.as_deref(), *selectable)
             }
@@ -173,7 +191,12 @@ impl State {
         }
     }
 
-    fn append(&mut self, guid: Guid, message: &Message, place: [u8; PLACE_OCTETS]) -> Result<Applied, Refusal> {
+    fn append(
+        &mut self,
+        guid: Guid,
+        message: &Message,
+        place: [u8; PLACE_OCTETS],
+    ) -> Result<Applied, Refusal> {
         let modseq = self.account.modseq.next();
         let index = self.selectable_mut(guid)?;
         let uid = index.append(message.as_new(place, guid), modseq).map_err(refusal)?;
@@ -221,7 +244,14 @@ impl State {
         self.freed.extend(gone.iter().filter(|gone| !gone.shared).map(|gone| gone.place));
     }
 
-    fn copy(&mut self, from: Guid, uids: &UidSet, to: Guid, save_date: i64, remove: bool) -> Result<Applied, Refusal> {
+    fn copy(
+        &mut self,
+        from: Guid,
+        uids: &UidSet,
+        to: Guid,
+        save_date: i64,
+        remove: bool,
+    ) -> Result<Applied, Refusal> {
         let modseq = self.account.modseq.next();
         let source = self.selectable(from).ok_or(Refusal::NonExistent)?;
         self.selectable(to).ok_or(Refusal::NonExistent)?;
@@ -456,4 +486,3 @@ fn refusal(error: IndexError) -> Refusal {
         IndexError::Limit(_) | IndexError::UidTaken { .. } => Refusal::Limit,
     }
 }
-

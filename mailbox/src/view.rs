@@ -80,7 +80,16 @@ impl View {
             bitmap.insert_range(range);
         }
         let (seen, told) = modseqs;
-        View { mailbox, uid_validity, uids: Rc::new(bitmap), seen, told, keywords_told, own: ModSeq::ZERO, recent }
+        View {
+            mailbox,
+            uid_validity,
+            uids: Rc::new(bitmap),
+            seen,
+            told,
+            keywords_told,
+            own: ModSeq::ZERO,
+            recent,
+        }
     }
 
     pub fn mailbox(&self) -> Guid {
@@ -209,8 +218,9 @@ impl View {
         }
         let now = index.uids_shared();
         if highest > self.seen {
-            changes.flags =
-                index.changed_since(self.seen).filter(|row| row.modseq() != self.own)
+            changes.flags = index
+                .changed_since(self.seen)
+                .filter(|row| row.modseq() != self.own)
                 .map(|row| row.uid())
                 .filter(|uid| self.uids.contains(uid.get()))
                 .collect();

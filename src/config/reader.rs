@@ -206,7 +206,12 @@ impl Section {
         })
     }
 
-    pub fn required_text(&mut self, key: &str, remedy: &str, problems: &mut Problems) -> Option<(String, usize)> {
+    pub fn required_text(
+        &mut self,
+        key: &str,
+        remedy: &str,
+        problems: &mut Problems,
+    ) -> Option<(String, usize)> {
         if !self.has(key) {
             self.asked.push(key.to_owned());
             self.missing(key, remedy, problems);
@@ -229,7 +234,8 @@ impl Section {
         put: impl FnOnce(i64),
     ) {
         let wanted = format!("a whole number from {} to {}", range.start(), range.end());
-        let value = self.value(key, &wanted, problems, |value| value.as_integer().filter(|n| range.contains(n)));
+        let value =
+            self.value(key, &wanted, problems, |value| value.as_integer().filter(|n| range.contains(n)));
         if let Some((value, _)) = value {
             put(value);
         }
@@ -255,7 +261,8 @@ impl Section {
     }
 
     pub fn choice(&mut self, key: &str, among: &[&str], problems: &mut Problems, put: impl FnOnce(usize)) {
-        let wanted = format!("one of {}", among.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(", "));
+        let wanted =
+            format!("one of {}", among.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(", "));
         let value = self.value(key, &wanted, problems, |value| {
             let value = value.as_str()?;
             among.iter().position(|one| *one == value)

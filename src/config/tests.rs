@@ -28,13 +28,9 @@ fn a_good_file_has_no_mistakes() {
 fn all_mistakes_are_found_in_one_reading() {
     let text = "shards = \"two\"\ncolour = 1\n[storage]\nurl = \"ftp://x\"\n[[listener]]\nservice = \"imap\"\naddress = \"nowhere\"\n[imap]\ninactivity = \"1m\"\n";
     let found = mistakes(text);
-    for expected in [
-        (1, "shards"),
-        (2, "colour"),
-        (4, "storage.url"),
-        (7, "listener.address"),
-        (9, "imap.inactivity"),
-    ] {
+    for expected in
+        [(1, "shards"), (2, "colour"), (4, "storage.url"), (7, "listener.address"), (9, "imap.inactivity")]
+    {
         assert!(found.contains(&(expected.0, expected.1.to_owned())), "{expected:?} not in {found:?}");
     }
 }

@@ -10,7 +10,9 @@ use super::{Peer, Shard};
 use culver_model::AccountId;
 use culver_proto::sasl::Secret;
 use culver_shard::{annex, mesh, shards, time};
-use culver_users::{AddressKey, AuthCache, CacheLimits, Cached, Counters, Outcome, Penalty, PenaltyLimits, home};
+use culver_users::{
+    AddressKey, AuthCache, CacheLimits, Cached, Counters, Outcome, Penalty, PenaltyLimits, home,
+};
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -79,6 +81,7 @@ impl Drop for Connection {
 }
 
 /// A connection of an address, counted likewise.
+#[derive(Debug)]
 pub struct AddressConnection(Option<AddressKey>);
 
 impl Drop for AddressConnection {
@@ -118,7 +121,13 @@ async fn at_home<T: Send + 'static>(key: &[u8], f: impl FnOnce(&Home) -> T + Sen
 }
 
 /// Decides a login and counts the connection. Says nothing to the client.
-pub async fn login(shard: &Rc<Shard>, user: &str, password: &Secret, peer: &Peer, service: &'static str) -> Login {
+pub async fn login(
+    shard: &Rc<Shard>,
+    user: &str,
+    password: &Secret,
+    peer: &Peer,
+    service: &'static str,
+) -> Login {
     let login = decide(shard, user, password, peer).await;
     let counters = shard.counters();
     let (counter, how) = match &login {
@@ -144,7 +153,8 @@ async fn decide(shard: &Rc<Shard>, user: &str, password: &Secret, peer: &Peer) -
     // A proxy or webmail of the site's own makes logins for many: its address is not punished.
     let punish = !peer.secure;
     if punish {
-        let Some(delay) = at_home(&address_key, move |home| home.penalty.borrow().delay_ms(address, now_ms())).await
+        let Some(delay) =
+            at_home(&address_key, move |home| home.penalty.borrow().delay_ms(address, now_ms())).await
         else {
             return Login::Unavailable;
         };
@@ -191,7 +201,8 @@ async fn decide(shard: &Rc<Shard>, user: &str, password: &Secret, peer: &Peer) -
         Outcome::Ok(entry) => {
             let account = entry.user.account.clone();
             let name = account.clone();
-            let opened = at_home(account.as_str().as_bytes(), move |home| home.users.borrow_mut().open(&name).is_ok());
+            let opened =
+                at_home(account.as_str().as_bytes(), move |home| home.users.borrow_mut().open(&name).is_ok());
             match opened.await {
                 Some(true) => {
                     let connection = Connection(Some(account.clone()));

@@ -23,7 +23,9 @@ use super::{Peer, Shard};
 use culver_mailbox::{Changes, Session, View};
 use culver_model::{AccountId, UidSet};
 use culver_proto::imap::command::{Command, Hidden, Request};
-use culver_proto::imap::{Code, Event, Limits, Reason, Refusal, Server, Stage, Status, capability, encode, response};
+use culver_proto::imap::{
+    Code, Event, Limits, Reason, Refusal, Server, Stage, Status, capability, encode, response,
+};
 use culver_proto::sasl::{Exchange, Mechanism, Secret, Step};
 use culver_shard as shard;
 use culver_shard::conn::{Conn, Moved};
@@ -223,7 +225,9 @@ impl Imap {
                 }
                 Event::Bye(reason) => Flow::End(End::Bye(reason)),
                 // These answer only what `append_body` and `idle` ask for.
-                Event::AppendData(_) | Event::AppendEnd | Event::AppendFailed(_) | Event::Done { .. } => Flow::Go,
+                Event::AppendData(_) | Event::AppendEnd | Event::AppendFailed(_) | Event::Done { .. } => {
+                    Flow::Go
+                }
             };
             self.conn.put_rx(input, used);
             self.flush_full().await?;
@@ -329,7 +333,8 @@ impl Imap {
         match self.shard.accounts().session(account).await {
             Ok(session) => {
                 self.server.set_stage(Stage::Authenticated);
-                self.user = Some(User { session, selected: None, saved: UidSet::new(), _connection: connection });
+                self.user =
+                    Some(User { session, selected: None, saved: UidSet::new(), _connection: connection });
                 let capabilities = self.capabilities();
                 let code = Code::Capability(&capabilities);
                 response::tagged(&mut self.out, tag, Status::Ok, Some(&code), "Logged in");
@@ -380,7 +385,9 @@ impl Imap {
                     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
                     let shown: Vec<String> = fields
                         .iter()
-                        .filter_map(|(field, value)| Some(format!("{}={}", text(field), text(value.as_deref()?))))
+                        .filter_map(|(field, value)| {
+                            Some(format!("{}={}", text(field), text(value.as_deref()?)))
+                        })
                         .collect();
                     tracing::info!(session = %self.peer.id, id = %shown.join(" "), "client");
                 }
@@ -388,7 +395,9 @@ impl Imap {
                 self.done(tag, pipelined, true, "ID done");
             }
             Command::StartTls if self.server.state().tls => Reason::TlsActive.write(tag, &mut self.out),
-            Command::StartTls if self.shard.tls().is_none() => Reason::TlsUnavailable.write(tag, &mut self.out),
+            Command::StartTls if self.shard.tls().is_none() => {
+                Reason::TlsUnavailable.write(tag, &mut self.out)
+            }
             Command::StartTls => {
                 response::tagged(&mut self.out, tag, Status::Ok, None, "Begin TLS");
                 return Ok(Flow::StartTls);
@@ -460,7 +469,9 @@ impl Imap {
             Command::Search(search) => self.search(tag, &search, pipelined).await?,
             Command::Fetch(fetch) => self.fetch(tag, &fetch, pipelined).await?,
             Command::Store(store) => self.store(tag, &store, pipelined).await?,
-            Command::Copy { uid, set, mailbox } => self.copy(tag, uid, &set, &mailbox, false, pipelined).await,
+            Command::Copy { uid, set, mailbox } => {
+                self.copy(tag, uid, &set, &mailbox, false, pipelined).await
+            }
             Command::Move { uid, set, mailbox } => self.copy(tag, uid, &set, &mailbox, true, pipelined).await,
         }
         Ok(Flow::Go)

@@ -2,7 +2,8 @@ use super::*;
 
 fn every_kind() -> Vec<Record> {
     let name = |text: &str| MailboxName::parse(text).unwrap();
-    let flags: FlagSet = [Flag::parse("\\Seen").unwrap(), Flag::parse("$Work").unwrap()].into_iter().collect();
+    let flags: FlagSet =
+        [Flag::parse("\\Seen").unwrap(), Flag::parse("$Work").unwrap()].into_iter().collect();
     let uids: UidSet = [3..=9, 12..=12, 4_000_000_000..=u32::MAX].into_iter().collect();
     let message = Message {
         guid: Guid([1; 16]),
@@ -16,10 +17,21 @@ fn every_kind() -> Vec<Record> {
     };
     vec![
         Record::Append { mailbox: Guid::INBOX, message: Box::new(message) },
-        Record::Store { mailbox: Guid([2; 16]), uids: uids.clone(), op: StoreOp::Add, flags, unchanged_since: Some(ModSeq(0)) },
+        Record::Store {
+            mailbox: Guid([2; 16]),
+            uids: uids.clone(),
+            op: StoreOp::Add,
+            flags,
+            unchanged_since: Some(ModSeq(0)),
+        },
         Record::Expunge { mailbox: Guid([2; 16]), uids: uids.clone(), only_deleted: true },
         Record::Copy { from: Guid([2; 16]), uids, to: Guid::INBOX, save_date: -1, remove: false },
-        Record::Create { guid: Guid([3; 16]), name: name("Sent"), special_use: Some("\\Sent".into()), selectable: true },
+        Record::Create {
+            guid: Guid([3; 16]),
+            name: name("Sent"),
+            special_use: Some("\\Sent".into()),
+            selectable: true,
+        },
         Record::Delete { guid: Guid([3; 16]) },
         Record::Rename { guid: Guid([3; 16]), to: name("a/b") },
         Record::RenameInbox { guid: Guid([4; 16]), to: name("old"), save_date: 7 },

@@ -30,7 +30,8 @@ impl Imap {
             Reason::NotAuthenticated.write(offer.tag, &mut self.out);
             return Ok(Flow::Go);
         };
-        let target = session.account().state().entry(&offer.mailbox).map(|entry| (entry.guid, entry.selectable));
+        let target =
+            session.account().state().entry(&offer.mailbox).map(|entry| (entry.guid, entry.selectable));
         let refused = match target {
             Some((_, true)) if offer.octets == 0 => Some(Reason::EmptyMessage),
             Some((_, true)) => None,

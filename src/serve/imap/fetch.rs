@@ -85,7 +85,11 @@ enum Octets {
     /// Of the message.
     Range(Range<u64>),
     /// A header of the message, filtered.
-    Filtered { range: Range<u64>, names: Vec<String>, not: bool },
+    Filtered {
+        range: Range<u64>,
+        names: Vec<String>,
+        not: bool,
+    },
 }
 
 /// Where a message's octets are, and what is known of their structure.
@@ -203,7 +207,9 @@ impl Imap {
         let mut from = 1;
         loop {
             {
-                let Some(User { session, selected: Some(selected), .. }) = &self.user else { return Ok(found) };
+                let Some(User { session, selected: Some(selected), .. }) = &self.user else {
+                    return Ok(found);
+                };
                 let state = session.account().state();
                 let Some(index) = state.selectable(selected.view.mailbox()) else { return Ok(found) };
                 let rest = uids.intersection(&UidSet::from_iter([from..=u32::MAX]));
@@ -259,7 +265,10 @@ impl Imap {
                         sections.iter().map(|(_, section, _)| plan(&source, section, &row)).collect();
                     if !again {
                         found += 1;
-                        if items.sets_seen() && !selected.read_only && !row.has(culver_model::SystemFlag::Seen) {
+                        if items.sets_seen()
+                            && !selected.read_only
+                            && !row.has(culver_model::SystemFlag::Seen)
+                        {
                             unseen.insert(uid.get());
                         }
                     }

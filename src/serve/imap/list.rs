@@ -2,9 +2,9 @@
 
 use super::Imap;
 use culver_mailbox::list::{self, Listed, Query};
+use culver_model::name::ListPattern;
 use culver_proto::imap::command::List;
 use culver_proto::imap::encode::{self, Attribute};
-use culver_model::name::ListPattern;
 use std::io;
 
 /// Lines written between two looks at whether the client reads.
@@ -93,7 +93,8 @@ impl Imap {
         };
         for (at, line) in lines.iter().enumerate() {
             // RFC 3501 §6.3.9: of attributes only \NoSelect means something here.
-            let attributes: &[Attribute] = if line.selectable || !line.exists { &[] } else { &[Attribute::NoSelect] };
+            let attributes: &[Attribute] =
+                if line.selectable || !line.exists { &[] } else { &[Attribute::NoSelect] };
             encode::lsub(&mut self.out, attributes, &line.name);
             if at % LINES_STEP == LINES_STEP - 1 {
                 self.flush_full().await?;

@@ -1,9 +1,9 @@
 //! SELECT, EXAMINE, CLOSE, STATUS, and what changes the list of mailboxes.
 
-use super::{End, Flow, Imap, Selected, User};
+use super::{Flow, Imap, Selected, User};
+use culver_index::MailboxIndex;
 use culver_mailbox::record::{Record, StoreOp};
 use culver_mailbox::{Applied, ChangeError, Refusal as Refused, View, everything};
-use culver_index::MailboxIndex;
 use culver_model::{Guid, Keyword, MailboxName, ModSeq, SystemFlag, UidSet};
 use culver_proto::imap::command::{MessageSet, Qresync, Select, StatusItems};
 use culver_proto::imap::encode::{self, StatusValues};
@@ -163,8 +163,9 @@ impl Imap {
         if !selected.read_only {
             let mailbox = selected.view.mailbox();
             let record = Record::Expunge { mailbox, uids: everything(), only_deleted: true };
-            let nothing = session.account().state().selectable(mailbox).is_none_or(|index| index.deleted_count() == 0)
-                && !session.account().is_changing();
+            let nothing =
+                session.account().state().selectable(mailbox).is_none_or(|index| index.deleted_count() == 0)
+                    && !session.account().is_changing();
             if !nothing {
                 if let Err(error) = session.change(record).await {
                     reason(&error, |_| Reason::NoSuchMailbox).write(tag, &mut self.out);
@@ -189,8 +190,9 @@ impl Imap {
             Some(MessageSet::Set(set)) => selected.view.uids_in(&set.resolve(selected.view.last_uid())),
         };
         let mailbox = selected.view.mailbox();
-        let idle = session.account().state().selectable(mailbox).is_some_and(|index| index.deleted_count() == 0)
-            && !session.account().is_changing();
+        let idle =
+            session.account().state().selectable(mailbox).is_some_and(|index| index.deleted_count() == 0)
+                && !session.account().is_changing();
         if !idle && !uids.is_empty() {
             let record = Record::Expunge { mailbox, uids, only_deleted: true };
             if let Err(error) = session.change(record).await {
@@ -257,7 +259,13 @@ impl Imap {
         }
     }
 
-    async fn change_list(&mut self, tag: &str, record: Record, refused: impl FnOnce(Refused) -> Reason, pipelined: bool) {
+    async fn change_list(
+        &mut self,
+        tag: &str,
+        record: Record,
+        refused: impl FnOnce(Refused) -> Reason,
+        pipelined: bool,
+    ) {
         let Some(user) = &self.user else { return };
         match user.session.change(record).await {
             Ok(_) => self.done(tag, pipelined, true, "Done"),
@@ -402,7 +410,9 @@ impl Imap {
 
     /// The UIDs that a command names, in view.
     pub(super) fn messages(&self, uid: bool, set: &MessageSet) -> Result<UidSet, Reason> {
-        let Some(User { selected: Some(selected), saved, .. }) = &self.user else { return Err(Reason::NotSelected) };
+        let Some(User { selected: Some(selected), saved, .. }) = &self.user else {
+            return Err(Reason::NotSelected);
+        };
         let view = &selected.view;
         match set {
             MessageSet::Saved => Ok(view.uids_in(saved)),
@@ -430,11 +440,6 @@ pub fn vanished_since(index: &MailboxIndex, modseq: ModSeq, known: &UidSet) -> U
         // RFC 7162 §3.2.6: the log does not reach back so far, so every UID that is absent is named.
         None => known.difference(&index.existing(&known)),
     }
-}
-
-/// For those who end a session with it.
-pub fn bye(reason: Reason) -> Flow {
-    Flow::End(End::Bye(reason))
 }
 
 /// The STORE that a FETCH of a body implies.

@@ -81,7 +81,13 @@ impl Imap {
         self.sync(store.uid && !pipelined);
         if !modified.is_empty() {
             let named = if store.uid { modified } else { self.sequences(&modified) };
-            response::tagged(&mut self.out, tag, Status::Ok, Some(&Code::Modified(&named)), "Conditional STORE failed");
+            response::tagged(
+                &mut self.out,
+                tag,
+                Status::Ok,
+                Some(&Code::Modified(&named)),
+                "Conditional STORE failed",
+            );
         } else if there.len() < uids.len() {
             Reason::ExpungeIssued.write(tag, &mut self.out);
         } else {

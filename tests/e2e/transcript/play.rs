@@ -245,10 +245,18 @@ impl Player<'_> {
             let peer = self.peer(name, area)?;
             let unit = match peer.held.take() {
                 Some(unit) => unit,
-                None => peer
-                    .connection
-                    .read(peer.protocol == Protocol::Imap)
-                    .map_err(|e| format!("expected: {}\n{e}", wanted.join("\n     or: ")))?,
+                None => {
+                    let (limit, literals) = (peer.connection.limit, peer.protocol == Protocol::Imap);
+                    let why = match peer.connection.read_within(literals, limit) {
+                        Ok(Read1::Unit(unit)) => Ok(unit),
+                        // What may be there need not be: the end of the connection is no failure yet.
+                        Ok(Read1::End) if kind == Kind::Optional => return Ok(()),
+                        Ok(Read1::End) => Err("the server closed the connection".to_owned()),
+                        Ok(Read1::Nothing) => Err(format!("no answer within {limit:?}")),
+                        Err(e) => Err(e.to_string()),
+                    };
+                    why.map_err(|e| format!("expected: {}\n{e}", wanted.join("\n     or: ")))?
+                }
             };
             let shown = unit.shown();
             let mut hit = None;
