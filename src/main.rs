@@ -28,7 +28,7 @@ enum Command {
     /// Serve everything in one process on 127.0.0.1, with no configuration
     #[command(after_help = "Examples:
   culver quickstart
-  culver quickstart --dir /tmp/mail --port-base 30000 --account me@example.test:secret --no-samples
+  culver quickstart --dir ./mail --port-base 30000 --account me@example.test:secret --no-samples
 Ports are --port-base plus the standard port: IMAP 20143, IMAPS 20993, POP3 20110, POP3S 20995, LMTP 20024, admin HTTP 20080.")]
     Quickstart(quickstart::Options),
     /// Serve a configuration

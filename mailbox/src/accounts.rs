@@ -201,7 +201,9 @@ impl Accounts {
 
     /// Forgets what is in memory of an account; its sessions end, the next use rebuilds it.
     pub fn drop_account(&self, id: &AccountId) {
-        let removed = self.open.borrow_mut().remove(id);
+        let Ok(mut open) = self.open.try_borrow_mut() else { return };
+        let removed = open.remove(id);
+        drop(open);
         if let Some(account) = removed {
             account.drop_state();
         }
@@ -448,6 +450,11 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.account.sessions.set(self.account.sessions.get() - 1);
+        if std::thread::panicking() {
+            // What the session was at cannot be trusted: the next use rebuilds the account from what is stored.
+            self.accounts.drop_account(&self.account.id);
+            return;
+        }
         if self.account.sessions.get() == 0 && !self.account.is_dropped() {
             self.accounts.rest(&self.account.id);
         }

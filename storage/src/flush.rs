@@ -30,7 +30,7 @@ use crate::error::{CommitError, FlushError};
 use crate::fault::{self, Fault};
 use crate::journal::commit::Pending;
 use crate::journal::format::{FlushMeta, RecordKind};
-use crate::manifest::{Manifest, Share, TableRef};
+use crate::manifest::{Manifest, TableRef};
 use crate::pack::format::FileHeader;
 use crate::partition::Partition;
 use crate::place::{ObjectId, ObjectKind, Position};
@@ -67,6 +67,15 @@ impl Drop for Flushing {
     }
 }
 
+/// What flushed records brought to an object.
+#[derive(Clone, Copy, Default)]
+struct Added {
+    live: u64,
+    total: u64,
+    /// A record at or beyond the manifest's `cov` names it: recovery will meet that record again.
+    met_again: bool,
+}
+
 /// What a flush has written and not yet made valid.
 struct Flush {
     partition: PartitionId,
@@ -74,7 +83,7 @@ struct Flush {
     /// The position that each account's blocks stand at.
     accounts: BTreeMap<AccountId, Position>,
     /// Octets of bodies that the flushed records brought.
-    added: BTreeMap<ObjectId, Share>,
+    added: BTreeMap<ObjectId, Added>,
     /// Files that are garbage if the record does not commit.
     written: Vec<PathBuf>,
     released: BTreeMap<ObjectId, u64>,
@@ -194,7 +203,7 @@ impl Inner {
         written.push(path.clone());
         let (manifest, added, released) = {
             let mut partition = self.partition(id).borrow_mut();
-            let added = added_bodies(&partition, &accounts);
+            let added = added_bodies(&partition, &accounts, cov);
             let released = std::mem::take(&mut partition.released);
             let bodies = remaining_bodies(&partition, &added, &released, cov);
             let store = self.store;
@@ -270,7 +279,7 @@ impl Inner {
                 }
             }
             drop(flushing);
-            drop(sender.send(result.map(drop)));
+            let _ = sender.send(result.map(drop));
         });
         let meta = meta.to_bytes().to_vec();
         self.enqueue(Pending::new(RecordKind::Flush, id, None, meta, Vec::new(), true, on_commit));
@@ -282,7 +291,7 @@ impl Inner {
         let mut partition = self.partition(flush.partition).borrow_mut();
         let before = partition.unflushed_octets;
         // What lost its last message between the manifest's writing and now counts against the next one.
-        let late = added_bodies(&partition, &flush.accounts);
+        let late = added_bodies(&partition, &flush.accounts, meta.cov);
         for (object, share) in &flush.added {
             let now = late.get(object).map_or(0, |share| share.live);
             if now < share.live && flush.manifest.bodies.contains_key(object) {
@@ -344,7 +353,7 @@ impl Inner {
                 partition.flush = Some((meta, inner.journal.active_id()));
             }
             drop(flushing);
-            drop(sender.send(result.map(drop)));
+            let _ = sender.send(result.map(drop));
         });
         let meta = meta.to_bytes().to_vec();
         self.enqueue(Pending::new(RecordKind::Flush, id, None, meta, Vec::new(), true, on_commit));
@@ -393,16 +402,23 @@ async fn write_account(
 }
 
 /// Octets of the bodies that the records up to these positions brought, by object.
-fn added_bodies(partition: &Partition, accounts: &BTreeMap<AccountId, Position>) -> BTreeMap<ObjectId, Share> {
-    let mut added: BTreeMap<ObjectId, Share> = BTreeMap::new();
+fn added_bodies(
+    partition: &Partition,
+    accounts: &BTreeMap<AccountId, Position>,
+    cov: Position,
+) -> BTreeMap<ObjectId, Added> {
+    let mut added: BTreeMap<ObjectId, Added> = BTreeMap::new();
     for (account, position) in accounts {
         let records = partition.unflushed.get(account).into_iter().flatten();
-        for body in records.filter(|r| r.position <= *position).flat_map(|record| record.bodies.iter()) {
-            let share = added.entry(body.place.object).or_default();
-            // An empty body still needs its frame.
-            let octets = body.place.length.max(1);
-            share.total += octets;
-            share.live += if body.dead { 0 } else { octets };
+        for record in records.filter(|record| record.position <= *position) {
+            for body in &record.bodies {
+                let share = added.entry(body.place.object).or_default();
+                // An empty body still needs its frame.
+                let octets = body.place.length.max(1);
+                share.total += octets;
+                share.live += if body.dead { 0 } else { octets };
+                share.met_again |= record.position >= cov;
+            }
         }
     }
     added
@@ -411,14 +427,14 @@ fn added_bodies(partition: &Partition, accounts: &BTreeMap<AccountId, Position>)
 /// The body objects of a new manifest.
 fn remaining_bodies(
     partition: &Partition,
-    added: &BTreeMap<ObjectId, Share>,
+    added: &BTreeMap<ObjectId, Added>,
     released: &BTreeMap<ObjectId, u64>,
     cov: Position,
 ) -> BTreeMap<ObjectId, Share> {
     let mut bodies = partition.manifest.as_ref().map(|manifest| manifest.bodies.clone()).unwrap_or_default();
     for (object, share) in added {
-        // A message that was expunged before its flush costs no object.
-        if share.live > 0 || bodies.contains_key(object) {
+        // A message that was expunged before its flush costs no object; but recovery wants to find what a record names.
+        if share.live > 0 || share.met_again || bodies.contains_key(object) {
             let sum = bodies.entry(*object).or_default();
             sum.live += share.live;
             sum.total += share.total;

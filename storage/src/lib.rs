@@ -37,7 +37,7 @@ mod table;
 mod trim;
 
 pub use body::{Body, BodyWriter, Reader};
-pub use check::{Finding, Inside, Report, check};
+pub use check::{Finding, Inside, LookInside, Report, check};
 pub use dump::dump;
 pub use error::{CommitError, OpenError, ReadError, SourceError, SubmitError};
 pub use journal::commit::OnCommit;

@@ -36,7 +36,8 @@ pub struct Limits {
     pub reserve_octets: u64,
     /// Objects held open for reading. 128.
     pub open_objects_max: usize,
-    /// Blocks from this size are mapped, smaller ones read. 64 KiB.
+    /// Blocks from this size are mapped, smaller ones read. 1 MiB: the first mapping of a table costs a look at all of
+    /// it, which small blocks do not repay.
     pub map_octets_min: u64,
     /// Objects are rewritten when less than this part of them, in percent, is alive. 50.
     pub compact_below_percent: u64,
@@ -65,7 +66,7 @@ impl Default for Limits {
             tables_max: 8,
             reserve_octets: 8 << 20,
             open_objects_max: 128,
-            map_octets_min: 64 << 10,
+            map_octets_min: 1 << 20,
             compact_below_percent: 50,
             tick: Duration::from_secs(1),
             carry_segments: 1,

@@ -458,7 +458,7 @@ pub(crate) async fn scan_journal(
 }
 
 impl Replay {
-    fn record(&mut self, paths: &Paths, record: &Scanned<'_>, partitions: u16) -> Result<(), OpenError> {
+    pub fn record(&mut self, paths: &Paths, record: &Scanned<'_>, partitions: u16) -> Result<(), OpenError> {
         let header = record.head.header;
         let segment = record.segment;
         let wrong = |what: &str| {

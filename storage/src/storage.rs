@@ -507,7 +507,7 @@ impl Inner {
         for (guid, newest_first) in found {
             let mut blocks = Vec::new();
             for (table, entry) in counting(newest_first.into_iter().map(|(kind, table, entry)| (kind, (table, entry)))) {
-                blocks.push(Block::new(&table.block(&entry).await?));
+                blocks.push(table.map_block(&entry, self.limits.map_octets_min).await?);
             }
             if !blocks.is_empty() {
                 loaded.blocks.push((guid, blocks));

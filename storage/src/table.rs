@@ -7,12 +7,15 @@
 pub(crate) mod format;
 pub(crate) mod merge;
 
-use std::ops::Deref;
+use std::cell::RefCell;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use culver_model::{Guid, PartitionId};
 use culver_shard::disk::{self, File};
+use culver_shard::map::Map;
+use culver_shard::yield_if_needed;
 
 use self::format::{
     AccountEntry, BlockEntry, FOOTER_OCTETS, Footer, PAGE_OCTETS, PageEntry, TABLE_MAGIC, TABLE_VERSION, find_in_page,
@@ -24,21 +27,26 @@ use crate::pack::format::{FileHeader, HEADER_OCTETS};
 use crate::place::Position;
 use crate::source::BlockKind;
 
-/// The octets of a block, 8-aligned; clones share them.
+/// The octets of a block, 8-aligned: read, or a part of a mapped table. Clones share them.
 #[derive(Clone)]
-pub struct Block {
-    words: Rc<[u64]>,
-    octets: usize,
+pub struct Block(Octets);
+
+#[derive(Clone)]
+enum Octets {
+    Read { words: Rc<[u64]>, octets: usize },
+    /// Blocks stand at multiples of 8, and a map begins at a page.
+    Mapped(Map, Range<usize>),
 }
 
 impl Block {
-    pub(crate) fn new(bytes: &[u8]) -> Block {
+    /// Copies octets to where they are aligned.
+    pub fn new(bytes: &[u8]) -> Block {
         let words = bytes.chunks(8).map(|chunk| {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
             u64::from_ne_bytes(word)
         });
-        Block { words: words.collect(), octets: bytes.len() }
+        Block(Octets::Read { words: words.collect(), octets: bytes.len() })
     }
 }
 
@@ -46,7 +54,10 @@ impl Deref for Block {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &zerocopy::IntoBytes::as_bytes(&*self.words)[..self.octets]
+        match &self.0 {
+            Octets::Read { words, octets } => &zerocopy::IntoBytes::as_bytes(&**words)[..*octets],
+            Octets::Mapped(map, range) => &map[range.clone()],
+        }
     }
 }
 
@@ -58,7 +69,7 @@ impl AsRef<[u8]> for Block {
 
 impl std::fmt::Debug for Block {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Block({} octets)", self.octets)
+        write!(f, "Block({} octets)", self.len())
     }
 }
 
@@ -68,7 +79,11 @@ pub(crate) struct Table {
     file: File,
     path: PathBuf,
     pages: Vec<PageEntry>,
+    map: RefCell<Option<Map>>,
 }
+
+/// Octets of a mapped block that are checked at once.
+const CHECK_OCTETS: usize = 256 << 10;
 
 impl Table {
     pub async fn open(path: &Path, partition: PartitionId, reference: TableRef) -> Result<Table, ReadError> {
@@ -92,7 +107,7 @@ impl Table {
         let footer = Footer::parse(&tail, octets).map_err(|what| wrong(end, what))?;
         let index = file.read_at(footer.index_offset, footer.index_octets as usize).await.map_err(io())?;
         let pages = parse_index(&index, &footer).map_err(|what| wrong(footer.index_offset, what))?;
-        Ok(Table { reference, file, path: path.to_owned(), pages })
+        Ok(Table { reference, file, path: path.to_owned(), pages, map: RefCell::default() })
     }
 
     /// What the table has of an account.
@@ -122,17 +137,52 @@ impl Table {
         Ok(bytes)
     }
 
-    /// The octets of a block, checked.
-    pub async fn block(&self, entry: &BlockEntry) -> Result<Vec<u8>, ReadError> {
-        if entry.offset.checked_add(entry.length).is_none_or(|end| end > self.reference.octets) {
-            return Err(ReadError::corrupt(&self.path, entry.offset, "block lies outside its table"));
+    /// The octets of a block, checked: mapped from `map_octets_min` on, else read.
+    pub async fn map_block(&self, entry: &BlockEntry, map_octets_min: u64) -> Result<Block, ReadError> {
+        if entry.length < map_octets_min {
+            return self.block(entry).await;
         }
+        self.check_bounds(entry)?;
+        let held = self.map.borrow().clone();
+        let map = match held {
+            Some(map) => map,
+            None => match Map::open(&self.path).await {
+                Ok(map) => self.map.borrow_mut().insert(map).clone(),
+                // The file's name is gone, the open file is not.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return self.block(entry).await,
+                Err(error) => return Err(ReadError::io(&self.path)(error)),
+            },
+        };
+        let range = entry.offset as usize..(entry.offset + entry.length) as usize;
+        map.prefault(range.clone()).await.map_err(ReadError::io(&self.path))?;
+        let mut crc = 0;
+        for piece in map.get(range.clone()).unwrap_or_default().chunks(CHECK_OCTETS) {
+            crc = crc32c::crc32c_append(crc, piece);
+            yield_if_needed().await;
+        }
+        if crc != entry.crc || map.len() < range.end {
+            return Err(ReadError::corrupt(&self.path, entry.offset, "block's checksum is wrong"));
+        }
+        Ok(Block(Octets::Mapped(map, range)))
+    }
+
+    /// The octets of a block, checked.
+    pub async fn block(&self, entry: &BlockEntry) -> Result<Block, ReadError> {
+        self.check_bounds(entry)?;
         let read = self.file.read_at(entry.offset, entry.length as usize).await;
         let bytes = read.map_err(ReadError::io(&self.path))?;
         if bytes.len() as u64 != entry.length || crc32c::crc32c(&bytes) != entry.crc {
             return Err(ReadError::corrupt(&self.path, entry.offset, "block's checksum is wrong"));
         }
-        Ok(bytes)
+        Ok(Block::new(&bytes))
+    }
+
+    fn check_bounds(&self, entry: &BlockEntry) -> Result<(), ReadError> {
+        let end = entry.offset.checked_add(entry.length);
+        match end.is_some_and(|end| end <= self.reference.octets) && entry.offset % 8 == 0 {
+            true => Ok(()),
+            false => Err(ReadError::corrupt(&self.path, entry.offset, "block lies outside its table")),
+        }
     }
 }
 
@@ -169,10 +219,6 @@ impl TableWriter {
             accounts: 0,
             blocks: 0,
         })
-    }
-
-    pub fn accounts(&self) -> u64 {
-        self.accounts
     }
 
     /// Writes one block; its entry belongs into the account's [`TableWriter::put_account`].
