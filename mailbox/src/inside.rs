@@ -4,16 +4,19 @@ use crate::record::Record;
 use crate::state::ACCOUNT_KEY;
 use culver_index::account::AccountState;
 use culver_index::{Block, MailboxIndex};
-use culver_storage::Inside;
+use culver_storage::{Inside, Place};
 use std::rc::Rc;
 
-/// For `culver_storage::check`: the content of one record, or of the blocks of one key.
-pub fn inside(inside: Inside<'_>) -> Result<(), String> {
+/// For `culver_storage::check`: what one record, or the blocks of one key, say of themselves, and the places they name.
+pub fn inside(inside: Inside<'_>) -> Result<Vec<Place>, String> {
     match inside {
-        Inside::Record { meta, .. } => Record::decode(meta).map(drop).map_err(|error| error.to_string()),
+        Inside::Record { meta, bodies, .. } => match Record::decode(meta) {
+            Ok(_) => Ok(bodies.to_vec()),
+            Err(error) => Err(error.to_string()),
+        },
         Inside::Blocks { guid, blocks, .. } if guid == ACCOUNT_KEY => {
             let wrong = blocks.iter().find_map(|block| AccountState::decode(block).err());
-            wrong.map_or(Ok(()), |error| Err(error.to_string()))
+            wrong.map_or(Ok(Vec::new()), |error| Err(error.to_string()))
         }
         Inside::Blocks { blocks, .. } => {
             for block in blocks {
@@ -21,8 +24,13 @@ pub fn inside(inside: Inside<'_>) -> Result<(), String> {
             }
             // That each delta follows the one before it shows only when they are put together.
             let mut blocks = blocks.iter().map(|block| Block::shared(Rc::new(block.clone())));
-            let Some(base) = blocks.next() else { return Ok(()) };
-            MailboxIndex::from_blocks(base, blocks).map(drop).map_err(|error| error.to_string())
+            let Some(base) = blocks.next() else { return Ok(Vec::new()) };
+            let index = MailboxIndex::from_blocks(base, blocks).map_err(|error| error.to_string())?;
+            let named = index.rows_all().map(|row| match Place::from_bytes(row.place()) {
+                Some(place) => Ok(place),
+                None => Err(format!("message {} of mailbox {} has no place", row.uid(), index.guid())),
+            });
+            named.collect()
         }
     }
 }

@@ -8,7 +8,7 @@
 use crate::record::{Message, Record, StoreOp};
 use culver_index::account::{AccountState, MailboxEntry};
 use culver_index::{Block, Expunged, FormatError, IndexError, MailboxIndex, PLACE_OCTETS};
-use culver_model::{FlagSet, Guid, MailboxName, ModSeq, Uid, UidSet, UidValidity};
+use culver_model::{Flag, FlagSet, Guid, MailboxName, ModSeq, Uid, UidSet, UidValidity};
 use std::collections::BTreeMap;
 
 /// Most mailboxes of an account.
@@ -262,6 +262,13 @@ impl State {
             return Ok(Applied::Copy { uid_validity: target, from, to, modseq: source });
         }
         let target = self.selectable_mut(to)?;
+        // All or nothing: what could refuse one of them is asked before the first.
+        let keywords = messages.iter().flat_map(|(_, message)| message.flags.keywords.iter().cloned());
+        let keywords: FlagSet = keywords.map(Flag::Keyword).collect();
+        target.store(&UidSet::new(), culver_index::StoreOp::Add, &keywords, None, modseq).map_err(refusal)?;
+        if u64::from(u32::MAX - target.uid_next().get()) < messages.len() as u64 {
+            return Err(Refusal::Limit);
+        }
         let (mut copied, mut given) = (UidSet::new(), UidSet::new());
         for (uid, message) in &mut messages {
             message.save_date = save_date;
@@ -281,6 +288,13 @@ impl State {
         let source_modseq = source.highest_modseq();
         self.account.modseq = modseq;
         Ok(Applied::Copy { uid_validity, from: copied, to: given, modseq: source_modseq })
+    }
+
+    /// Whether so many mailboxes can be made, and get UIDVALIDITYs.
+    fn room_for(&self, count: usize) -> Result<(), Refusal> {
+        let fits = self.account.mailboxes.len() + count <= MAILBOXES_MAX
+            && u64::from(self.account.uid_validity) + count as u64 <= u64::from(u32::MAX);
+        if fits { Ok(()) } else { Err(Refusal::Limit) }
     }
 
     fn add_mailbox(
@@ -323,24 +337,22 @@ impl State {
         special_use: Option<&str>,
         selectable: bool,
     ) -> Result<Applied, Refusal> {
-        match self.entry(name) {
-            // RFC 3501 §6.3.4: a \NoSelect name that DELETE left can be created again, with a new UIDVALIDITY.
-            Some(entry) if !entry.selectable && selectable => {
-                let old = entry.guid;
-                self.account.mailboxes.retain(|entry| entry.guid != old);
-                self.mailboxes.remove(&old);
-                self.removed.push(old);
-            }
+        // RFC 3501 §6.3.4: a \NoSelect name that DELETE left can be created again, with a new UIDVALIDITY.
+        let replaced = match self.entry(name) {
+            Some(entry) if !entry.selectable && selectable => Some(entry.guid),
             Some(_) => return Err(Refusal::AlreadyExists),
-            None => {}
-        }
+            None => None,
+        };
         if self.entry_of(guid).is_some() {
             return Err(Refusal::AlreadyExists);
         }
         let missing: Vec<MailboxName> =
             name.ancestors().filter(|ancestor| self.entry(ancestor).is_none()).collect();
-        if self.account.mailboxes.len() + missing.len() + 1 > MAILBOXES_MAX {
-            return Err(Refusal::Limit);
+        self.room_for(missing.len() + 1)?;
+        if let Some(old) = replaced {
+            self.account.mailboxes.retain(|entry| entry.guid != old);
+            self.mailboxes.remove(&old);
+            self.removed.push(old);
         }
         for ancestor in missing {
             self.add_mailbox(self.derived(guid), ancestor, None, true)?;
@@ -403,9 +415,7 @@ impl State {
         }
         let missing: Vec<MailboxName> =
             to.ancestors().filter(|ancestor| self.entry(ancestor).is_none()).collect();
-        if self.account.mailboxes.len() + missing.len() > MAILBOXES_MAX {
-            return Err(Refusal::Limit);
-        }
+        self.room_for(missing.len())?;
         for (guid, name) in renamed {
             self.entry_mut(guid).expect("listed above").name = name;
         }

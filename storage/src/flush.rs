@@ -30,7 +30,7 @@ use crate::error::{CommitError, FlushError};
 use crate::fault::{self, Fault};
 use crate::journal::commit::Pending;
 use crate::journal::format::{FlushMeta, RecordKind};
-use crate::manifest::{Manifest, TableRef};
+use crate::manifest::{self, Manifest, TableRef};
 use crate::pack::format::FileHeader;
 use crate::partition::Partition;
 use crate::place::{ObjectId, ObjectKind, Position};
@@ -430,7 +430,7 @@ fn remaining_bodies(
     added: &BTreeMap<ObjectId, Added>,
     released: &BTreeMap<ObjectId, u64>,
     cov: Position,
-) -> BTreeMap<ObjectId, Share> {
+) -> BTreeMap<ObjectId, manifest::Share> {
     let mut bodies = partition.manifest.as_ref().map(|manifest| manifest.bodies.clone()).unwrap_or_default();
     for (object, share) in added {
         // A message that was expunged before its flush costs no object; but recovery wants to find what a record names.

@@ -28,10 +28,10 @@ fn all_seeds(default: u64, lives: usize, faults: Faults) {
 
 #[test]
 fn what_was_acknowledged_survives_crashes() {
-    all_seeds(60, 8, Faults::default());
+    all_seeds(25, 8, Faults::default());
 }
 
 #[test]
 fn what_was_lost_in_a_failed_sync_never_returns() {
-    all_seeds(60, 8, Faults { sync_eio: 5, ..Faults::default() });
+    all_seeds(25, 8, Faults { sync_eio: 5, ..Faults::default() });
 }

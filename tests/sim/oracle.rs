@@ -340,3 +340,37 @@ impl Ledger {
         self.modseq = self.modseq.max(modseq);
     }
 }
+
+impl Figures {
+    pub fn add(&mut self, other: &Figures) {
+        self.yes += other.yes;
+        self.no += other.no;
+        self.refused += other.refused;
+        self.unknown += other.unknown;
+        self.observed += other.observed;
+        self.bodies += other.bodies;
+        self.compared += other.compared;
+        self.flushes += other.flushes;
+        self.compactions += other.compactions;
+        self.cuts += other.cuts;
+        self.checks += other.checks;
+        self.lives += other.lives;
+    }
+
+    /// Whether everything that a run is about has happened.
+    pub fn proves_something(&self) -> bool {
+        let all = [
+            self.yes / 1000,
+            self.no,
+            self.refused,
+            self.unknown,
+            self.bodies / 1000,
+            self.compared / 100,
+            self.flushes,
+            self.compactions,
+            self.cuts,
+            self.checks,
+        ];
+        all.iter().all(|count| *count > 0)
+    }
+}

@@ -11,7 +11,7 @@ use culver_shard::sim::{Faults, NodeId, Sim, SimConfig};
 use culver_shard::sync::{Notify, oneshot};
 use culver_shard::{Queue, random, spawn, stopping, time};
 use culver_storage::{
-    AccountBlocks, BlockKind, Body, CommitError, Committed, Limits, LocalFuture, OpenError, Place, Position, Root,
+    AccountBlocks, BlockKind, Body, CommitError, Committed, Inside, Limits, LocalFuture, OpenError, Place, Position, Root,
     Share, Source, SourceError, Storage,
 };
 
@@ -509,6 +509,9 @@ pub fn start(sim: &Sim, node: NodeId, shards: usize, life: Life) {
 async fn run_shard(shard: usize, shards: usize, handover: Rc<Handover>, life: Life) {
     let mut held = None;
     if shard == 0 {
+        if life.only_verify {
+            check_store(&life.oracle).await;
+        }
         match open(shards, &life).await {
             Ok((root, shares)) => {
                 handover.shares.borrow_mut().extend(shares.into_iter().map(|share| (share.shard(), share)));
@@ -560,6 +563,28 @@ async fn run_shard(shard: usize, shards: usize, handover: Rc<Handover>, life: Li
     life.oracle.flushes.set(life.oracle.flushes.get() + status.flushes);
     life.oracle.compactions.set(life.oracle.compactions.get() + status.compactions);
     drop(held);
+}
+
+/// Everything stored must be whole, and every place that a message has.
+async fn check_store(oracle: &Oracle) {
+    let look = &mut |piece: Inside<'_>| match piece {
+        Inside::Blocks { blocks, .. } => {
+            let mut messages = BTreeMap::new();
+            for entry in blocks.iter().flat_map(|block| block.chunks(40)) {
+                let id = u64::from_le_bytes(entry[..8].try_into().unwrap());
+                match Place::from_bytes(entry[8..40].try_into().unwrap()) {
+                    Some(place) => drop(messages.insert(id, place)),
+                    None => drop(messages.remove(&id)),
+                }
+            }
+            Ok(messages.into_values().collect())
+        }
+        Inside::Record { .. } => Ok(Vec::new()),
+    };
+    match culver_storage::check(Path::new(DIR), look).await {
+        Ok(report) => report.findings.iter().for_each(|finding| oracle.error(format!("check: {finding}"))),
+        Err(error) => oracle.error(format!("check: {error}")),
+    }
 }
 
 async fn open(shards: usize, life: &Life) -> Result<(Root, Vec<Share>), OpenError> {

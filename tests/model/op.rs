@@ -1,0 +1,251 @@
+//! Commands as they are drawn: free of any state, so that one can be taken out of a sequence and the others still
+//! mean something. What they name is found when they are played.
+
+use crate::account::{CONTENTS, DATES, How};
+use crate::random::Random;
+
+pub const NAMES: [&str; 11] =
+    ["INBOX", "INBOX", "A", "A/B", "A/B/C", "D", "D/E", "INBOX/K", "inbox/k", "Entw&APw-rfe", "iNboX"];
+pub const PATTERNS: [(&str, &str); 9] = [
+    ("", "*"), ("", "%"), ("", "A/%"), ("A/", "%"), ("", "%/%"), ("", "inbox*"), ("", "D"), ("", "*B*"), ("", "%/B%"),
+];
+pub const FLAGS: [&str; 8] = ["\\seen", "\\deleted", "\\flagged", "\\answered", "\\draft", "work", "$later", "junk"];
+pub const WORDS: [&str; 12] =
+    ["apple", "PEAR", "plum", "fig", "river", "Stone", "cloud", "anna", "boris", "clara", "nowhere", "ppl"];
+pub const SEARCH_DATES: [(u32, &str); 6] = [
+    (20240105, "5-Jan-2024"), (20240106, "06-Jan-2024"), (20231231, "31-Dec-2023"), (20240101, "1-Jan-2024"),
+    (20240229, "29-Feb-2024"), (20240301, "1-Mar-2024"),
+];
+
+#[derive(Clone, Copy, Debug)]
+pub enum End {
+    Star,
+    /// Brought into range when it is played.
+    Number(u16),
+}
+
+#[derive(Clone, Debug)]
+pub enum Pick {
+    /// `$` (RFC 5182).
+    Saved,
+    Ranges(Vec<(End, End)>),
+}
+
+#[derive(Clone, Debug)]
+pub enum Key {
+    All,
+    /// Of [`FLAGS`].
+    Flag(usize, bool),
+    Recent,
+    New,
+    Old,
+    Sequence(Pick),
+    Uid(Pick),
+    /// Of [`SEARCH_DATES`].
+    Before(usize),
+    On(usize),
+    Since(usize),
+    SentBefore(usize),
+    SentOn(usize),
+    SentSince(usize),
+    Larger(u32),
+    Smaller(u32),
+    /// Of [`WORDS`].
+    Subject(usize),
+    From(usize),
+    Body(usize),
+    Text(usize),
+    Tagged,
+    ModSeq(u16),
+    Not(Box<Key>),
+    Or(Box<Key>, Box<Key>),
+    And(Vec<Key>),
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Returns {
+    pub min: bool,
+    pub max: bool,
+    pub all: bool,
+    pub count: bool,
+    pub save: bool,
+}
+
+/// What a client with a cache tells of it at SELECT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    Nothing,
+    All,
+    Listed,
+    /// Every other UID.
+    Half,
+}
+
+#[derive(Clone, Debug)]
+pub enum Act {
+    Append { to: usize, flags: Vec<usize>, date: usize, content: usize },
+    Store { uid: bool, set: Pick, how: How, silent: bool, flags: Vec<usize>, unchanged_since: Option<u16> },
+    Expunge,
+    UidExpunge(Pick),
+    Copy { uid: bool, set: Pick, to: usize, remove: bool },
+    Create(usize, bool),
+    Delete(usize),
+    Rename(usize, usize),
+    Subscribe(usize, bool),
+    List(usize),
+    Lsub(usize),
+    Status(usize, bool),
+    Select { name: usize, read_only: bool, condstore: bool, resync: Option<Known> },
+    Unselect,
+    Close,
+    Noop,
+    Check,
+    Fetch { uid: bool, set: Pick, items: u8, changed_since: Option<u16>, vanished: bool },
+    Body { uid: bool, set: Pick, peek: bool, partial: Option<(u32, u32)> },
+    Search { uid: bool, key: Key, returns: Option<Returns> },
+    Reconnect { logout: bool },
+}
+
+#[derive(Clone, Debug)]
+pub struct Op {
+    pub session: usize,
+    pub act: Act,
+}
+
+fn set(random: &mut Random) -> Pick {
+    if random.one_in(12) {
+        return Pick::Saved;
+    }
+    let end = |random: &mut Random| {
+        if random.one_in(6) { End::Star } else { End::Number(random.draw() as u16) }
+    };
+    let ranges = 1 + random.below(3);
+    if random.one_in(5) {
+        return Pick::Ranges(vec![(End::Number(0), End::Star)]);
+    }
+    let mut range = || {
+        let first = end(random);
+        if random.one_in(2) { (first, first) } else { (first, end(random)) }
+    };
+    Pick::Ranges((0..ranges).map(|_| range()).collect())
+}
+
+fn flags(random: &mut Random) -> Vec<usize> {
+    let mut flags: Vec<usize> = (0..random.below(3)).map(|_| random.below(FLAGS.len())).collect();
+    // Without them there is nothing to expunge.
+    if random.one_in(4) {
+        flags.push(1);
+    }
+    flags.sort_unstable();
+    flags.dedup();
+    flags
+}
+
+fn key(random: &mut Random, depth: usize) -> Key {
+    let deep = if depth == 0 { 0 } else { 5 };
+    match random.below(21 + deep) {
+        0 => Key::All,
+        1..=4 => Key::Flag(random.below(FLAGS.len()), random.one_in(2)),
+        5 => random.pick(&[Key::Recent, Key::New, Key::Old]),
+        6 => Key::Sequence(set(random)),
+        7 => Key::Uid(set(random)),
+        8 => Key::Before(random.below(SEARCH_DATES.len())),
+        9 => Key::On(random.below(SEARCH_DATES.len())),
+        10 => Key::Since(random.below(SEARCH_DATES.len())),
+        11 => Key::SentBefore(random.below(SEARCH_DATES.len())),
+        12 => Key::SentOn(random.below(SEARCH_DATES.len())),
+        13 => Key::SentSince(random.below(SEARCH_DATES.len())),
+        14 => Key::Larger(80 + random.below(60) as u32),
+        15 => Key::Smaller(80 + random.below(60) as u32),
+        16 => Key::Subject(random.below(WORDS.len())),
+        17 => random.pick(&[Key::From(7), Key::From(8), Key::Tagged]),
+        18 => Key::Body(random.below(WORDS.len())),
+        19 => Key::Text(random.below(WORDS.len())),
+        20 => Key::ModSeq(random.draw() as u16),
+        21 | 22 => Key::Not(Box::new(key(random, depth - 1))),
+        23 | 24 => Key::Or(Box::new(key(random, depth - 1)), Box::new(key(random, depth - 1))),
+        _ => Key::And((0..1 + random.below(3)).map(|_| key(random, depth - 1)).collect()),
+    }
+}
+
+fn returns(random: &mut Random) -> Returns {
+    let bits = random.draw();
+    let bit = |at: u32| bits >> at & 1 == 1;
+    Returns { min: bit(0), max: bit(1), all: bit(2), count: bit(3), save: bit(4) }
+}
+
+fn maybe<T>(random: &mut Random, one_in: usize, value: impl FnOnce(&mut Random) -> T) -> Option<T> {
+    if random.one_in(one_in) { Some(value(random)) } else { None }
+}
+
+fn act(random: &mut Random) -> Act {
+    let name = |random: &mut Random| random.below(NAMES.len());
+    let modseq = |random: &mut Random| random.draw() as u16;
+    match random.below(100) {
+        0..14 => Act::Append {
+            to: if random.one_in(3) { name(random) } else { 0 },
+            flags: flags(random),
+            date: random.below(DATES.len()),
+            content: random.below(CONTENTS.len()),
+        },
+        14..30 => Act::Store {
+            uid: random.one_in(2),
+            set: set(random),
+            how: random.pick(&[How::Replace, How::Add, How::Add, How::Remove]),
+            silent: random.one_in(2),
+            flags: flags(random),
+            unchanged_since: maybe(random, 4, modseq),
+        },
+        30..34 => Act::Expunge,
+        34..37 => Act::UidExpunge(set(random)),
+        37..42 => Act::Copy { uid: random.one_in(2), set: set(random), to: name(random), remove: false },
+        42..47 => Act::Copy { uid: random.one_in(2), set: set(random), to: name(random), remove: true },
+        47..50 => Act::Create(name(random), random.one_in(5)),
+        50..51 => Act::Delete(name(random)),
+        51..53 => Act::Rename(name(random), name(random)),
+        53..55 => Act::Subscribe(name(random), !random.one_in(3)),
+        55..57 => Act::List(random.below(PATTERNS.len())),
+        57 => Act::Lsub(random.below(PATTERNS.len())),
+        58..61 => Act::Status(name(random), random.one_in(3)),
+        61..68 => Act::Select {
+            name: if random.one_in(3) { name(random) } else { 0 },
+            read_only: random.one_in(6),
+            condstore: random.one_in(5),
+            resync: maybe(random, 2, |random| {
+                random.pick(&[Known::Nothing, Known::Nothing, Known::All, Known::Listed, Known::Half])
+            }),
+        },
+        68 => random.pick(&[Act::Unselect, Act::Close]),
+        69..77 => Act::Noop,
+        77 => Act::Check,
+        78..85 => Act::Fetch {
+            uid: random.one_in(2),
+            set: set(random),
+            items: random.draw() as u8,
+            changed_since: maybe(random, 4, modseq),
+            vanished: random.one_in(2),
+        },
+        85..88 => Act::Body {
+            uid: random.one_in(2),
+            set: set(random),
+            peek: !random.one_in(3),
+            partial: maybe(random, 2, |random| (random.below(150) as u32, 1 + random.below(150) as u32)),
+        },
+        88..98 => Act::Search { uid: random.one_in(2), key: key(random, 3), returns: maybe(random, 2, returns) },
+        _ => Act::Reconnect { logout: random.one_in(2) },
+    }
+}
+
+/// `count` commands of `sessions` sessions. The first fill the INBOX, so that there is something to do.
+pub fn sequence(random: &mut Random, sessions: usize, count: usize) -> Vec<Op> {
+    let filled = 3 + random.below(6);
+    let fill = |random: &mut Random| Act::Append {
+        to: 0,
+        flags: flags(random),
+        date: random.below(DATES.len()),
+        content: random.below(CONTENTS.len()),
+    };
+    let mut ops: Vec<Op> = (0..filled).map(|_| Op { session: 0, act: fill(random) }).collect();
+    ops.extend((0..count).map(|_| Op { session: random.below(sessions), act: act(random) }));
+    ops
+}

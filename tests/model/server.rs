@@ -1,0 +1,106 @@
+//! The server process under test: one for each test, on ports and in a directory of its own.
+
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+use std::{env, fs, thread};
+
+use crate::random::Random;
+
+/// How long a start may take: it makes a certificate and hashes the passwords.
+const READY: Duration = Duration::from_secs(90);
+const STARTS_MAX: u32 = 3;
+
+pub struct Server {
+    child: Child,
+    directory: PathBuf,
+    pub imap: SocketAddr,
+}
+
+pub fn user(account: usize) -> String {
+    format!("m{account:03}@model.test")
+}
+
+pub fn password(account: usize) -> String {
+    format!("pw{account:03}")
+}
+
+fn free_port_base() -> u16 {
+    let mut random = Random::new(Random::seed());
+    loop {
+        // Below the range from which the kernel takes the ports of outgoing connections.
+        let base = 10_000 + random.below(20_000) as u16;
+        let ports = [24, 80, 110, 143, 993, 995];
+        if ports.iter().all(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, base + port)).is_ok()) {
+            return base;
+        }
+    }
+}
+
+impl Server {
+    /// `exercise_state`: sessions go through their stored form between any two commands.
+    pub fn start(accounts: usize, exercise_state: bool) -> Server {
+        let mut last = String::new();
+        // Another process may take a port between the look and the server's bind.
+        for _ in 0..STARTS_MAX {
+            match Server::spawn(accounts, exercise_state) {
+                Ok(server) => return server,
+                Err(why) => last = why,
+            }
+        }
+        panic!("the server does not start: {last}");
+    }
+
+    fn spawn(accounts: usize, exercise_state: bool) -> Result<Server, String> {
+        let base = free_port_base();
+        let directory = env::temp_dir().join(format!("culver-model-{}-{base}", std::process::id()));
+        fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
+        let log = fs::File::create(directory.join("log")).map_err(|error| error.to_string())?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_culver"));
+        command.arg("quickstart").arg("--dir").arg(directory.join("data"));
+        command.args(["--port-base", &base.to_string(), "--shards", "1", "--no-samples"]);
+        for account in 0..accounts {
+            command.arg("--account").arg(format!("{}:{}", user(account), password(account)));
+        }
+        command.env_remove("CULVER_EXERCISE_STATE");
+        if exercise_state {
+            command.env("CULVER_EXERCISE_STATE", "1");
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        let mut child = command.spawn().map_err(|error| error.to_string())?;
+        let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let imap = SocketAddr::from((Ipv4Addr::LOCALHOST, base + 143));
+        let server = Server { child, directory, imap };
+        let (ready, is_ready) = mpsc::channel();
+        // Ends with the process: the pipe closes.
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if line.trim() == "culver is ready" {
+                    let _ = ready.send(());
+                }
+            }
+        });
+        match is_ready.recv_timeout(READY) {
+            Ok(()) => Ok(server),
+            Err(_) => Err(server.log()),
+        }
+    }
+
+    pub fn log(&self) -> String {
+        let path: &Path = &self.directory.join("log");
+        fs::read(path).map_or_else(|_| String::new(), |log| String::from_utf8_lossy(&log).into_owned())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if !thread::panicking() && env::var_os("CULVER_TEST_KEEP").is_none() {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
+    }
+}
