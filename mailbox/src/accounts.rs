@@ -20,7 +20,7 @@ use culver_shard::shards;
 use culver_shard::sync::{Notify, oneshot};
 use culver_storage::{Body, CommitError, Committed, Loaded, Place, Position, ReadError, Storage};
 use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
@@ -70,6 +70,9 @@ pub struct Accounts {
     loading: RefCell<BTreeMap<AccountId, Rc<Notify>>>,
     /// Accounts in the order in which their last session left; one may stand here more than once.
     idle: RefCell<VecDeque<AccountId>>,
+    /// Accounts whose blocks a flush took and that is not known to be committed; those of a flush that failed stay
+    /// until the next one.
+    pub(crate) giving: RefCell<BTreeSet<AccountId>>,
 }
 
 /// One open account.
@@ -105,6 +108,7 @@ impl Accounts {
             open: RefCell::default(),
             loading: RefCell::default(),
             idle: RefCell::default(),
+            giving: RefCell::default(),
         })
     }
 
@@ -164,7 +168,10 @@ impl Accounts {
         let partition = self.storage().partition_of(id);
         let loaded = self.storage().load(partition, id).await;
         let loaded = loaded.map_err(|why| OpenError::Storage { account: id.as_str().to_owned(), why })?;
-        let (state, position, recent) = rebuild(id, loaded)?;
+        let (mut state, position, recent) = rebuild(id, loaded)?;
+        if self.giving.borrow().contains(id) {
+            state.base_due = state.mailboxes.keys().copied().collect();
+        }
         let account = Rc::new(Account {
             id: id.clone(),
             partition,
@@ -464,7 +471,7 @@ impl Drop for Session {
 /// The state that blocks and the records after them give.
 ///
 /// Last, by mailbox, the UIDNEXT of the blocks: what came after is \Recent, as far as anyone can tell (RFC 3501 §2.3.2).
-pub(crate) fn rebuild(
+pub fn rebuild(
     id: &AccountId,
     loaded: Loaded,
 ) -> Result<(State, Position, BTreeMap<Guid, u32>), OpenError> {

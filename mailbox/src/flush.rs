@@ -3,6 +3,8 @@
 //! # Invariants
 //! A block set contains every record up to the position it names. What was given stays unflushed until storage says
 //! that the flush is committed; a flush that fails is followed by one that gives the same changes again.
+//! A delta stands on the newest stored block. An account that was opened while blocks of it were on their way into a
+//! table does not know which that will be, so each mailbox's next block is a base.
 
 use crate::accounts::{Account, Accounts, rebuild};
 use crate::record::Record;
@@ -15,15 +17,19 @@ use std::collections::BTreeSet;
 /// Deltas that may stand on a base before a new base is written.
 const DELTAS_MAX: u32 = 8;
 
+type Blocks = Vec<(Guid, BlockKind, Vec<u8>)>;
+/// With each, whether it is of a base.
+type Tokens = Vec<(Guid, FlushToken, bool)>;
+
 /// Blocks on their way into a table.
 pub(crate) struct Given {
     position: Position,
-    tokens: Vec<(Guid, FlushToken, bool)>,
+    tokens: Tokens,
     removed: usize,
 }
 
 /// The changed blocks of a state, and what to note once they are stored.
-fn blocks_of(state: &mut State) -> (Vec<(Guid, BlockKind, Vec<u8>)>, Vec<(Guid, FlushToken, bool)>, usize) {
+fn blocks_of(state: &mut State) -> (Blocks, Tokens, usize) {
     let mut blocks = vec![(ACCOUNT_KEY, BlockKind::Base, state.account.encode())];
     let mut tokens = Vec::new();
     let removed = state.removed.len();
@@ -36,7 +42,7 @@ fn blocks_of(state: &mut State) -> (Vec<(Guid, BlockKind, Vec<u8>)>, Vec<(Guid, 
         let deltas = state.deltas.get(guid).copied().unwrap_or(0);
         let base = index.base_octets();
         // A base where the deltas would soon outweigh it: what is read at an open stays within twice the mailbox.
-        let whole = base == 0 || deltas >= DELTAS_MAX || index.delta_octets() > base / 2;
+        let whole = base == 0 || state.base_due.contains(guid) || deltas >= DELTAS_MAX || index.delta_octets() > base / 2;
         let (bytes, token) = if whole { index.encode_base() } else { index.encode_delta() };
         let kind = if whole { BlockKind::Base } else { BlockKind::Delta };
         blocks.push((*guid, kind, bytes));
@@ -64,6 +70,9 @@ impl Account {
             if index.mark_flushed(token) {
                 let deltas = state.deltas.entry(guid).or_insert(0);
                 *deltas = if whole { 0 } else { *deltas + 1 };
+                if whole {
+                    state.base_due.remove(&guid);
+                }
                 index.rebase();
             }
         }
@@ -80,10 +89,12 @@ impl Source for Accounts {
     ) -> LocalFuture<'a, Result<AccountBlocks, SourceError>> {
         Box::pin(async move {
             if let Some(open) = self.opened(account) {
+                self.giving.borrow_mut().insert(account.clone());
                 return Ok(open.give_blocks());
             }
             let wrong = |error: &dyn std::fmt::Display| SourceError(error.to_string());
             let loaded = self.storage().load(partition, account).await.map_err(|error| wrong(&error))?;
+            self.giving.borrow_mut().insert(account.clone());
             // It may have been opened while this was read; then its own blocks count.
             if let Some(open) = self.opened(account) {
                 return Ok(open.give_blocks());
@@ -95,6 +106,7 @@ impl Source for Accounts {
     }
 
     fn flushed(&self, _partition: PartitionId, account: &AccountId, position: Position) {
+        self.giving.borrow_mut().remove(account);
         if let Some(open) = self.opened(account) {
             open.blocks_stored(position);
         }

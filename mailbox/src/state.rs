@@ -9,7 +9,7 @@ use crate::record::{Message, Record, StoreOp};
 use culver_index::account::{AccountState, MailboxEntry};
 use culver_index::{Block, Expunged, FormatError, IndexError, MailboxIndex, PLACE_OCTETS};
 use culver_model::{Flag, FlagSet, Guid, MailboxName, ModSeq, Uid, UidSet, UidValidity};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most mailboxes of an account.
 pub const MAILBOXES_MAX: usize = 10_000;
@@ -71,6 +71,8 @@ pub struct State {
     pub removed: Vec<Guid>,
     /// By key: how many deltas stand on the stored base.
     pub deltas: BTreeMap<Guid, u32>,
+    /// Mailboxes whose newest stored block may be another than the one this was loaded from: the next is a base.
+    pub base_due: BTreeSet<Guid>,
 }
 
 impl State {
@@ -82,6 +84,7 @@ impl State {
             freed: Vec::new(),
             removed: Vec::new(),
             deltas: BTreeMap::new(),
+            base_due: BTreeSet::new(),
         };
         state.account.incarnation = Guid([1; 16]);
         state.found_inbox();
@@ -102,6 +105,7 @@ impl State {
             freed: Vec::new(),
             removed: Vec::new(),
             deltas: BTreeMap::new(),
+            base_due: BTreeSet::new(),
         };
         let mut account_seen = false;
         for (key, blocks) in blocks {
@@ -320,13 +324,13 @@ impl State {
     }
 
     /// A GUID made from a record's, the same at every replay. The UIDVALIDITY counter, which each mailbox
-    /// that is made moves on, tells those of one record apart.
+    /// that is made moves on, tells those of one record apart. Scrambled, for GUIDs made so are derived from again:
+    /// a plain XOR of two salts gave two mailboxes one GUID.
     fn derived(&self, guid: Guid) -> Guid {
-        let mut bytes = guid.0;
-        let salt = (self.account.uid_validity + 1).to_le_bytes();
-        bytes.iter_mut().skip(4).zip(salt).for_each(|(byte, salt)| *byte ^= salt);
-        bytes[0] ^= 0xa5;
-        Guid(bytes)
+        let whole = u128::from_le_bytes(guid.0);
+        let high = scrambled((whole >> 64) as u64 ^ u64::from(self.account.uid_validity + 1));
+        let low = scrambled(whole as u64 ^ high);
+        Guid((u128::from(scrambled(high ^ low)) << 64 | u128::from(low)).to_le_bytes())
     }
 
     /// RFC 3501 §6.3.3: superior levels that are missing are made too.
@@ -483,6 +487,14 @@ impl Default for State {
     fn default() -> State {
         State::new()
     }
+}
+
+/// Another number for each number, with no order in it (the finaliser of SplitMix64). What it gives stands in stored
+/// GUIDs: it never changes.
+fn scrambled(number: u64) -> u64 {
+    let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ number >> 31
 }
 
 /// Every UID there can be; it costs one range.

@@ -367,8 +367,11 @@ impl Imap {
         if self.deleted_under_us() {
             return Ok(Flow::End(End::Bye(Reason::MailboxDeleted)));
         }
-        if command.enables_condstore() {
-            self.enable_condstore();
+        match &command {
+            // It leaves the mailbox that is selected: where that one stands would be taken for where the new one does.
+            Command::Select(_) if command.enables_condstore() => self.server.enabled_mut().condstore = true,
+            _ if command.enables_condstore() => self.enable_condstore(),
+            _ => {}
         }
         match command {
             Command::Capability => {

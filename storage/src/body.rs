@@ -38,7 +38,11 @@ pub struct Body(pub(crate) Form);
 
 pub(crate) enum Form {
     /// Goes into the journal with its record.
-    Inline { bytes: Vec<u8>, memory: Vec<Permit> },
+    Inline {
+        bytes: Vec<u8>,
+        #[allow(dead_code, reason = "held until the record is committed, not read")]
+        memory: Vec<Permit>,
+    },
     /// Stands in a pack already.
     Placed { place: Place, file: Rc<Unnamed> },
 }
@@ -126,7 +130,12 @@ struct Stream {
 const FRAME_AT: u64 = pack::HEADER_OCTETS as u64;
 
 impl BodyWriter {
-    pub(crate) fn new(inner: Rc<Inner>, partition: PartitionId, account: AccountId, hint: Option<u64>) -> BodyWriter {
+    pub(crate) fn new(
+        inner: Rc<Inner>,
+        partition: PartitionId,
+        account: AccountId,
+        hint: Option<u64>,
+    ) -> BodyWriter {
         let hint = hint.unwrap_or(0).min(inner.limits.inline_body_max as u64) as usize;
         let mut writer =
             BodyWriter { inner, partition, account, buffer: Vec::new(), memory: Vec::new(), stream: None };
@@ -296,7 +305,12 @@ impl Frame {
     }
 
     /// Reads the header and table of the frame at `offset`, which must have `length` plain octets where that is known.
-    pub async fn read(file: Rc<File>, path: PathBuf, offset: u64, length: Option<u64>) -> Result<Frame, ReadError> {
+    pub async fn read(
+        file: Rc<File>,
+        path: PathBuf,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<Frame, ReadError> {
         let guess = HEADER_OCTETS as u64 + length.unwrap_or(FIRST_READ);
         let guess = (guess + guess / CHUNK_OCTETS as u64 * 8 + 16).min(FIRST_READ.max(HEADER_OCTETS as u64));
         let head = file.read_at(offset, guess as usize).await.map_err(ReadError::io(&path))?;
@@ -333,7 +347,8 @@ impl Frame {
         if from >= to {
             return Ok(Vec::new());
         }
-        let (first, last) = ((from / CHUNK_OCTETS as u64) as usize, ((to - 1) / CHUNK_OCTETS as u64) as usize);
+        let (first, last) =
+            ((from / CHUNK_OCTETS as u64) as usize, ((to - 1) / CHUNK_OCTETS as u64) as usize);
         let mut out = Vec::with_capacity((to - from) as usize);
         for index in first..=last {
             let chunk = self.chunk(index).await?;

@@ -25,8 +25,7 @@ use crate::place::{ObjectId, ObjectKind, Place, Position};
 use crate::recover::{FoundJournal, Replay, find_journals, read_manifest, scan_journal};
 use crate::root::format::{Owner, StoreIdentity};
 use crate::root::{list, read_owner, read_small, small_fault};
-use crate::table::format::BlockEntry;
-use crate::table::{Block, Table, counting};
+use crate::table::{Block, Table, find_account};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +108,9 @@ impl Report {
         match error {
             ReadError::Corrupt { path, offset, what } => self.find(&path, offset, what),
             ReadError::Io { path, source } => self.find(&path, 0, source.to_string()),
-            ReadError::Gone(place) => self.find(Path::new(&place.object.to_string()), place.offset, "missing"),
+            ReadError::Gone(place) => {
+                self.find(Path::new(&place.object.to_string()), place.offset, "missing")
+            }
         }
     }
 }
@@ -205,7 +206,11 @@ impl Check {
             match record.record.get(at..).map(decode_frame) {
                 Some(Ok((plain, octets))) => {
                     if place.offset != record.offset + at as u64 || place.length != plain.len() as u64 {
-                        self.report.find(&path, record.offset, "the record's place is not where its body stands");
+                        self.report.find(
+                            &path,
+                            record.offset,
+                            "the record's place is not where its body stands",
+                        );
                     }
                     self.read.insert((partition, id, place.offset, place.length));
                     at += octets as usize;
@@ -362,7 +367,8 @@ impl Check {
         unflushed: &BTreeMap<AccountId, Vec<crate::partition::Unflushed>>,
         look: &mut LookInside<'_>,
     ) {
-        let mut names: BTreeSet<String> = unflushed.keys().map(|account| account.as_str().to_owned()).collect();
+        let mut names: BTreeSet<String> =
+            unflushed.keys().map(|account| account.as_str().to_owned()).collect();
         for table in tables {
             for page in 0..table.pages() {
                 // A broken page was told above.
@@ -371,7 +377,8 @@ impl Check {
         }
         for name in names {
             self.report.accounts += 1;
-            let Some(account) = AccountId::parse(&name).ok().filter(|account| account.as_str() == name) else {
+            let Some(account) = AccountId::parse(&name).ok().filter(|account| account.as_str() == name)
+            else {
                 let path = self.paths.partition(partition);
                 self.report.find(&path, 0, format!("{name:?} is no account id"));
                 continue;
@@ -395,24 +402,15 @@ impl Check {
         tables: &[Rc<Table>],
         look: &mut LookInside<'_>,
     ) -> Position {
-        let mut position = Position::default();
-        let mut found: BTreeMap<Guid, Vec<(crate::source::BlockKind, (Rc<Table>, BlockEntry))>> = BTreeMap::new();
-        for table in tables.iter().rev() {
-            let Ok(Some(entry)) = table.find(account.as_str()).await else { continue };
-            position = position.max(entry.position);
-            for block in entry.blocks.into_iter().rev() {
-                found.entry(block.guid).or_default().push((block.kind, (table.clone(), block)));
-            }
-        }
-        for (guid, newest_first) in found {
+        // What is broken in the tables was told when they were read.
+        let (position, found) = find_account(tables, account.as_str()).await.unwrap_or_default();
+        for (guid, key) in found {
             let mut blocks = Vec::new();
-            for (table, entry) in counting(newest_first) {
+            for (table, entry) in key {
                 blocks.extend(table.block(&entry).await.ok());
             }
-            if !blocks.is_empty() {
-                let piece = Inside::Blocks { partition, account, position, guid, blocks: &blocks };
-                self.look(partition, account, piece, look).await;
-            }
+            let piece = Inside::Blocks { partition, account, position, guid, blocks: &blocks };
+            self.look(partition, account, piece, look).await;
         }
         position
     }
@@ -437,7 +435,13 @@ impl Check {
         match crate::journal::format::parse_head(&bytes) {
             Ok(head) => {
                 let (position, meta, bodies) = (record.position, head.meta, &head.places[..]);
-                self.look(partition, account, Inside::Record { partition, account, position, meta, bodies }, look).await;
+                self.look(
+                    partition,
+                    account,
+                    Inside::Record { partition, account, position, meta, bodies },
+                    look,
+                )
+                .await;
                 for place in &head.places {
                     self.place(partition, place).await;
                 }
@@ -474,7 +478,9 @@ impl Check {
         let path = self.paths.object(partition, place.object);
         let file = match File::open(&path).await {
             Ok(file) => Rc::new(file),
-            Err(error) => return self.report.find(&path, place.offset, format!("a body is named here: {error}")),
+            Err(error) => {
+                return self.report.find(&path, place.offset, format!("a body is named here: {error}"));
+            }
         };
         match Frame::read(file, path, place.offset, Some(place.length)).await {
             Ok(frame) => self.whole_body(partition, place, &frame).await,

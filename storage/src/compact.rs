@@ -130,7 +130,8 @@ impl Inner {
         let open = |error: OpenError| FlushError::Read(ReadError::corrupt(&path, 0, error.to_string()));
         let expected = Expected { store: self.store, id: object };
         let segment = Segment::open(&path, Some(expected)).await.map_err(open)?;
-        let segment = segment.ok_or_else(|| ReadError::corrupt(&path, 0, "the segment's header is missing"))?;
+        let segment =
+            segment.ok_or_else(|| ReadError::corrupt(&path, 0, "the segment's header is missing"))?;
         let mut entries = Vec::new();
         // Records that a cut made void are met too; nothing that is alive names them.
         let visit = &mut |record: &crate::journal::scan::Scanned<'_>| {
@@ -149,7 +150,11 @@ impl Inner {
         Ok(entries)
     }
 
-    async fn pack_entries(&self, object: ObjectId, partitions: &[PartitionId]) -> Result<Vec<Labelled>, FlushError> {
+    async fn pack_entries(
+        &self,
+        object: ObjectId,
+        partitions: &[PartitionId],
+    ) -> Result<Vec<Labelled>, FlushError> {
         let mut entries = Vec::new();
         for partition in partitions {
             let path = self.paths.object(*partition, object);
@@ -157,7 +162,12 @@ impl Inner {
             while let Some(entry) = pack.next().await? {
                 let account = account_of(&entry.account);
                 let account = account.map_err(|what| ReadError::corrupt(&path, entry.place.offset, what))?;
-                entries.push(Labelled { partition: *partition, account, meta: entry.meta, place: entry.place });
+                entries.push(Labelled {
+                    partition: *partition,
+                    account,
+                    meta: entry.meta,
+                    place: entry.place,
+                });
                 yield_if_needed().await;
             }
         }

@@ -228,7 +228,11 @@ async fn small(path: &Path, magic: [u8; 8], out: &mut dyn Write) -> Result<(), D
         OWNER_MAGIC => {
             let owner = Owner::parse(&bytes).map_err(small_fault(path))?;
             let (epoch, shards, created) = (owner.epoch, owner.shards, owner.created);
-            writeln!(out, "owner of epoch {epoch}, {shards} shards, store {}, made at {created}", hex(&owner.store))?;
+            writeln!(
+                out,
+                "owner of epoch {epoch}, {shards} shards, store {}, made at {created}",
+                hex(&owner.store)
+            )?;
             for journal in &owner.journals {
                 writeln!(
                     out,

@@ -19,7 +19,8 @@ pub enum OpenError {
 }
 
 /// What a person can do about a damaged file of the journal, a manifest or a table.
-pub(crate) const RESTORE: &str = "restore this file from a backup, or restore the whole directory; nothing was changed";
+pub(crate) const RESTORE: &str =
+    "restore this file from a backup, or restore the whole directory; nothing was changed";
 
 impl OpenError {
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
@@ -91,7 +92,9 @@ impl From<ReadError> for io::Error {
         match error {
             ReadError::Gone(_) => io::Error::new(io::ErrorKind::NotFound, error),
             ReadError::Corrupt { .. } => io::Error::new(io::ErrorKind::InvalidData, error),
-            ReadError::Io { path, source } => io::Error::new(source.kind(), format!("{}: {source}", path.display())),
+            ReadError::Io { path, source } => {
+                io::Error::new(source.kind(), format!("{}: {source}", path.display()))
+            }
         }
     }
 }

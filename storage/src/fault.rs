@@ -19,7 +19,7 @@ pub enum Fault {
     TrimTooEarly,
     /// The newest Flush record of a partition is overlooked on recovery.
     LoseNewestFlush,
-    /// A flush claims one record more than it holds.
+    /// A flush claims records that it does not hold.
     FlushPositionOff,
     /// The flush drops every record of the partition, also those that came meanwhile.
     FlushDropsLater,

@@ -182,7 +182,8 @@ impl Inner {
         self.make_partition_dir(id).await.map_err(FlushError::io(&dir))?;
         let dirty: Vec<(AccountId, Position)> = {
             let partition = self.partition(id).borrow();
-            let last = |records: &Vec<crate::partition::Unflushed>| records.last().map(|record| record.position);
+            let last =
+                |records: &Vec<crate::partition::Unflushed>| records.last().map(|record| record.position);
             partition.unflushed.iter().filter_map(|(a, records)| Some((a.clone(), last(records)?))).collect()
         };
         let old = self.tables(id).await?;
@@ -388,15 +389,16 @@ async fn write_account(
             current: last.to_string(),
         });
     }
-    if fault::on(Fault::FlushPositionOff) {
-        content.position.lsn += 1;
-    }
     content.blocks.sort_by_key(|(guid, ..)| *guid);
     let mut entries = Vec::with_capacity(content.blocks.len());
     for (guid, kind, bytes) in &content.blocks {
         entries.push(writer.put_block(*guid, *kind, bytes).await?);
     }
-    writer.put_account(account.as_str(), content.position, entries);
+    let mut position = content.position;
+    if fault::on(Fault::FlushPositionOff) {
+        position.lsn += 2;
+    }
+    writer.put_account(account.as_str(), position, entries);
     yield_if_needed().await;
     Ok(content.position)
 }
@@ -445,7 +447,7 @@ fn remaining_bodies(
             share.live = share.live.saturating_sub(*octets);
         }
     }
-    bodies.retain(|object, _| !partition.retiring.get(object).is_some_and(|until| *until <= cov));
+    bodies.retain(|object, _| partition.retiring.get(object).is_none_or(|until| *until > cov));
     bodies
 }
 
@@ -460,7 +462,9 @@ fn drop_flushed(partition: &mut Partition, accounts: &BTreeMap<AccountId, Positi
                 return true;
             }
             partition.unflushed_octets -= u64::from(record.octets);
-            packs.extend(record.bodies.iter().map(|body| body.place.object).filter(|id| id.kind == ObjectKind::Pack));
+            packs.extend(
+                record.bodies.iter().map(|body| body.place.object).filter(|id| id.kind == ObjectKind::Pack),
+            );
             false
         });
         if records.is_empty() {

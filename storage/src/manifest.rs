@@ -72,7 +72,8 @@ impl Manifest {
             out.extend_from_slice(raw.as_bytes());
         }
         for (object, share) in &self.bodies {
-            let raw = RawBodyRef { object: (*object).into(), live: share.live.into(), total: share.total.into() };
+            let raw =
+                RawBodyRef { object: (*object).into(), live: share.live.into(), total: share.total.into() };
             out.extend_from_slice(raw.as_bytes());
         }
         let crc = crc32c::crc32c(&out);
@@ -81,7 +82,8 @@ impl Manifest {
     }
 
     pub fn parse(bytes: &[u8]) -> Result<Manifest, String> {
-        let (raw, rest) = RawManifest::read_from_prefix(bytes).map_err(|_| "manifest cut short".to_owned())?;
+        let (raw, rest) =
+            RawManifest::read_from_prefix(bytes).map_err(|_| "manifest cut short".to_owned())?;
         if raw.magic != MANIFEST_MAGIC {
             return Err("another kind of file".into());
         }

@@ -32,7 +32,11 @@ pub(crate) struct PackWriter {
 }
 
 impl PackWriter {
-    pub async fn create(path: PathBuf, header: FileHeader, object: ObjectId) -> Result<PackWriter, FlushError> {
+    pub async fn create(
+        path: PathBuf,
+        header: FileHeader,
+        object: ObjectId,
+    ) -> Result<PackWriter, FlushError> {
         let file = File::create_new(&path).await.map_err(FlushError::io(&path))?;
         let buffer = header.to_bytes(PACK_MAGIC, PACK_VERSION).to_vec();
         Ok(PackWriter { file, path, object, at: 0, buffer, entries: 0 })
@@ -56,7 +60,9 @@ impl PackWriter {
         for index in 0..body.chunks() {
             let chunk = body.chunk(index).await?;
             let small = match codec {
-                Codec::Zstd => zstd::bulk::compress(&chunk, ZSTD_LEVEL).map_err(FlushError::io(&self.path))?,
+                Codec::Zstd => {
+                    zstd::bulk::compress(&chunk, ZSTD_LEVEL).map_err(FlushError::io(&self.path))?
+                }
                 Codec::Raw => Vec::new(),
             };
             if index == 0 && small.len() + small.len() / 16 >= chunk.len() {
@@ -136,13 +142,18 @@ pub(crate) struct PackReader {
 }
 
 impl PackReader {
-    pub async fn open(path: &Path, partition: PartitionId, object: ObjectId) -> Result<PackReader, ReadError> {
+    pub async fn open(
+        path: &Path,
+        partition: PartitionId,
+        object: ObjectId,
+    ) -> Result<PackReader, ReadError> {
         let file = File::open(path).await.map_err(ReadError::io(path))?;
         let octets = file.len().await.map_err(ReadError::io(path))?;
         let head = file.read_at(0, format::HEADER_OCTETS).await.map_err(ReadError::io(path))?;
         let wrong = |what: String| ReadError::corrupt(path, 0, what);
         let header = FileHeader::parse(&head, PACK_MAGIC, PACK_VERSION).map_err(wrong)?;
-        let named = (object.shard, object.epoch, object.number) == (header.shard, header.epoch, header.number);
+        let named =
+            (object.shard, object.epoch, object.number) == (header.shard, header.epoch, header.number);
         if !named || header.partition != partition.0 {
             return Err(wrong("the pack stood elsewhere".into()));
         }
@@ -166,7 +177,8 @@ impl PackReader {
         let frame = Frame::read(self.file.clone(), self.path.clone(), offset, None).await?;
         let label_at = offset + frame.shape().frame_octets();
         let wrong = |what: &str| ReadError::corrupt(&self.path, label_at, what);
-        let head = self.file.read_at(label_at, format::LABEL_OCTETS).await.map_err(ReadError::io(&self.path))?;
+        let head =
+            self.file.read_at(label_at, format::LABEL_OCTETS).await.map_err(ReadError::io(&self.path))?;
         let octets = format::label_octets(&head).map_err(wrong)?;
         if label_at + octets as u64 > self.end {
             return Err(wrong("label cut short"));

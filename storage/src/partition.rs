@@ -100,6 +100,10 @@ impl Partition {
 
     /// Does an unflushed record name this object?
     pub fn unflushed_names(&self, object: ObjectId) -> bool {
-        self.unflushed.values().flatten().flat_map(|record| record.bodies.iter()).any(|b| b.place.object == object)
+        self.unflushed
+            .values()
+            .flatten()
+            .flat_map(|record| record.bodies.iter())
+            .any(|b| b.place.object == object)
     }
 }

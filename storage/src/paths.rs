@@ -112,7 +112,8 @@ mod tests {
         let id = ObjectId { kind: ObjectKind::Table, shard: 1, epoch: 7, number: 42 };
         assert_eq!(parse_data_name("7-1-42.table"), Some(id));
         assert_eq!(id.to_string(), "7-1-42.table");
-        for name in ["7-1-42", "7-1-42.tmp", "07-1-42.table", "7-1.table", "a-1-2.pack", "7-1-42-3.pack", ""] {
+        for name in ["7-1-42", "7-1-42.tmp", "07-1-42.table", "7-1.table", "a-1-2.pack", "7-1-42-3.pack", ""]
+        {
             assert_eq!(parse_data_name(name), None, "{name}");
         }
         assert_eq!(parse_journal_name("3-0"), Some((3, 0)));

@@ -89,8 +89,6 @@ pub(crate) struct FoundJournal {
     pub next_mark: u64,
     /// Headered segments from `reference.first` on.
     pub segments: Vec<Segment>,
-    /// Every segment file there is.
-    pub files: BTreeSet<u64>,
     /// The end is known from the owner: the tail was settled at an earlier start.
     pub settled: bool,
 }
@@ -123,7 +121,8 @@ impl Root {
                 self.settle(journal, end).await?;
             }
             journal.reference.end_lsn = end.as_ref().map_or(journal.reference.end_lsn, |end| end.next_lsn);
-            journal.reference.last = journal.segments.last().map_or(journal.reference.last, |s| s.header.number);
+            journal.reference.last =
+                journal.segments.last().map_or(journal.reference.last, |s| s.header.number);
         }
         let epoch = self.owner.epoch + 1;
         let needs: BTreeMap<u16, Needs> = seeds
@@ -134,7 +133,8 @@ impl Root {
             let id = (journal.reference.epoch, journal.reference.shard);
             needs.values().any(|needs| needs.journals.contains_key(&id))
         };
-        let journals: Vec<JournalRef> = found.iter().filter(needed).map(|journal| journal.reference).collect();
+        let journals: Vec<JournalRef> =
+            found.iter().filter(needed).map(|journal| journal.reference).collect();
         self.claim(Owner {
             epoch,
             shards: shards as u16,
@@ -200,7 +200,11 @@ impl Root {
                 let object = body.place.object;
                 if object.kind == ObjectKind::Pack && !present.contains_key(&object.to_string()) {
                     let path = self.paths.object(partition, object);
-                    return Err(OpenError::corrupt(&path, 0, "a pack that a committed record names is missing"));
+                    return Err(OpenError::corrupt(
+                        &path,
+                        0,
+                        "a pack that a committed record names is missing",
+                    ));
                 }
             }
             seeds.push(PartitionSeed { partition, flush, unflushed: replayed.unflushed });
@@ -208,7 +212,11 @@ impl Root {
         Ok(seeds)
     }
 
-    async fn named_exist(&self, manifest: &Manifest, present: &BTreeMap<String, u64>) -> Result<(), OpenError> {
+    async fn named_exist(
+        &self,
+        manifest: &Manifest,
+        present: &BTreeMap<String, u64>,
+    ) -> Result<(), OpenError> {
         for table in &manifest.tables {
             let path = self.paths.object(manifest.partition, table.object);
             match present.get(&table.object.to_string()) {
@@ -217,7 +225,9 @@ impl Root {
                     let what = format!("{octets} octets, its manifest says {}", table.octets);
                     return Err(OpenError::corrupt(&path, 0, what));
                 }
-                None => return Err(OpenError::corrupt(&path, 0, "a table that the manifest names is missing")),
+                None => {
+                    return Err(OpenError::corrupt(&path, 0, "a table that the manifest names is missing"));
+                }
             }
         }
         for object in manifest.bodies.keys() {
@@ -227,7 +237,11 @@ impl Root {
                 _ => disk::exists(&path).await.map_err(OpenError::io(&path))?,
             };
             if !there {
-                return Err(OpenError::corrupt(&path, 0, "an object with bodies that the manifest names is missing"));
+                return Err(OpenError::corrupt(
+                    &path,
+                    0,
+                    "an object with bodies that the manifest names is missing",
+                ));
             }
         }
         Ok(())
@@ -276,7 +290,8 @@ impl Root {
                 }
             }
         }
-        let bodies: BTreeSet<ObjectId> = needs.values().flat_map(|needs| needs.bodies.iter().copied()).collect();
+        let bodies: BTreeSet<ObjectId> =
+            needs.values().flat_map(|needs| needs.bodies.iter().copied()).collect();
         for entry in list(&self.paths.journals()).await? {
             let Some((epoch, shard)) = parse_journal_name(&entry.name) else { continue };
             let journal = journals.iter().find(|journal| (journal.epoch, journal.shard) == (epoch, shard));
@@ -294,7 +309,9 @@ impl Root {
                     remove_leftover(dir.join(&entry.name)).await;
                 }
             }
-            if left == 0 && let Err(error) = disk::remove_dir(&dir).await {
+            if left == 0
+                && let Err(error) = disk::remove_dir(&dir).await
+            {
                 tracing::debug!(path = %dir.display(), %error, "an empty journal stays");
             }
         }
@@ -337,12 +354,15 @@ impl Root {
             let past = files.last().map_or(1, |last| last + 1);
             let journal = journals.iter().find(|journal| (journal.epoch, journal.shard) == (epoch, shard));
             let marks = found.iter().find(|f| (f.reference.epoch, f.reference.shard) == (epoch, shard));
-            kept.insert((epoch, shard), Kept {
-                low: journal.map_or(past, |journal| journal.first),
-                next_mark: marks.map_or(0, |found| found.next_mark),
-                files,
-                keeper: ((u64::from(epoch) + u64::from(shard)) % shards as u64) as u16,
-            });
+            kept.insert(
+                (epoch, shard),
+                Kept {
+                    low: journal.map_or(past, |journal| journal.first),
+                    next_mark: marks.map_or(0, |found| found.next_mark),
+                    files,
+                    keeper: ((u64::from(epoch) + u64::from(shard)) % shards as u64) as u16,
+                },
+            );
         }
         Ok(kept)
     }
@@ -350,7 +370,8 @@ impl Root {
 
 /// The journals the newest owner needs: those it names, and its own.
 pub(crate) async fn find_journals(paths: &Paths, owner: &Owner) -> Result<Vec<FoundJournal>, OpenError> {
-    let mut references: Vec<(JournalRef, bool)> = owner.journals.iter().map(|journal| (*journal, true)).collect();
+    let mut references: Vec<(JournalRef, bool)> =
+        owner.journals.iter().map(|journal| (*journal, true)).collect();
     for shard in 0..owner.shards {
         let unknown = JournalRef { epoch: owner.epoch, shard, first: 1, last: 0, end_lsn: u64::MAX };
         references.push((unknown, false));
@@ -394,7 +415,7 @@ async fn find_journal(
             None => return Err(OpenError::corrupt(&path, 0, "the segment's header is missing")),
         }
     }
-    Ok(FoundJournal { reference, next_mark, segments, files, settled })
+    Ok(FoundJournal { reference, next_mark, segments, settled })
 }
 
 /// The newest low mark of a journal: its value (0 for none) and the number of the next.
@@ -437,7 +458,11 @@ pub(crate) async fn scan_journal(
         if let Some(end) = end
             && segment.header.base_lsn < end
         {
-            return Err(OpenError::corrupt(&segment.path, 0, "the segment begins before its predecessor ends"));
+            return Err(OpenError::corrupt(
+                &segment.path,
+                0,
+                "the segment begins before its predecessor ends",
+            ));
         }
         let cut = journal.segments.get(at + 1).map(|next| next.header.previous_end);
         let bound = match cut {
@@ -448,7 +473,8 @@ pub(crate) async fn scan_journal(
         let ended = segment.scan(bound, visit).await?;
         // A journal that nobody settled may end anywhere; all else has to be there to the last record.
         if ended.next_lsn != bound && bound != u64::MAX {
-            let what = format!("records {} to {} were committed and cannot be read", ended.next_lsn, bound - 1);
+            let what =
+                format!("records {} to {} were committed and cannot be read", ended.next_lsn, bound - 1);
             return Err(OpenError::corrupt(&segment.path, ended.offset, what));
         }
         end = Some(cut.unwrap_or(ended.next_lsn));
@@ -474,7 +500,8 @@ impl Replay {
         match header.kind {
             RecordKind::Data => {
                 let account = account_of(record.head.account).map_err(wrong)?;
-                let bodies = record.head.places.iter().map(|place| UnflushedBody { place: *place, dead: false });
+                let bodies =
+                    record.head.places.iter().map(|place| UnflushedBody { place: *place, dead: false });
                 replayed.unflushed.entry(account).or_default().push(Unflushed {
                     position,
                     segment,
@@ -511,7 +538,11 @@ pub(crate) async fn read_manifest(
     let manifest = Manifest::parse(&bytes).map_err(|what| OpenError::corrupt(&path, 0, what))?;
     let same = (manifest.partition, manifest.object, manifest.store) == (partition, meta.manifest, store);
     if !same || manifest.cov != meta.cov {
-        return Err(OpenError::corrupt(&path, 0, "the manifest belongs to another partition, store or Flush"));
+        return Err(OpenError::corrupt(
+            &path,
+            0,
+            "the manifest belongs to another partition, store or Flush",
+        ));
     }
     Ok(manifest)
 }

@@ -63,7 +63,8 @@ impl Root {
         disk::create_dir_all(dir).await.map_err(OpenError::io(dir))?;
         let lock = disk::lock(paths.lock()).await.map_err(|error| match error {
             LockError::Held { path, pid } => {
-                let why = pid.map_or("locked by another process".into(), |pid| format!("locked by process {pid}"));
+                let why =
+                    pid.map_or("locked by another process".into(), |pid| format!("locked by process {pid}"));
                 OpenError::InUse { path, why }
             }
             LockError::Io { path, source } => OpenError::Io { path, source },
@@ -193,7 +194,11 @@ async fn newest_owner(paths: &Paths, identity: &StoreIdentity) -> Result<Owner, 
 }
 
 /// One link, checked.
-pub(crate) async fn read_owner(path: &Path, epoch: u32, identity: &StoreIdentity) -> Result<Owner, OpenError> {
+pub(crate) async fn read_owner(
+    path: &Path,
+    epoch: u32,
+    identity: &StoreIdentity,
+) -> Result<Owner, OpenError> {
     let bytes = disk::read(path).await.map_err(OpenError::io(path))?;
     let owner = Owner::parse(&bytes).map_err(small_fault(path))?;
     if owner.epoch != epoch || owner.store != identity.store {

@@ -22,8 +22,8 @@ use crate::paths::Paths;
 use crate::place::{ObjectId, ObjectKind, Place, Position};
 use crate::recover::Shared;
 use crate::root::Share;
-use crate::source::{BlockKind, Source};
-use crate::table::{Block, Table, counting};
+use crate::source::Source;
+use crate::table::{Block, Table, find_account};
 
 /// A record that is committed, as it is told to who submitted it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -252,7 +252,12 @@ impl Storage {
     }
 
     /// Begins a body of the account. With `size_hint` memory for it is taken at once, where there is some.
-    pub fn body_writer(&self, partition: PartitionId, account: &AccountId, size_hint: Option<u64>) -> BodyWriter {
+    pub fn body_writer(
+        &self,
+        partition: PartitionId,
+        account: &AccountId,
+        size_hint: Option<u64>,
+    ) -> BodyWriter {
         BodyWriter::new(self.0.clone(), partition, account.clone(), size_hint)
     }
 
@@ -495,23 +500,14 @@ impl Inner {
     ) -> Result<Loaded, ReadError> {
         let mut loaded = Loaded::default();
         let tables = self.tables(partition).await?;
-        let mut found: BTreeMap<Guid, Vec<(BlockKind, Rc<Table>, crate::table::format::BlockEntry)>> = BTreeMap::new();
-        for table in tables.iter().rev() {
-            if let Some(entry) = table.find(account.as_str()).await? {
-                loaded.position = loaded.position.max(entry.position);
-                for block in entry.blocks.into_iter().rev() {
-                    found.entry(block.guid).or_default().push((block.kind, table.clone(), block));
-                }
-            }
-        }
-        for (guid, newest_first) in found {
-            let mut blocks = Vec::new();
-            for (table, entry) in counting(newest_first.into_iter().map(|(kind, table, entry)| (kind, (table, entry)))) {
+        let (position, found) = find_account(&tables, account.as_str()).await?;
+        loaded.position = position;
+        for (guid, key) in found {
+            let mut blocks = Vec::with_capacity(key.len());
+            for (table, entry) in key {
                 blocks.push(table.map_block(&entry, self.limits.map_octets_min).await?);
             }
-            if !blocks.is_empty() {
-                loaded.blocks.push((guid, blocks));
-            }
+            loaded.blocks.push((guid, blocks));
         }
         // Records that commit while these are read come behind them; the last look finds none and does not await.
         let mut after = loaded.position;
@@ -541,10 +537,12 @@ impl Inner {
         account: &AccountId,
         record: &Unflushed,
     ) -> Result<(Vec<u8>, Vec<Place>), ReadError> {
-        let place = Place { object: record.segment, offset: record.offset, length: u64::from(record.head_octets) };
+        let place =
+            Place { object: record.segment, offset: record.offset, length: u64::from(record.head_octets) };
         let file = self.open_object(partition, &place).await?;
         let path = self.paths.object(partition, record.segment);
-        let bytes = file.read_at(record.offset, record.head_octets as usize).await.map_err(ReadError::io(&path))?;
+        let bytes =
+            file.read_at(record.offset, record.head_octets as usize).await.map_err(ReadError::io(&path))?;
         let head = parse_head(&bytes).map_err(|what| ReadError::corrupt(&path, record.offset, what))?;
         if head.account != account.as_str() {
             return Err(ReadError::corrupt(&path, record.offset, "the record is of another account"));

@@ -8,6 +8,7 @@ pub(crate) mod format;
 pub(crate) mod merge;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -18,8 +19,8 @@ use culver_shard::map::Map;
 use culver_shard::yield_if_needed;
 
 use self::format::{
-    AccountEntry, BlockEntry, FOOTER_OCTETS, Footer, PAGE_OCTETS, PageEntry, TABLE_MAGIC, TABLE_VERSION, find_in_page,
-    parse_index, parse_page,
+    AccountEntry, BlockEntry, FOOTER_OCTETS, Footer, PAGE_OCTETS, PageEntry, TABLE_MAGIC, TABLE_VERSION,
+    find_in_page, parse_index, parse_page,
 };
 use crate::error::{FlushError, ReadError};
 use crate::manifest::TableRef;
@@ -33,7 +34,10 @@ pub struct Block(Octets);
 
 #[derive(Clone)]
 enum Octets {
-    Read { words: Rc<[u64]>, octets: usize },
+    Read {
+        words: Rc<[u64]>,
+        octets: usize,
+    },
     /// Blocks stand at multiples of 8, and a map begins at a page.
     Mapped(Map, Range<usize>),
 }
@@ -98,7 +102,8 @@ impl Table {
         let head = file.read_at(0, HEADER_OCTETS).await.map_err(io())?;
         let header = FileHeader::parse(&head, TABLE_MAGIC, TABLE_VERSION).map_err(|what| wrong(0, &what))?;
         let object = reference.object;
-        let named = (header.shard, header.epoch, header.number) == (object.shard, object.epoch, object.number);
+        let named =
+            (header.shard, header.epoch, header.number) == (object.shard, object.epoch, object.number);
         if !named || header.partition != partition.0 {
             return Err(wrong(0, "the table stood elsewhere"));
         }
@@ -130,7 +135,8 @@ impl Table {
     }
 
     async fn page_octets(&self, page: &PageEntry) -> Result<Vec<u8>, ReadError> {
-        let bytes = self.file.read_at(page.offset, page.length as usize).await.map_err(ReadError::io(&self.path))?;
+        let bytes =
+            self.file.read_at(page.offset, page.length as usize).await.map_err(ReadError::io(&self.path))?;
         if crc32c::crc32c(&bytes) != page.crc {
             return Err(ReadError::corrupt(&self.path, page.offset, "page's checksum is wrong"));
         }
@@ -179,7 +185,7 @@ impl Table {
 
     fn check_bounds(&self, entry: &BlockEntry) -> Result<(), ReadError> {
         let end = entry.offset.checked_add(entry.length);
-        match end.is_some_and(|end| end <= self.reference.octets) && entry.offset % 8 == 0 {
+        match end.is_some_and(|end| end <= self.reference.octets) && entry.offset.is_multiple_of(8) {
             true => Ok(()),
             false => Err(ReadError::corrupt(&self.path, entry.offset, "block lies outside its table")),
         }
@@ -222,7 +228,12 @@ impl TableWriter {
     }
 
     /// Writes one block; its entry belongs into the account's [`TableWriter::put_account`].
-    pub async fn put_block(&mut self, guid: Guid, kind: BlockKind, bytes: &[u8]) -> Result<BlockEntry, FlushError> {
+    pub async fn put_block(
+        &mut self,
+        guid: Guid,
+        kind: BlockKind,
+        bytes: &[u8],
+    ) -> Result<BlockEntry, FlushError> {
         let pad = (8 - self.buffer.len() % 8) % 8;
         self.buffer.resize(self.buffer.len() + pad, 0);
         let offset = self.at + self.buffer.len() as u64;
@@ -239,7 +250,10 @@ impl TableWriter {
     /// Ends an account. `blocks` in the order of [`AccountEntry`].
     pub fn put_account(&mut self, account: &str, position: Position, blocks: Vec<BlockEntry>) {
         assert!(self.last.as_deref().is_none_or(|last| last < account), "accounts go into a table in order");
-        assert!(blocks.windows(2).all(|pair| pair[0].guid <= pair[1].guid), "blocks go into a table in order");
+        assert!(
+            blocks.windows(2).all(|pair| pair[0].guid <= pair[1].guid),
+            "blocks go into a table in order"
+        );
         if self.page.is_empty() {
             self.page_first = account.to_owned();
         }
@@ -267,7 +281,11 @@ impl TableWriter {
     }
 
     /// Makes the table durable; its name is with the next sync of its directory.
-    pub async fn finish(mut self, object: crate::place::ObjectId, level: u32) -> Result<TableRef, FlushError> {
+    pub async fn finish(
+        mut self,
+        object: crate::place::ObjectId,
+        level: u32,
+    ) -> Result<TableRef, FlushError> {
         self.end_page();
         let pad = (8 - self.buffer.len() % 8) % 8;
         self.buffer.resize(self.buffer.len() + pad, 0);
@@ -275,7 +293,8 @@ impl TableWriter {
         let pages = self.pages.len() as u32;
         for (first, page) in std::mem::take(&mut self.pages) {
             let offset = self.at + self.buffer.len() as u64;
-            PageEntry { offset, length: page.len() as u32, crc: crc32c::crc32c(&page), first }.put(&mut index);
+            PageEntry { offset, length: page.len() as u32, crc: crc32c::crc32c(&page), first }
+                .put(&mut index);
             self.buffer.extend_from_slice(&page);
             if self.buffer.len() >= WRITE_OCTETS {
                 self.write_out().await?;
@@ -308,9 +327,40 @@ impl TableWriter {
     }
 }
 
+/// Blocks of one key, with the tables they stand in.
+pub(crate) type KeyBlocks = Vec<(Rc<Table>, BlockEntry)>;
+
+type Kinded = (BlockKind, (Rc<Table>, BlockEntry));
+
+/// What counts of an account in tables given oldest first: the newest record that is contained, and each key's base and
+/// later deltas, oldest first.
+pub(crate) async fn find_account(
+    tables: &[Rc<Table>],
+    account: &str,
+) -> Result<(Position, BTreeMap<Guid, KeyBlocks>), ReadError> {
+    let mut position = Position::default();
+    let mut newest_first: BTreeMap<Guid, Vec<Kinded>> = BTreeMap::new();
+    for table in tables.iter().rev() {
+        if let Some(entry) = table.find(account).await? {
+            position = position.max(entry.position);
+            for block in entry.blocks.into_iter().rev() {
+                newest_first.entry(block.guid).or_default().push((block.kind, (table.clone(), block)));
+            }
+        }
+    }
+    let mut found: BTreeMap<Guid, KeyBlocks> = BTreeMap::new();
+    for (guid, blocks) in newest_first {
+        let blocks = counting(blocks);
+        if !blocks.is_empty() {
+            found.insert(guid, blocks);
+        }
+    }
+    Ok((position, found))
+}
+
 /// The blocks of one key that count, out of those of all tables given newest table first: base and later deltas, oldest
 /// first. Empty where the key was removed or never had a base.
-pub(crate) fn counting<T>(newest_first: impl IntoIterator<Item = (BlockKind, T)>) -> Vec<T> {
+fn counting<T>(newest_first: impl IntoIterator<Item = (BlockKind, T)>) -> Vec<T> {
     let mut out = Vec::new();
     for (kind, block) in newest_first {
         match kind {

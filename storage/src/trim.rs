@@ -48,7 +48,9 @@ impl Inner {
             let path = self.paths.segment(id.epoch, id.shard, id.number);
             self.close_object(id);
             match disk::remove(&path).await {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(FlushError::io(&path)(error)),
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(FlushError::io(&path)(error));
+                }
                 _ => {}
             }
             self.shared.with(|state| {
@@ -139,9 +141,11 @@ impl Inner {
     fn unneeded_segments(&self) -> Vec<ObjectId> {
         self.shared.with(|state| {
             let mut unneeded = Vec::new();
-            for ((epoch, shard), kept) in state.journals.iter().filter(|(_, kept)| kept.keeper == self.shard) {
+            for ((epoch, shard), kept) in state.journals.iter().filter(|(_, kept)| kept.keeper == self.shard)
+            {
                 for number in kept.files.range(..kept.low) {
-                    let id = ObjectId { kind: ObjectKind::Segment, shard: *shard, epoch: *epoch, number: *number };
+                    let id =
+                        ObjectId { kind: ObjectKind::Segment, shard: *shard, epoch: *epoch, number: *number };
                     if !state.needs.values().any(|needs| needs.bodies.contains(&id)) {
                         unneeded.push(id);
                     }

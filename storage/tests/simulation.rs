@@ -22,13 +22,27 @@ fn all_seeds(default: u64, lives: usize, faults: Faults) {
         compactions += oracle.compactions.get();
         lost += oracle.lost.get();
     }
-    println!("acknowledged {acked}, bodies read {verified}, lost by cuts {lost}, at clean ends: {flushes} flushes, {compactions} compactions");
+    println!(
+        "acknowledged {acked}, bodies read {verified}, lost by cuts {lost}, at clean ends: {flushes} flushes, {compactions} compactions"
+    );
     assert!(acked > 0 && verified > 0, "the runs did nothing");
 }
 
 #[test]
 fn what_was_acknowledged_survives_crashes() {
     all_seeds(25, 8, Faults::default());
+}
+
+#[test]
+fn a_full_disk_refuses_and_loses_nothing() {
+    for seed in seeds(10) {
+        let (acked, oracle) = support::run_full(seed);
+        let errors = oracle.errors.borrow();
+        assert!(errors.is_empty(), "CULVER_SEED={seed} CULVER_SEEDS=1: {errors:#?}");
+        println!("seed {seed}: acknowledged {acked:?} (before, while full, after)");
+        assert!(acked[0] > 0 && acked[2] > 0, "CULVER_SEED={seed} CULVER_SEEDS=1: {acked:?}");
+        assert!(oracle.lost.get() > 0, "CULVER_SEED={seed} CULVER_SEEDS=1: the disk was never full");
+    }
 }
 
 #[test]

@@ -33,6 +33,8 @@ const KILLS: u64 = 15;
 const KILLS_LONG: u64 = 300;
 /// The kill comes within so many milliseconds of the round's start.
 const ROUND_MS_MAX: u64 = 1500;
+/// After one kill in so many, everything stored is verified before the restart.
+const CHECK_ONE_IN: u64 = 4;
 
 pub fn tests() -> Vec<Test> {
     vec![Test { name: "durability_what_was_acknowledged_survives_kill", run: killed }]
@@ -135,6 +137,9 @@ fn play_round(
         return Err(e);
     }
     if let Ok(culver) = target.culver() {
+        if random.chance(CHECK_ONE_IN) {
+            culver.check()?;
+        }
         let shards = if random.chance(3) { 1 + random.below(4) as usize } else { 2 };
         culver.restart(shards)?;
     }

@@ -8,11 +8,12 @@
 mod clients;
 mod durability;
 mod hostile;
+mod lifecycle;
 mod support;
 mod transcript;
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -121,6 +122,7 @@ fn main() {
         run: |_| transcript::pattern::self_test(),
     }];
     tests.extend(clients::tests());
+    tests.extend(lifecycle::tests());
     tests.extend(durability::tests());
     tests.extend(hostile::tests());
     tests.retain(|test| arguments.wants(test.name));
@@ -216,9 +218,4 @@ fn play_batch(transcripts: &[transcript::parse::Transcript], target: &Target, th
             });
         }
     });
-}
-
-/// The package's root.
-pub fn root() -> &'static Path {
-    Path::new(option_env!("CARGO_MANIFEST_DIR").unwrap_or("."))
 }

@@ -114,7 +114,7 @@ impl Mailbox {
     }
 
     pub fn is_changed(&self) -> bool {
-        self.validity == 0 || !self.going.is_empty() || self.messages.values().any(|message| message.modseq.is_none())
+        self.highest == 0 || !self.going.is_empty() || self.messages.values().any(|message| message.modseq.is_none())
     }
 
     /// Takes what the server says of it: HIGHESTMODSEQ, and the MODSEQ of each message.

@@ -104,6 +104,10 @@ pub enum Act {
     Body { uid: bool, set: Pick, peek: bool, partial: Option<(u32, u32)> },
     Search { uid: bool, key: Key, returns: Option<Returns> },
     Reconnect { logout: bool },
+    /// With a NOOP behind it, in one packet.
+    Followed(Box<Act>),
+    /// IDLE, while another session does this.
+    Idle(Box<Op>),
 }
 
 #[derive(Clone, Debug)]
@@ -236,7 +240,35 @@ fn act(random: &mut Random) -> Act {
     }
 }
 
-/// `count` commands of `sessions` sessions. The first fill the INBOX, so that there is something to do.
+/// Those of [`act`] that can stand anywhere.
+fn plain(random: &mut Random, wanted: fn(&Act) -> bool) -> Act {
+    loop {
+        let drawn = act(random);
+        if wanted(&drawn) {
+            return drawn;
+        }
+    }
+}
+
+fn any(random: &mut Random, session: usize, sessions: usize) -> Act {
+    match random.below(12) {
+        0 => Act::Followed(Box::new(plain(random, |act| {
+            matches!(
+                act,
+                Act::Append { .. } | Act::Store { .. } | Act::Fetch { .. } | Act::Search { .. } | Act::List(_)
+                    | Act::Copy { remove: false, .. } | Act::Status(..) | Act::Subscribe(..)
+            )
+        }))),
+        1 => {
+            let other = (session + 1 + random.below(sessions - 1)) % sessions;
+            let act = plain(random, |act| !matches!(act, Act::Noop | Act::Check | Act::List(_) | Act::Lsub(_)));
+            Act::Idle(Box::new(Op { session: other, act }))
+        }
+        _ => act(random),
+    }
+}
+
+/// `count` commands of `sessions` sessions, which are two or more. The first fill the INBOX, so that there is something to do.
 pub fn sequence(random: &mut Random, sessions: usize, count: usize) -> Vec<Op> {
     let filled = 3 + random.below(6);
     let fill = |random: &mut Random| Act::Append {
@@ -246,6 +278,9 @@ pub fn sequence(random: &mut Random, sessions: usize, count: usize) -> Vec<Op> {
         content: random.below(CONTENTS.len()),
     };
     let mut ops: Vec<Op> = (0..filled).map(|_| Op { session: 0, act: fill(random) }).collect();
-    ops.extend((0..count).map(|_| Op { session: random.below(sessions), act: act(random) }));
+    ops.extend((0..count).map(|_| {
+        let session = random.below(sessions);
+        Op { session, act: any(random, session, sessions) }
+    }));
     ops
 }

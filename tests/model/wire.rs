@@ -22,6 +22,10 @@ pub struct Wire {
     name: String,
     trace: Trace,
     tags: u32,
+    /// The next command is sent with a NOOP behind it, in one write.
+    pub followed: bool,
+    /// The answer to that NOOP.
+    pub second: Option<Answer>,
 }
 
 /// The answer to one command.
@@ -56,7 +60,7 @@ impl Wire {
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         stream.set_read_timeout(Some(ANSWER)).map_err(|error| error.to_string())?;
         let trace = trace.clone();
-        let mut wire = Wire { stream, buffer: Vec::new(), name: name.to_owned(), trace, tags: 0 };
+        let mut wire = Wire { stream, buffer: Vec::new(), name: name.to_owned(), trace, tags: 0, followed: false, second: None };
         let greeting = wire.next()?.ok_or("no greeting")?;
         match response(&greeting)? {
             Response::Status { tag: None, status: Status::Ok, .. } => Ok(wire),
@@ -93,30 +97,71 @@ impl Wire {
         self.trace.borrow_mut().push(format!("{} {side}: {}", self.name, text.trim_end().escape_debug()));
     }
 
+    fn tag(&mut self) -> String {
+        self.tags += 1;
+        format!("t{}", self.tags)
+    }
+
+    fn send(&mut self, octets: &[u8]) {
+        self.note("C", octets);
+        // What ends the connection is seen when it is read.
+        let _ = self.stream.write_all(octets);
+    }
+
     /// Sends a command, which may hold non-synchronising literals, and reads until it is answered.
     pub fn command(&mut self, text: &[u8]) -> Result<Answer, String> {
-        self.tags += 1;
-        let tag = format!("t{}", self.tags);
-        let octets = [tag.as_bytes(), b" ", text, b"\r\n"].concat();
-        self.note("C", &octets);
-        // What ends the connection is seen when it is read.
-        let _ = self.stream.write_all(&octets);
+        let tag = self.tag();
+        let mut octets = [tag.as_bytes(), b" ", text, b"\r\n"].concat();
+        if !std::mem::take(&mut self.followed) {
+            self.send(&octets);
+            return self.answer(tag);
+        }
+        let second = self.tag();
+        octets.extend_from_slice(format!("{second} NOOP\r\n").as_bytes());
+        self.send(&octets);
+        let answer = self.answer(tag)?;
+        self.second = Some(self.answer(second)?);
+        Ok(answer)
+    }
+
+    /// Begins IDLE. Gives what came before the `+`; for [`Self::end_idle`], its tag.
+    pub fn idle(&mut self) -> Result<Answer, String> {
+        let tag = self.tag();
+        self.send(format!("{tag} IDLE\r\n").as_bytes());
+        self.answer(tag)
+    }
+
+    pub fn end_idle(&mut self, tag: String) -> Result<Answer, String> {
+        self.send(b"DONE\r\n");
+        self.answer(tag)
+    }
+
+    /// Reads until the command is answered, or asks for more with `+`: its status is then [`Status::PreAuth`], which
+    /// no command gets.
+    fn answer(&mut self, tag: String) -> Result<Answer, String> {
         let mut answer = Answer { tag, untagged: Vec::new(), status: Status::Bye, code: None, bye: false };
         loop {
             let Some(octets) = self.next()? else {
                 return if answer.bye { Ok(answer) } else { Err("the connection ended without BYE".into()) };
             };
-            if let Response::Status { tag, status, code, .. } = response(&octets)? {
-                let given = code
-                    .map(|code| (code.name.to_ascii_uppercase(), String::from_utf8_lossy(code.arguments).into_owned()));
-                match tag {
-                    Some(tag) if tag == answer.tag => {
-                        (answer.status, answer.code) = (status, given);
-                        return Ok(answer);
-                    }
-                    Some(tag) => return Err(format!("an answer with the tag {tag}, not {}", answer.tag)),
-                    None => answer.bye |= status == Status::Bye,
+            match response(&octets)? {
+                Response::Continue(_) => {
+                    answer.status = Status::PreAuth;
+                    return Ok(answer);
                 }
+                Response::Status { tag, status, code, .. } => {
+                    let arguments = |arguments| String::from_utf8_lossy(arguments).into_owned();
+                    let given = code.map(|code| (code.name.to_ascii_uppercase(), arguments(code.arguments)));
+                    match tag {
+                        Some(tag) if tag == answer.tag => {
+                            (answer.status, answer.code) = (status, given);
+                            return Ok(answer);
+                        }
+                        Some(tag) => return Err(format!("an answer with the tag {tag}, not {}", answer.tag)),
+                        None => answer.bye |= status == Status::Bye,
+                    }
+                }
+                _ => {}
             }
             answer.untagged.push(octets);
         }

@@ -24,7 +24,7 @@ import sys
 import threading
 
 SECTOR = 512
-# 256 MiB; beyond, sectors are evicted in random order, as a real cache does.
+# 256 MiB; beyond, the oldest sectors are written out, unordered with respect to everything else.
 CACHE_SECTORS_MAX = 512 * 1024
 # Versions of one sector between two flushes; the oldest is forgotten beyond.
 VERSIONS_MAX = 4
@@ -139,9 +139,6 @@ class Disk:
         """Cuts the power at `instant`; of the cached sectors each stays with the probability `keep`."""
         with self.lock:
             self.random, self.keep, self.instant = random.Random(seed), keep, instant
-            if instant != "now":
-                # Given back for the awaited request to run into.
-                pass
         if instant == "now" or not self.cut_done.wait(INSTANT_PATIENCE):
             if self.lock.acquire(timeout=INSTANT_PATIENCE):
                 if not self.cut_done.is_set():

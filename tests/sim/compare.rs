@@ -105,7 +105,7 @@ pub async fn stored(here: &Here, session: &Session) {
         return;
     }
     match rebuild(account.id(), loaded) {
-        Ok((again, _)) => {
+        Ok((again, ..)) => {
             oracle.count(|figures| figures.compared += 1);
             if let Some(difference) = difference(&account.state(), &again) {
                 oracle.error(format!("{}: in memory and as stored differ: {difference}", account.id()));

@@ -100,6 +100,7 @@ async fn run(handover: Rc<Handover>, life: Life) {
                 root = Some(opened);
             }
             Err(error) => {
+    if std::env::var_os("SIMDBG").is_some() { eprintln!("open {error}"); }
                 if life.sound || !matches!(error, OpenError::Io { .. }) {
                     life.oracle.error(format!("recovery: {error}"));
                 }
@@ -129,6 +130,7 @@ async fn run(handover: Rc<Handover>, life: Life) {
             return;
         }
     };
+    if std::env::var_os("SIMDBG").is_some() { eprintln!("shard {} of {} started", shard(), shards()); }
     let idle_accounts_max = random::below(3) as usize;
     let accounts = Accounts::new(culver_mailbox::Limits { idle_accounts_max, ..culver_mailbox::Limits::default() });
     accounts.attach(storage.clone());
@@ -137,6 +139,7 @@ async fn run(handover: Rc<Handover>, life: Life) {
     let mine = || (0..life.accounts).map(account).filter(|id| here.accounts.shard_of(id) == shard());
     for id in mine() {
         compare::start_of_life(&here, &id, life.only_compare).await;
+ if std::env::var_os("SIMDBG").is_some() { eprintln!("compared {id}"); }
     }
     if !life.only_compare {
         let clients = (0..life.clients).map(|_| spawn(Queue::Interactive, "client", client::run(life.accounts)));
@@ -144,6 +147,7 @@ async fn run(handover: Rc<Handover>, life: Life) {
         for client in clients {
             let _ = client.await;
         }
+        if std::env::var_os("SIMDBG").is_some() { eprintln!("shard {} clients done", shard()); }
         // Clients of other shards may still be at work here.
         handover.left.set(handover.left.get() + 1);
         while handover.left.get() < shards() && !handover.failed.get() {
@@ -153,6 +157,7 @@ async fn run(handover: Rc<Handover>, life: Life) {
             compare::end_of_life(&here, &id).await;
         }
     }
+    if std::env::var_os("SIMDBG").is_some() { eprintln!("shard {} closes {:?}", shard(), storage.status()); }
     let flush = random::below(2) == 0;
     storage.clone().close(flush).await;
     let status = storage.status();

@@ -76,21 +76,21 @@ impl Ledger {
     fn tree(&mut self, state: &State, decide: bool, errors: &mut Vec<String>) {
         let seen = Tree::of(state);
         let known: BTreeSet<Guid> = state.mailboxes.keys().copied().collect();
-        if known != seen.entries.values().map(|entry| entry.guid).collect() {
+        if known != seen.guids() || known.len() != state.account.mailboxes.len() {
             errors.push("the mailboxes are not those of the account's list".into());
         }
         let changing = self.changing.and_then(|serial| self.ops.get_mut(&serial));
         let Some(op) = changing else {
-            if seen != self.tree {
+            if !self.tree.is(&seen) {
                 errors.push(format!("the mailboxes are {seen:?}, expected {:?}", self.tree));
             }
-            return;
+            return self.adopt(seen, errors);
         };
         let Kind::Tree(change) = op.kind.clone() else { unreachable!("only such operations are noted") };
         let after = self.tree.after(&change);
-        if after.as_ref() == Ok(&seen) {
+        if after.as_ref().is_ok_and(|after| after.is(&seen)) {
             op.seen = true;
-        } else if seen != self.tree || op.seen {
+        } else if !self.tree.is(&seen) || op.seen {
             errors.push(format!("the mailboxes are {seen:?}, expected {:?} or after {change:?}", self.tree));
         }
         if decide {
@@ -99,7 +99,16 @@ impl Ledger {
             if let (true, Ok(after)) = (op.seen, after) {
                 self.change_tree(after);
             }
+            self.adopt(seen, errors);
         }
+    }
+
+    /// Takes over the GUIDs that were not known. No GUID ever names a second mailbox.
+    fn adopt(&mut self, seen: Tree, errors: &mut Vec<String>) {
+        if let Some(again) = seen.guids().iter().find(|guid| self.gone.contains(*guid)) {
+            errors.push(format!("the mailbox {again} was gone and is back"));
+        }
+        self.tree = seen;
     }
 
     /// A message stands at `key`: it is known there, or an operation explains it.
@@ -194,12 +203,10 @@ impl Ledger {
         // What left INBOX by its rename is in the new mailbox, or was before that went.
         explained |= guid == Guid::INBOX
             && self.renames_of_inbox().any(|(target, _)| {
-                let held = |instances: &mut dyn Iterator<Item = (&Key, Serial)>| {
-                    instances.any(|(key, held)| key.0 == target && held == message)
-                };
+                let keys = (target, 0)..=(target, u32::MAX);
                 self.gone.contains(&target)
-                    || held(&mut self.alive.iter().map(|(key, instance)| (key, instance.message)))
-                    || held(&mut self.dead.iter().map(|(key, message)| (key, *message)))
+                    || self.alive.range(keys.clone()).any(|(_, instance)| instance.message == message)
+                    || self.dead.range(keys).any(|(_, held)| *held == message)
             });
         if explained {
             self.died(key);

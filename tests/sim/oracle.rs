@@ -60,7 +60,6 @@ pub struct Instance {
 
 #[derive(Clone, Debug)]
 pub struct Message {
-    pub guid: Guid,
     pub octets: u64,
 }
 
@@ -220,8 +219,7 @@ impl Ledger {
 
     /// Messages of mailboxes that are no more are gone for good.
     pub fn change_tree(&mut self, tree: Tree) {
-        let guids = |tree: &Tree| tree.entries.values().map(|entry| entry.guid).collect::<BTreeSet<_>>();
-        self.gone.extend(guids(&self.tree).difference(&guids(&tree)).copied());
+        self.gone.extend(self.tree.guids().difference(&tree.guids()).copied());
         self.tree = tree;
         let lost: Vec<(Guid, u32)> = self.alive.keys().filter(|key| self.gone.contains(&key.0)).copied().collect();
         lost.into_iter().for_each(|key| self.died(key));
@@ -249,7 +247,7 @@ impl Ledger {
     fn told(&mut self, serial: Serial, op: &mut Op, applied: &Applied, errors: &mut Vec<String>) {
         let told_next = |guid: &Guid| op.uid_next.get(guid).copied().unwrap_or(1);
         let validity = |tree: &Tree, guid: Guid| {
-            tree.entries.values().find(|entry| entry.guid == guid).map(|entry| entry.uid_validity)
+            tree.entries.values().find(|entry| entry.guid == Some(guid)).map(|entry| entry.uid_validity)
         };
         match (&mut op.kind, applied) {
             (Kind::Append { mailbox: Some(guid), instance }, Applied::Append { uid_validity, uid }) => {

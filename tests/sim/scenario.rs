@@ -86,6 +86,7 @@ fn ended(sim: &Sim, machine: NodeId) {
 /// One life. True where it ended in good order.
 fn live(sim: &Sim, machine: NodeId, disk: Disk, life: Life) -> bool {
     sim.faults(machine, disk.faults());
+    if std::env::var_os("SIMDBG").is_some() { eprintln!("life {:?}", disk.faults()); }
     node::start(sim, machine, shards(sim), life);
     let steps = match sim.random() % 5 {
         0 => sim.random() % 500,
@@ -104,7 +105,8 @@ fn live(sim: &Sim, machine: NodeId, disk: Disk, life: Life) -> bool {
     match sim.random() % 5 {
         0 => sim.kill(machine),
         1 => {
-            sim.stop(machine);
+            sim.stop(machine); sim.step(200000); crate::client::ACTIVE.with_borrow(|a| eprintln!("{a:?}"));
+    if std::env::var_os("SIMDBG").is_some() { eprintln!("stop"); }
             ended(sim, machine);
             sim.crash(machine);
             return true;

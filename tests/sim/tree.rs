@@ -2,12 +2,13 @@
 
 use culver_mailbox::{Refusal, State};
 use culver_model::{Guid, MailboxName};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One mailbox.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    pub guid: Guid,
+    /// `None`: made by a change to other mailboxes, and not yet seen.
+    pub guid: Option<Guid>,
     pub selectable: bool,
     pub uid_validity: u32,
 }
@@ -30,7 +31,7 @@ pub struct Tree {
 
 impl Default for Tree {
     fn default() -> Tree {
-        let inbox = Entry { guid: Guid::INBOX, selectable: true, uid_validity: 1 };
+        let inbox = Entry { guid: Some(Guid::INBOX), selectable: true, uid_validity: 1 };
         Tree { entries: [("INBOX".to_owned(), inbox)].into(), counter: 1 }
     }
 }
@@ -38,36 +39,41 @@ impl Default for Tree {
 impl Tree {
     pub fn of(state: &State) -> Tree {
         let entries = state.account.mailboxes.iter().map(|entry| {
-            let (guid, selectable, uid_validity) = (entry.guid, entry.selectable, entry.uid_validity.get());
+            let (guid, selectable, uid_validity) = (Some(entry.guid), entry.selectable, entry.uid_validity.get());
             (entry.name.as_str().to_owned(), Entry { guid, selectable, uid_validity })
         });
         Tree { entries: entries.collect(), counter: state.account.uid_validity }
     }
 
+    /// The same, as far as this one knows its GUIDs.
+    pub fn is(&self, seen: &Tree) -> bool {
+        let same = |(mine, theirs): ((&String, &Entry), (&String, &Entry))| {
+            let guid = mine.1.guid.or(theirs.1.guid);
+            mine.0 == theirs.0 && Entry { guid, ..*mine.1 } == *theirs.1
+        };
+        self.counter == seen.counter
+            && self.entries.len() == seen.entries.len()
+            && self.entries.iter().zip(&seen.entries).all(same)
+    }
+
+    pub fn guids(&self) -> BTreeSet<Guid> {
+        self.entries.values().filter_map(|entry| entry.guid).collect()
+    }
+
     fn name_of(&self, guid: Guid) -> Option<MailboxName> {
-        let name = self.entries.iter().find(|(_, entry)| entry.guid == guid)?.0;
+        let name = self.entries.iter().find(|(_, entry)| entry.guid == Some(guid))?.0;
         MailboxName::parse(name).ok()
     }
 
-    /// Names that a change makes by itself have a GUID made from its own and the counter.
-    fn derived(&self, guid: Guid) -> Guid {
-        let mut bytes = guid.0;
-        for (byte, salt) in bytes[4..8].iter_mut().zip((self.counter + 1).to_le_bytes()) {
-            *byte ^= salt;
-        }
-        bytes[0] ^= 0xa5;
-        Guid(bytes)
-    }
-
-    fn add(&mut self, name: &MailboxName, guid: Guid) {
+    fn add(&mut self, name: &MailboxName, guid: Option<Guid>) {
         self.counter += 1;
         let entry = Entry { guid, selectable: true, uid_validity: self.counter };
         self.entries.insert(name.as_str().to_owned(), entry);
     }
 
-    fn add_ancestors(&mut self, name: &MailboxName, guid: Guid, before: &Tree) {
+    fn add_ancestors(&mut self, name: &MailboxName, before: &Tree) {
         for ancestor in name.ancestors().filter(|ancestor| !before.entries.contains_key(ancestor.as_str())) {
-            self.add(&ancestor, self.derived(guid));
+            self.add(&ancestor, None);
         }
     }
 
@@ -88,8 +94,8 @@ impl Tree {
                     return Err(Refusal::AlreadyExists);
                 }
                 tree.entries.remove(name.as_str());
-                tree.add_ancestors(name, *guid, self);
-                tree.add(name, *guid);
+                tree.add_ancestors(name, self);
+                tree.add(name, Some(*guid));
             }
             Change::Delete { guid } => {
                 let name = self.name_of(*guid).ok_or(Refusal::NonExistent)?;
@@ -99,7 +105,7 @@ impl Tree {
                     return Err(Refusal::Cannot);
                 }
                 if children {
-                    let entry = Entry { guid: self.derived(*guid), selectable: false, ..self.entries[name.as_str()] };
+                    let entry = Entry { guid: None, selectable: false, ..self.entries[name.as_str()] };
                     tree.counter += 1;
                     tree.entries.insert(name.as_str().to_owned(), entry);
                 } else {
@@ -123,7 +129,7 @@ impl Tree {
                     }
                     tree.entries.insert(new.as_str().to_owned(), entry);
                 }
-                tree.add_ancestors(to, *guid, self);
+                tree.add_ancestors(to, self);
             }
         }
         Ok(tree)

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// Minutes a target runs unless `--minutes` says otherwise.
-const MINUTES: u64 = 10;
+const MINUTES: f64 = 10.0;
 
 const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
@@ -50,7 +50,7 @@ pub fn run(arguments: &[String]) -> Result<bool> {
         command
             .arg(&corpus)
             .arg(format!("-artifact_prefix={}/", artifacts.display()))
-            .arg(format!("-max_total_time={}", minutes * 60))
+            .arg(format!("-max_total_time={}", (minutes * 60.0).ceil()))
             .args([
                 "-max_len=16384",
                 "-timeout=10",

@@ -92,9 +92,10 @@ impl Imap {
             Err(_) => Vec::new(),
         };
         for (at, line) in lines.iter().enumerate() {
-            // RFC 3501 §6.3.9: of attributes only \NoSelect means something here.
-            let attributes: &[Attribute] =
-                if line.selectable || !line.exists { &[] } else { &[Attribute::NoSelect] };
+            // RFC 3501 §6.3.9: of attributes only \NoSelect means something here; a name that stands for subscriptions
+            // below it, and is none itself, has it whether or not it exists.
+            let no_select = !line.subscribed || (line.exists && !line.selectable);
+            let attributes: &[Attribute] = if no_select { &[Attribute::NoSelect] } else { &[] };
             encode::lsub(&mut self.out, attributes, &line.name);
             if at % LINES_STEP == LINES_STEP - 1 {
                 self.flush_full().await?;

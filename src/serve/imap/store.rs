@@ -45,6 +45,16 @@ impl Imap {
             flags: store.flags.clone(),
             unchanged_since: store.unchanged_since,
         };
+        // A change of another session that this one was not told of is not the client's own: it cannot be passed over
+        // with .SILENT, or the client would never learn of it.
+        let (before, untold) = {
+            let state = session.account().state();
+            let (seen, _) = selected.view.modseqs();
+            let untold = state
+                .selectable(mailbox)
+                .is_some_and(|index| index.changed_since(seen).any(|row| uids.contains(row.uid().get())));
+            (state.highest_modseq(), untold)
+        };
         let applied = match session.change(record).await {
             Ok(applied) => applied,
             Err(error) => {
@@ -63,7 +73,10 @@ impl Imap {
             let state = account.state();
             let Some(index) = state.selectable(mailbox) else { return Ok(()) };
             if !changed.is_empty() {
-                selected.view.skip_own(modseq);
+                // Where MODSEQs were given in between, another change was; what it did is told too.
+                if !untold && modseq == before.next() {
+                    selected.view.skip_own(modseq);
+                }
                 if index.keywords_version() != selected.view.keywords_told() {
                     super::select::write_flags(&mut self.out, index, false);
                     selected.view.keywords_are_told(index.keywords_version());
@@ -75,8 +88,13 @@ impl Imap {
         if !store.silent {
             self.tell(&there.difference(&modified), store.uid, true).await?;
         } else if condstore {
-            // RFC 7162 §3.1.3: .SILENT still tells the new MODSEQ.
-            self.tell(&changed, store.uid, false).await?;
+            // RFC 7162 §3.1.3: .SILENT still tells the new MODSEQ; where UNCHANGEDSINCE was given, that of each message
+            // that it let pass, changed or not.
+            let passed = match store.unchanged_since {
+                Some(_) => there.difference(&modified),
+                None => changed,
+            };
+            self.tell(&passed, store.uid, false).await?;
         }
         self.sync(store.uid && !pipelined);
         if !modified.is_empty() {

@@ -29,7 +29,8 @@ use culver_shard::sync::{Notify, Permit, Semaphore};
 use culver_shard::{random, time, yield_if_needed};
 
 use super::format::{
-    BATCH_OCTETS, HEADER_BLOCK, NewRecord, RecordKind, SegmentHeader, begin_batch, finish_batch, head_octets, put_head,
+    BATCH_OCTETS, HEADER_BLOCK, NewRecord, RecordKind, SegmentHeader, begin_batch, finish_batch, head_octets,
+    put_head,
 };
 use crate::body::format::put_raw_frame;
 use crate::body::{Body, Form};
@@ -300,7 +301,7 @@ impl Inner {
         match self.open_segment(1, 1, self.limits.segment_octets).await {
             Err(error) if no_space(&error) => {
                 self.journal.state.borrow_mut().full = true;
-                self.open_small_segment(0).await.map_err(OpenError::io(&dir))
+                self.open_small_segment(1, 1, 0).await.map_err(OpenError::io(&dir))
             }
             other => other.map_err(OpenError::io(&dir)),
         }
@@ -332,23 +333,42 @@ impl Inner {
         Ok(())
     }
 
-    async fn open_small_segment(self: &Rc<Self>, need: u64) -> io::Result<()> {
+    /// Gives the reserve up for a segment that takes `need` octets at least.
+    async fn open_small_segment(
+        self: &Rc<Self>,
+        base_lsn: u64,
+        previous_end: u64,
+        need: u64,
+    ) -> io::Result<()> {
         match disk::remove(self.paths.reserve(self.shard)).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let lsn = self.journal.state.borrow().next_lsn;
-        self.open_segment(lsn, lsn, (self.limits.reserve_octets / 2).max(HEADER_BLOCK + need)).await
+        let capacity = (self.limits.reserve_octets / 2).max(HEADER_BLOCK + need);
+        self.open_segment(base_lsn, previous_end, capacity).await
     }
 
     /// Opens the next segment; its predecessor's records from `previous_end` on are void when this returns.
-    async fn open_segment(self: &Rc<Self>, base_lsn: u64, previous_end: u64, capacity: u64) -> io::Result<()> {
+    async fn open_segment(
+        self: &Rc<Self>,
+        base_lsn: u64,
+        previous_end: u64,
+        capacity: u64,
+    ) -> io::Result<()> {
         let (epoch, shard) = (self.journal.epoch, self.journal.shard);
         let number = self.journal.state.borrow().next_number;
         let mut nonce = [0; 16];
         random::fill(&mut nonce);
-        let header =
-            SegmentHeader { epoch, shard, number, base_lsn, previous_end, capacity, store: self.store, nonce };
+        let header = SegmentHeader {
+            epoch,
+            shard,
+            number,
+            base_lsn,
+            previous_end,
+            capacity,
+            store: self.store,
+            nonce,
+        };
         let path = self.paths.segment(epoch, shard, number);
         let made = async {
             let file = match File::create_new(&path).await {
@@ -379,7 +399,8 @@ impl Inner {
         let mut state = self.journal.state.borrow_mut();
         state.next_number = number + 1;
         let file = Rc::new(file);
-        state.segment = Some(Active { file, id: header.object(), seed: header.seed(), at: HEADER_BLOCK, capacity });
+        state.segment =
+            Some(Active { file, id: header.object(), seed: header.seed(), at: HEADER_BLOCK, capacity });
         drop(state);
         // The low mark may move now.
         self.due.notify_all();
@@ -404,7 +425,8 @@ impl Inner {
 
     async fn commit_batch(self: &Rc<Self>, mut batch: Vec<Pending>) {
         let need = |batch: &[Pending]| BATCH_OCTETS as u64 + batch.iter().map(|p| p.octets).sum::<u64>();
-        let fits = self.journal.state.borrow().segment.as_ref().is_some_and(|s| s.at + need(&batch) <= s.capacity);
+        let fits =
+            self.journal.state.borrow().segment.as_ref().is_some_and(|s| s.at + need(&batch) <= s.capacity);
         if !fits {
             let lsn = self.journal.state.borrow().next_lsn;
             let capacity = self.limits.segment_octets.max(HEADER_BLOCK + need(&batch));
@@ -415,7 +437,7 @@ impl Inner {
                     if batch.is_empty() {
                         return;
                     }
-                    if let Err(error) = self.open_small_segment(need(&batch)).await {
+                    if let Err(error) = self.open_small_segment(lsn, lsn, need(&batch)).await {
                         tracing::error!(%error, "no space for urgent records either");
                         return self.fail(batch, CommitError::NoSpace);
                     }
@@ -460,7 +482,8 @@ impl Inner {
             let segment = state.segment.as_ref().expect("opened before");
             (segment.id, segment.seed, segment.at, state.next_lsn)
         };
-        let mut out = Vec::with_capacity(BATCH_OCTETS + batch.iter().map(|p| p.octets as usize).sum::<usize>());
+        let mut out =
+            Vec::with_capacity(BATCH_OCTETS + batch.iter().map(|p| p.octets as usize).sum::<usize>());
         begin_batch(&mut out);
         let mut laid = Vec::with_capacity(batch.len());
         for pending in batch {
@@ -472,7 +495,9 @@ impl Inner {
             for body in &pending.bodies {
                 places.push(match &body.0 {
                     Form::Placed { place, .. } => *place,
-                    Form::Inline { bytes, .. } => Place { object: id, offset: frame_at, length: bytes.len() as u64 },
+                    Form::Inline { bytes, .. } => {
+                        Place { object: id, offset: frame_at, length: bytes.len() as u64 }
+                    }
                 });
                 frame_at += body.frame_octets() as u64;
             }
@@ -506,7 +531,8 @@ impl Inner {
             status.journal_octets += len;
         }
         let first = self.journal.next_position();
-        let mut order: Vec<(u64, Pending, Laid)> = (0..).zip(batch).zip(laid).map(|((n, p), l)| (n, p, l)).collect();
+        let mut order: Vec<(u64, Pending, Laid)> =
+            (0..).zip(batch).zip(laid).map(|((n, p), l)| (n, p, l)).collect();
         if fault::on(Fault::AckOutOfOrder) {
             order.reverse();
         }
@@ -606,7 +632,8 @@ impl Inner {
             refuse
         };
         let (fail, keep): (Vec<Pending>, Vec<Pending>) = batch.into_iter().partition(&mut judge);
-        let (fail_queued, keep_queued): (Vec<Pending>, Vec<Pending>) = queued.into_iter().partition(&mut judge);
+        let (fail_queued, keep_queued): (Vec<Pending>, Vec<Pending>) =
+            queued.into_iter().partition(&mut judge);
         // Put back before anybody is told: whoever is told may submit.
         self.journal.state.borrow_mut().queue = keep_queued.into();
         self.fail(fail, CommitError::NoSpace);
@@ -631,8 +658,14 @@ impl Inner {
         };
         let capacity = self.limits.segment_octets;
         let mut opened = self.open_segment(base, end, capacity).await;
-        if opened.is_err() {
-            opened = self.open_segment(base, end, capacity).await;
+        if let Err(error) = &opened {
+            opened = match no_space(error) {
+                true => {
+                    self.journal.state.borrow_mut().full = true;
+                    self.open_small_segment(base, end, 0).await
+                }
+                false => self.open_segment(base, end, capacity).await,
+            };
         }
         batch.extend(std::mem::take(&mut self.journal.state.borrow_mut().queue));
         self.journal.resets.set(self.journal.resets.get() + 1);

@@ -137,7 +137,8 @@ impl SegmentHeader {
     /// The version is told apart, since a newer program may have written it.
     pub fn parse(bytes: &[u8]) -> Result<SegmentHeader, HeaderFault> {
         let (raw, _) = RawSegment::read_from_prefix(bytes).map_err(|_| HeaderFault::Broken)?;
-        if raw.magic != SEGMENT_MAGIC || crc32c::crc32c(RawSegment { crc: 0.into(), ..raw }.as_bytes()) != raw.crc.get()
+        if raw.magic != SEGMENT_MAGIC
+            || crc32c::crc32c(RawSegment { crc: 0.into(), ..raw }.as_bytes()) != raw.crc.get()
         {
             return Err(HeaderFault::Broken);
         }
@@ -179,7 +180,9 @@ impl BatchHeader {
     pub fn parse(bytes: &[u8]) -> Option<BatchHeader> {
         let (raw, _) = RawBatch::read_from_prefix(bytes).ok()?;
         let length = raw.length.get();
-        let sized = length as usize >= BATCH_OCTETS + RECORD_OCTETS && length % 8 == 0 && raw.count.get() > 0;
+        let sized = length as usize >= BATCH_OCTETS + RECORD_OCTETS
+            && length.is_multiple_of(8)
+            && raw.count.get() > 0;
         (raw.magic.get() == BATCH_MAGIC && sized).then_some(BatchHeader {
             length,
             count: raw.count.get(),
@@ -270,7 +273,7 @@ impl RecordHeader {
             meta_octets: raw.meta_octets.get(),
             crc: raw.crc.get(),
         };
-        (header.length % 8 == 0 && header.head_octets() <= header.length as usize).then_some(header)
+        (header.length.is_multiple_of(8) && header.head_octets() <= header.length as usize).then_some(header)
     }
 
     /// Octets before the frames.
@@ -302,10 +305,17 @@ pub(crate) fn parse_head(bytes: &[u8]) -> Result<Head<'_>, &'static str> {
     }
     let account_end = RECORD_OCTETS + usize::from(header.account_octets);
     let meta_end = account_end + header.meta_octets as usize;
-    let account = std::str::from_utf8(&head[RECORD_OCTETS..account_end]).map_err(|_| "record's account is no text")?;
-    let raw = <[RawPlace]>::ref_from_bytes(&head[meta_end.next_multiple_of(8)..]).map_err(|_| "record cut short")?;
+    let account =
+        std::str::from_utf8(&head[RECORD_OCTETS..account_end]).map_err(|_| "record's account is no text")?;
+    let raw = <[RawPlace]>::ref_from_bytes(&head[meta_end.next_multiple_of(8)..])
+        .map_err(|_| "record cut short")?;
     let places = raw.iter().map(|place| place.get().ok_or("record names no possible place"));
-    Ok(Head { header, account, meta: &head[account_end..meta_end], places: places.collect::<Result<_, _>>()? })
+    Ok(Head {
+        header,
+        account,
+        meta: &head[account_end..meta_end],
+        places: places.collect::<Result<_, _>>()?,
+    })
 }
 
 fn head_crc(head: &[u8]) -> u32 {

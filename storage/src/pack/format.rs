@@ -134,7 +134,8 @@ pub(crate) fn label_octets(bytes: &[u8]) -> Result<usize, &'static str> {
     if raw.magic.get() != LABEL_MAGIC {
         return Err("no label here");
     }
-    Ok((LABEL_OCTETS + usize::from(raw.account_octets.get()) + raw.meta_octets.get() as usize).next_multiple_of(8))
+    Ok((LABEL_OCTETS + usize::from(raw.account_octets.get()) + raw.meta_octets.get() as usize)
+        .next_multiple_of(8))
 }
 
 /// The account and meta of the label at the beginning of `bytes`.
@@ -165,7 +166,8 @@ pub(crate) fn footer(length: u64, entries: u64) -> [u8; FOOTER_OCTETS] {
 /// The length and entries a footer tells.
 pub(crate) fn parse_footer(bytes: &[u8]) -> Result<(u64, u64), &'static str> {
     let raw = RawFooter::read_from_bytes(bytes).map_err(|_| "pack cut short")?;
-    if raw.magic != PACK_END || crc32c::crc32c(RawFooter { crc: 0.into(), ..raw }.as_bytes()) != raw.crc.get() {
+    if raw.magic != PACK_END || crc32c::crc32c(RawFooter { crc: 0.into(), ..raw }.as_bytes()) != raw.crc.get()
+    {
         return Err("pack has no valid end");
     }
     Ok((raw.length.get(), raw.entries.get()))

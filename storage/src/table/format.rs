@@ -245,7 +245,9 @@ impl Footer {
 
     pub fn parse(bytes: &[u8], file_octets: u64) -> Result<Footer, &'static str> {
         let raw = RawFooter::read_from_bytes(bytes).map_err(|_| "table cut short")?;
-        if raw.magic != TABLE_END || crc32c::crc32c(RawFooter { crc: 0.into(), ..raw }.as_bytes()) != raw.crc.get() {
+        if raw.magic != TABLE_END
+            || crc32c::crc32c(RawFooter { crc: 0.into(), ..raw }.as_bytes()) != raw.crc.get()
+        {
             return Err("table has no valid end");
         }
         let footer = Footer {
@@ -281,7 +283,8 @@ pub(crate) fn parse_index(bytes: &[u8], footer: &Footer) -> Result<Vec<PageEntry
             crc: raw.crc.get(),
             first: first.to_owned(),
         };
-        let inside = page.offset.checked_add(u64::from(page.length)).is_some_and(|end| end <= footer.index_offset);
+        let inside =
+            page.offset.checked_add(u64::from(page.length)).is_some_and(|end| end <= footer.index_offset);
         if !inside || pages.last().is_some_and(|last| last.first >= page.first) {
             return Err("page index is not in order");
         }

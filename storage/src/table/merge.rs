@@ -99,7 +99,8 @@ async fn merge_into(
     whole: Option<Position>,
 ) -> Result<(), FlushError> {
     loop {
-        let least = cursors.iter().filter_map(|cursor| cursor.head.as_ref()).map(|entry| &entry.account).min();
+        let least =
+            cursors.iter().filter_map(|cursor| cursor.head.as_ref()).map(|entry| &entry.account).min();
         let Some(account) = least.cloned() else { return Ok(()) };
         let mut position = Position::default();
         // All blocks of the account, oldest first, with the cursor they come from.

@@ -11,8 +11,8 @@ use culver_shard::sim::{Faults, NodeId, Sim, SimConfig};
 use culver_shard::sync::{Notify, oneshot};
 use culver_shard::{Queue, random, spawn, stopping, time};
 use culver_storage::{
-    AccountBlocks, BlockKind, Body, CommitError, Committed, Inside, Limits, LocalFuture, OpenError, Place, Position, Root,
-    Share, Source, SourceError, Storage,
+    AccountBlocks, BlockKind, Body, CommitError, Committed, Inside, Limits, LocalFuture, OpenError, Place,
+    Position, Root, Share, Source, SourceError, Storage,
 };
 
 pub const DIR: &str = "/store";
@@ -144,7 +144,9 @@ impl Op {
         match meta[0] {
             1 => Op::Append(id()),
             2 => Op::Delete(id()),
-            _ => Op::Move(meta[1..].chunks(64).map(|pair| (place(&pair[..32]), place(&pair[32..]))).collect()),
+            _ => {
+                Op::Move(meta[1..].chunks(64).map(|pair| (place(&pair[..32]), place(&pair[32..]))).collect())
+            }
         }
     }
 }
@@ -161,7 +163,14 @@ impl Mail {
         mail
     }
 
-    fn apply(&self, account: &AccountId, state: &mut State, position: Position, meta: &[u8], bodies: &[Place]) {
+    fn apply(
+        &self,
+        account: &AccountId,
+        state: &mut State,
+        position: Position,
+        meta: &[u8],
+        bodies: &[Place],
+    ) {
         if position <= state.position {
             self.oracle.error(format!("{account}: {position} after {}", state.position));
         }
@@ -304,7 +313,9 @@ impl Mail {
         let id = {
             let mut messages = self.oracle.messages.borrow_mut();
             let all = messages.entry(account.clone()).or_default();
-            let there = |message: &Message| message.append == Fate::Yes && message.delete.is_none_or(|d| d == Fate::No);
+            let there = |message: &Message| {
+                message.append == Fate::Yes && message.delete.is_none_or(|d| d == Fate::No)
+            };
             let ids: Vec<u64> = all.iter().filter(|(_, message)| there(message)).map(|(id, _)| *id).collect();
             if ids.is_empty() {
                 return Fate::No;
@@ -320,7 +331,8 @@ impl Mail {
     /// unknown is decided from then on (`settle`).
     pub async fn verify(&self, account: &AccountId, settle: bool, all_bodies: bool) -> Result<(), String> {
         self.open(account).await?;
-        let there = self.accounts.borrow().get(account).map(|state| state.messages.clone()).unwrap_or_default();
+        let there =
+            self.accounts.borrow().get(account).map(|state| state.messages.clone()).unwrap_or_default();
         let mut bodies = Vec::new();
         {
             let mut messages = self.oracle.messages.borrow_mut();
@@ -342,7 +354,9 @@ impl Mail {
                 match (message.append, deleted) {
                     _ if !settle => {}
                     (Fate::Unknown, _) => message.append = if present { Fate::Yes } else { Fate::No },
-                    (Fate::Yes, Fate::Unknown) => message.delete = Some(if present { Fate::No } else { Fate::Yes }),
+                    (Fate::Yes, Fate::Unknown) => {
+                        message.delete = Some(if present { Fate::No } else { Fate::Yes })
+                    }
                     _ => {}
                 }
                 if present && (all_bodies || random::below(4) == 0) {
@@ -359,7 +373,9 @@ impl Mail {
             let end = (to as usize).min(size);
             match self.storage.read_place(partition, &place, from..to).await {
                 Ok(bytes) if bytes == wanted[from as usize..end] => {}
-                Ok(bytes) => self.oracle.error(format!("message {id}: {} wrong octets {from}..{to}", bytes.len())),
+                Ok(bytes) => {
+                    self.oracle.error(format!("message {id}: {} wrong octets {from}..{to}", bytes.len()))
+                }
                 Err(culver_storage::ReadError::Gone(_)) => {
                     // Compacted meanwhile: the new place must be known.
                     if self.accounts.borrow().get(account).and_then(|s| s.messages.get(&id)) == Some(&place) {
@@ -402,9 +418,15 @@ impl Source for Mail {
             let (kind, bytes) = if state.messages.is_empty() && state.has_base {
                 (BlockKind::Removed, Vec::new())
             } else if state.has_base && random::below(2) == 0 {
-                (BlockKind::Delta, state.changes.iter().flat_map(|(id, place)| entry((id, place.as_ref()))).collect())
+                (
+                    BlockKind::Delta,
+                    state.changes.iter().flat_map(|(id, place)| entry((id, place.as_ref()))).collect(),
+                )
             } else {
-                (BlockKind::Base, state.messages.iter().flat_map(|(id, place)| entry((id, Some(place)))).collect())
+                (
+                    BlockKind::Base,
+                    state.messages.iter().flat_map(|(id, place)| entry((id, Some(place)))).collect(),
+                )
             };
             state.in_flush = Some((state.position, state.changes.len(), kind != BlockKind::Removed));
             Ok(AccountBlocks { position: state.position, blocks: vec![(KEY, kind, bytes)] })
@@ -622,6 +644,28 @@ async fn write(mail: Rc<Mail>, accounts: Vec<AccountId>) {
     }
 }
 
+/// The disk fills up for a while and has room again: the acknowledged operations before, meanwhile and after, and the
+/// oracle after a crash and a last look.
+pub fn run_full(seed: u64) -> ([u64; 3], Rc<Oracle>) {
+    let sim = Sim::new(seed, SimConfig { panics_end_run: true, ..SimConfig::default() });
+    let node = sim.node("mail");
+    let oracle = Rc::new(Oracle::default());
+    let life = Life { oracle: oracle.clone(), accounts: 9, writers: 3, only_verify: false, limits: limits() };
+    start(&sim, node, 2, life.clone());
+    let mut acked = [0; 3];
+    for (phase, full) in [false, true, false].into_iter().enumerate() {
+        sim.faults(node, Faults { full, ..Faults::default() });
+        let before = oracle.acked.get();
+        sim.step(15_000);
+        acked[phase] = oracle.acked.get() - before;
+    }
+    sim.crash(node);
+    start(&sim, node, 3, Life { only_verify: true, ..life });
+    let handle = sim.clone();
+    sim.run(async move { handle.exited(node).await });
+    (acked, oracle)
+}
+
 /// One run: lives that end by crash, kill or stop, and a last one that verifies everything. The oracle, and why it is
 /// not content.
 pub fn run(seed: u64, lives: usize, faults: Faults) -> Rc<Oracle> {
@@ -630,7 +674,7 @@ pub fn run(seed: u64, lives: usize, faults: Faults) -> Rc<Oracle> {
     let oracle = Rc::new(Oracle::default());
     let base = Life { oracle: oracle.clone(), accounts: 9, writers: 3, only_verify: false, limits: limits() };
     for _ in 0..lives {
-        sim.faults(node, if sim.random() % 2 == 0 { faults.clone() } else { Faults::default() });
+        sim.faults(node, if sim.random().is_multiple_of(2) { faults.clone() } else { Faults::default() });
         start(&sim, node, 1 + (sim.random() % 3) as usize, base.clone());
         let steps = match sim.random() % 4 {
             0 => sim.random() % 300,

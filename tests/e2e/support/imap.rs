@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::Fallible;
-use super::connection::{Connection, Read1, Unit};
+use super::connection::{Connection, Unit};
 use crate::fail;
 
 pub struct Imap {
@@ -111,18 +111,6 @@ impl Imap {
         let head = format!("{tag} APPEND {} {options}{{{}+}}\r\n", quoted(mailbox), message.len());
         self.connection.send(&[head.as_bytes(), message, b"\r\n"].concat())?;
         self.answer(&tag)
-    }
-
-    /// Waits for an untagged line that the test recognises.
-    pub fn wait_untagged(&mut self, mut wanted: impl FnMut(&str) -> bool) -> Fallible<String> {
-        loop {
-            match self.connection.read_within(true, self.connection.limit)? {
-                Read1::Unit(unit) if wanted(&unit.text()) => return Ok(unit.text()),
-                Read1::Unit(_) => {}
-                Read1::End => fail!("the server closed the connection"),
-                Read1::Nothing => fail!("the awaited line did not come"),
-            }
-        }
     }
 }
 

@@ -30,18 +30,4 @@ impl Pop3 {
         }
         Ok(answer)
     }
-
-    /// The lines of a multi-line answer, dots unstuffed.
-    pub fn lines(&mut self, command: &str) -> Fallible<Vec<String>> {
-        self.must(command)?;
-        let mut lines = Vec::new();
-        loop {
-            let line = self.connection.read_line()?;
-            match line.strip_prefix('.') {
-                Some("") => return Ok(lines),
-                Some(rest) => lines.push(rest.to_owned()),
-                None => lines.push(line),
-            }
-        }
-    }
 }

@@ -25,6 +25,8 @@ pub const ACCOUNTS: usize = 200;
 /// How long a start may take (first starts make a certificate and hash the passwords).
 const READY: Duration = Duration::from_secs(90);
 const STOP: Duration = Duration::from_secs(30);
+/// How long a check of everything stored may take.
+const CHECK: Duration = Duration::from_secs(120);
 
 pub fn user(n: usize) -> String {
     format!("u{n:03}@example.test")
@@ -200,8 +202,23 @@ impl Culver {
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
-    pub fn port_base(&self) -> u16 {
-        self.port_base
+    /// `culver check`, which verifies every stored format; the process must not run.
+    pub fn check(&self) -> Fallible {
+        let mut command = Command::new(binary()?);
+        command.arg("check").arg(self.data());
+        let done = process::run(&mut command, b"", CHECK)?;
+        if done.code != Some(0) {
+            fail!("culver check: {}", done.output);
+        }
+        Ok(())
+    }
+
+    /// What `culver quickstart` says where it must not start: on this directory, with other ports.
+    pub fn second_process(&self) -> Fallible<process::Finished> {
+        let mut command = Command::new(binary()?);
+        command.arg("quickstart").arg("--dir").arg(self.data()).arg("--no-samples");
+        command.arg("--port-base").arg(free_port_base()?.to_string());
+        process::run(&mut command, b"", READY)
     }
 
     pub fn pid(&self) -> Option<u32> {

@@ -1,0 +1,3 @@
+//! The fuzz targets as plain functions; `targets/*.rs` hand them to libFuzzer.
+
+pub mod targets;

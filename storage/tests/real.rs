@@ -1,0 +1,387 @@
+//! The same storage on a real disk: other shard counts, damage, the lock, the time recovery takes.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use culver_model::{AccountId, Guid, PartitionId};
+use culver_shard::{Config, mesh, time};
+use culver_storage::{
+    AccountBlocks, BlockKind, Body, Limits, LocalFuture, OpenError, Place, Position, Root, Share, Source,
+    SourceError, Storage, check, dump,
+};
+
+const KEY: Guid = Guid([9; 16]);
+
+fn account(nth: usize) -> AccountId {
+    AccountId::parse(&format!("user{nth}@example.org")).unwrap()
+}
+
+/// A mail layer whose accounts are the row of their records' metas.
+struct Rows(RefCell<Option<Storage>>);
+
+impl Rows {
+    fn storage(&self) -> Storage {
+        self.0.borrow().clone().unwrap()
+    }
+}
+
+async fn rows(storage: &Storage, account: &AccountId) -> (Position, Vec<u8>, Vec<Place>) {
+    let loaded = storage.load(storage.partition_of(account), account).await.unwrap();
+    let mut bytes = Vec::new();
+    for (_, blocks) in &loaded.blocks {
+        blocks.iter().for_each(|block| bytes.extend_from_slice(block));
+    }
+    let mut places: Vec<Place> = Vec::new();
+    let mut position = loaded.position;
+    for record in loaded.records {
+        bytes.extend_from_slice(&record.meta);
+        bytes.extend(record.bodies.iter().flat_map(|place| place.to_bytes()));
+        position = record.position;
+    }
+    for row in bytes.chunks(40) {
+        places.push(Place::from_bytes(row[8..].try_into().unwrap()).unwrap());
+    }
+    (position, bytes, places)
+}
+
+impl Source for Rows {
+    fn blocks<'a>(
+        &'a self,
+        _: PartitionId,
+        account: &'a AccountId,
+        _: Position,
+    ) -> LocalFuture<'a, Result<AccountBlocks, SourceError>> {
+        Box::pin(async move {
+            let (position, bytes, _) = rows(&self.storage(), account).await;
+            Ok(AccountBlocks { position, blocks: vec![(KEY, BlockKind::Base, bytes)] })
+        })
+    }
+
+    fn flushed(&self, _: PartitionId, _: &AccountId, _: Position) {}
+
+    fn is_live<'a>(
+        &'a self,
+        _: PartitionId,
+        _: &'a AccountId,
+        _: &'a [u8],
+        _: &'a Place,
+    ) -> LocalFuture<'a, Result<bool, SourceError>> {
+        Box::pin(async { Ok(true) })
+    }
+
+    fn relocated<'a>(
+        &'a self,
+        _: PartitionId,
+        _: &'a AccountId,
+        _: Vec<(Place, Body)>,
+    ) -> LocalFuture<'a, Result<(), SourceError>> {
+        Box::pin(async { Err(SourceError("rows do not move".into())) })
+    }
+
+    fn reset(&self, _: Option<&AccountId>) {}
+}
+
+/// Runs `work` on every shard with its storage, started from the directory; closes all.
+fn with_store<F, Fut>(dir: &Path, limits: Limits, shards: usize, work: F)
+where
+    F: Fn(Storage) -> Fut + Send + Clone + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    let dir = dir.to_owned();
+    let config = Config { shards, pin: false, ..Config::default() };
+    culver_shard::run(config, move |shard| {
+        let (dir, limits, work) = (dir.clone(), limits.clone(), work.clone());
+        async move {
+            if shard > 0 {
+                culver_shard::stopped().await;
+                return Ok::<(), String>(());
+            }
+            let mut root = Root::open(&dir, limits).await.map_err(|error| error.to_string())?;
+            let shares = root.recover(shards).await.map_err(|error| error.to_string())?;
+            for share in shares {
+                let work = work.clone();
+                mesh::call(share.shard(), move || on_shard(share, work))
+                    .await
+                    .map_err(|error| error.to_string())?;
+            }
+            drop(root);
+            culver_shard::stop();
+            Ok(())
+        }
+    })
+    .unwrap();
+}
+
+async fn on_shard<F, Fut>(share: Share, work: F)
+where
+    F: Fn(Storage) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    let storage = Storage::start(share).await.unwrap();
+    let source = Rc::new(Rows(RefCell::new(Some(storage.clone()))));
+    storage.attach(source.clone());
+    work(storage.clone()).await;
+    source.0.borrow_mut().take();
+    storage.close(false).await;
+}
+
+fn body(nth: u64) -> Vec<u8> {
+    let size =
+        if nth.is_multiple_of(40) { 300_000 + nth as usize * 1000 } else { (nth * 37 % 5000) as usize };
+    (0..size as u64).map(|at| (at.wrapping_mul(nth + 3) >> 3) as u8).collect()
+}
+
+async fn append(storage: &Storage, account: &AccountId, nth: u64) -> Place {
+    let partition = storage.partition_of(account);
+    let mut writer = storage.body_writer(partition, account, None);
+    for piece in body(nth).chunks(7001) {
+        writer.write(piece).await.unwrap();
+    }
+    let body = writer.finish().await.unwrap();
+    let committed = storage.commit(partition, account, nth.to_le_bytes().to_vec(), vec![body]).await.unwrap();
+    committed.bodies[0]
+}
+
+const ACCOUNTS: usize = 7;
+const ROWS: u64 = 120;
+
+/// Appends one third of the rows to this shard's accounts.
+async fn append_third(storage: Storage, third: u64) {
+    for nth in third * (ROWS / 3)..(third + 1) * (ROWS / 3) {
+        for account in (0..ACCOUNTS).map(account) {
+            if storage.partitions().contains(&storage.partition_of(&account)) {
+                append(&storage, &account, nth).await;
+            }
+        }
+    }
+}
+
+async fn verify(storage: Storage, thirds: u64) {
+    for account in (0..ACCOUNTS).map(account) {
+        let partition = storage.partition_of(&account);
+        if !storage.partitions().contains(&partition) {
+            continue;
+        }
+        let (_, bytes, places) = rows(&storage, &account).await;
+        let numbers: Vec<u64> =
+            bytes.chunks(40).map(|row| u64::from_le_bytes(row[..8].try_into().unwrap())).collect();
+        assert_eq!(numbers, (0..thirds * (ROWS / 3)).collect::<Vec<_>>(), "{account}");
+        for (nth, place) in numbers.iter().zip(places) {
+            let wanted = body(*nth);
+            assert!(storage.read_place(partition, &place, 0..u64::MAX).await.unwrap() == wanted);
+            let mut reader = storage.reader(partition, &place).await.unwrap();
+            let mut all = Vec::new();
+            while let Some(piece) = reader.next().await.unwrap() {
+                all.extend_from_slice(&piece);
+            }
+            assert!(all == wanted);
+        }
+    }
+}
+
+#[test]
+fn a_store_lives_through_other_shard_counts_on_a_real_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { partitions: 8, segment_octets: 1 << 20, ..Limits::default() };
+    with_store(dir.path(), limits.clone(), 1, |storage| append_third(storage, 0));
+    with_store(dir.path(), limits.clone(), 2, |storage| async move {
+        verify(storage.clone(), 1).await;
+        append_third(storage.clone(), 1).await;
+        storage.flush_all().await.unwrap();
+        storage.trim().await.unwrap();
+        verify(storage, 2).await;
+    });
+    with_store(dir.path(), limits.clone(), 1, |storage| async move {
+        verify(storage.clone(), 2).await;
+        append_third(storage.clone(), 2).await;
+        verify(storage, 3).await;
+    });
+    let path = dir.path().to_owned();
+    on_one_shard(move || {
+        let path = path.clone();
+        async move {
+            let look = &mut |_: culver_storage::Inside<'_>| Ok(Vec::new());
+            let report = check(&path, look).await.unwrap();
+            assert_eq!(report.findings, []);
+            assert!(report.bodies >= ROWS && report.tables > 0 && report.records > 0, "{report:?}");
+            for file in files(&path) {
+                let mut text = String::new();
+                match file.file_name().unwrap().to_str().unwrap() {
+                    "LOCK" => continue,
+                    name if name.starts_with("reserve-") => continue,
+                    _ => dump(&file, &mut text).await.unwrap(),
+                }
+                assert!(text.lines().count() > 0, "{}", file.display());
+            }
+        }
+    });
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false => found.push(path),
+        }
+    }
+    found
+}
+
+fn on_one_shard<F, Fut>(work: F)
+where
+    F: Fn() -> Fut + Send + Clone + 'static,
+    Fut: Future<Output = ()>,
+{
+    let config = Config { shards: 1, pin: false, ..Config::default() };
+    culver_shard::run(config, move |_| {
+        let work = work.clone();
+        async move {
+            work().await;
+            Ok::<(), String>(())
+        }
+    })
+    .unwrap();
+}
+
+/// What recovery says of the store.
+fn recovered(dir: &Path) -> Result<usize, String> {
+    let (dir, result) = (dir.to_owned(), Arc::new(Mutex::new(Err("not run".to_owned()))));
+    let out = result.clone();
+    on_one_shard(move || {
+        let (dir, out) = (dir.clone(), out.clone());
+        async move {
+            let recover = async {
+                let mut root = Root::open(&dir, Limits::default()).await?;
+                let shares = root.recover(1).await?;
+                Ok::<usize, OpenError>(shares.iter().map(Share::unflushed_records).sum())
+            };
+            *out.lock().unwrap() = recover.await.map_err(|error| error.to_string());
+        }
+    });
+    let result = result.lock().unwrap();
+    result.clone()
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 4;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_torn_end_is_an_end_and_rot_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { segment_octets: 1 << 20, ..Limits::default() };
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let places = ends.clone();
+    with_store(dir.path(), limits, 1, move |storage| {
+        let places = places.clone();
+        async move {
+            for nth in 1..=20 {
+                let place = append(&storage, &account(0), nth).await;
+                places.lock().unwrap().push(place);
+            }
+        }
+    });
+    let segment = dir.path().join("journal/1-0/1");
+    let whole = std::fs::read(&segment).unwrap();
+    let last = ends.lock().unwrap().last().unwrap().offset as usize;
+    let middle = ends.lock().unwrap()[9].offset as usize;
+
+    flip(&segment, middle + 50);
+    let error = recovered(dir.path()).unwrap_err();
+    assert!(error.contains("journal/1-0/1 at octet") && error.contains("restore"), "{error}");
+    std::fs::write(&segment, &whole).unwrap();
+    flip(&segment, 9);
+    let error = recovered(dir.path()).unwrap_err();
+    assert!(error.contains("header"), "{error}");
+    std::fs::write(&segment, &whole).unwrap();
+
+    // The last batch may have been torn; nobody can tell it from one that never was durable.
+    flip(&segment, last + 50);
+    assert_eq!(recovered(dir.path()), Ok(19));
+    // From that start on the end is known, and its loss is one.
+    flip(&segment, last - 200);
+    let error = recovered(dir.path()).unwrap_err();
+    assert!(error.contains("were committed and cannot be read"), "{error}");
+}
+
+#[test]
+fn missing_files_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { partitions: 4, segment_octets: 256 << 10, ..Limits::default() };
+    with_store(dir.path(), limits, 1, |storage| async move {
+        append_third(storage.clone(), 0).await;
+        storage.flush_all().await.unwrap();
+        append_third(storage.clone(), 1).await;
+    });
+    for file in files(dir.path()) {
+        let name = file.strip_prefix(dir.path()).unwrap().to_str().unwrap().to_owned();
+        // A low mark only saves work, and nobody can tell a last segment that is gone from one that was never made.
+        let last = name == format!("journal/1-0/{}", files(&dir.path().join("journal/1-0")).len());
+        if name == "LOCK" || name.starts_with("reserve-") || name.starts_with("low/") || last {
+            continue;
+        }
+        let aside = dir.path().join("LOCK.aside");
+        std::fs::rename(&file, &aside).unwrap();
+        let result = recovered(dir.path());
+        std::fs::rename(&aside, &file).unwrap();
+        if let Err(error) = result {
+            assert!(
+                error.contains(&name) || error.contains("owner") || error.contains("STORE"),
+                "{name}: {error}"
+            );
+        } else {
+            panic!("{name} was missing and nobody missed it");
+        }
+    }
+}
+
+#[test]
+fn a_second_process_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_owned();
+    on_one_shard(move || {
+        let path = path.clone();
+        async move {
+            let first = Root::open(&path, Limits::default()).await.unwrap();
+            let Err(error) = Root::open(&path, Limits::default()).await else { panic!("not refused") };
+            assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+            drop(first);
+            Root::open(&path, Limits::default()).await.unwrap();
+        }
+    });
+}
+
+#[test]
+#[ignore = "writes 256 MiB"]
+fn a_backlog_of_256_mib_is_recovered_within_3_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { flush_octets: 1 << 30, unflushed_octets_max: 1 << 30, ..Limits::default() };
+    with_store(dir.path(), limits, 1, |storage| async move {
+        for nth in 0..1024 {
+            let account = account(nth);
+            let body = Body::inline(vec![nth as u8; 256 << 10], storage.limits()).ok().unwrap();
+            let partition = storage.partition_of(&account);
+            let told = Box::new(|result: Result<_, _>| drop(result));
+            storage.submit_wait(partition, &account, vec![1; 300], vec![body], false, told).await.unwrap();
+        }
+    });
+    let path = dir.path().to_owned();
+    on_one_shard(move || {
+        let path = path.clone();
+        async move {
+            let begun = time::now();
+            let mut root = Root::open(&path, Limits::default()).await.unwrap();
+            let shares = root.recover(2).await.unwrap();
+            let records: usize = shares.iter().map(Share::unflushed_records).sum();
+            println!("recovered {records} records of 256 MiB in {:?}", begun.elapsed());
+            assert_eq!(records, 1024);
+            assert!(begun.elapsed().as_secs_f64() < 3.0);
+        }
+    });
+}

@@ -1,0 +1,123 @@
+//! The model test: random commands of several sessions, on the server and on a model in plain maps; all that the server
+//! says must be what the model says.
+//!
+//! Commands are played one after the other, so each answer is determined. A sequence that fails is made shorter, and
+//! is printed with all that went over the wire.
+//!
+//! `CULVER_MODEL_RUNS`: sequences for each test. `CULVER_MODEL_SEED`: the seed of the first; those after it count up.
+//!
+//! # RFC
+//! RFC 3501, 3348, 4315, 4731, 5182, 6851, 7162.
+
+mod account;
+mod op;
+mod play;
+mod random;
+mod server;
+mod session;
+mod wire;
+
+use std::env;
+
+use op::Op;
+use play::World;
+use random::Random;
+use server::Server;
+
+/// Accounts for the runs of one test; each run has one of its own.
+const RUNS_MAX: usize = 1000;
+const RUNS: usize = 400;
+/// Accounts for attempts at a shorter sequence.
+const ATTEMPTS_MAX: usize = 200;
+/// Commands of a run, besides those that fill the INBOX.
+const OPS_MIN: usize = 40;
+const OPS_MAX: usize = 160;
+/// Lines of the conversation that a failure shows.
+const TRACE_LINES: usize = 400;
+
+struct Failure {
+    /// The command at which it failed.
+    at: usize,
+    why: String,
+    trace: Vec<String>,
+}
+
+fn run(server: &Server, user: usize, kinds: &[usize], ops: &[Op]) -> Result<(), Failure> {
+    let failure = |at: usize, why: String, world: Option<&World>| Failure {
+        at,
+        why,
+        trace: world.map_or_else(Vec::new, |world| world.trace.borrow().clone()),
+    };
+    let mut world = World::new(server.imap, user, kinds).map_err(|why| failure(0, why, None))?;
+    for (at, op) in ops.iter().enumerate() {
+        if let Err(why) = world.play(op) {
+            return Err(failure(at, format!("{op:?}\n{why}"), Some(&world)));
+        }
+    }
+    world.finish().map_err(|why| failure(ops.len(), format!("at the end\n{why}"), Some(&world)))
+}
+
+/// The shortest sequence found that still fails, and how it does.
+fn shorten(server: &Server, kinds: &[usize], ops: &[Op], mut failure: Failure) -> (Vec<Op>, Failure) {
+    let mut ops = ops[..(failure.at + 1).min(ops.len())].to_vec();
+    let mut users = RUNS_MAX..RUNS_MAX + ATTEMPTS_MAX;
+    let mut chunk = ops.len() / 2;
+    while chunk > 0 {
+        let mut from = 0;
+        while from < ops.len() {
+            let mut fewer = ops.clone();
+            fewer.drain(from..(from + chunk).min(ops.len()));
+            let Some(user) = users.next() else { return (ops, failure) };
+            match run(server, user, kinds, &fewer) {
+                Err(found) => {
+                    fewer.truncate(found.at + 1);
+                    (ops, failure) = (fewer, found);
+                }
+                Ok(()) => from += chunk,
+            }
+        }
+        chunk /= 2;
+    }
+    (ops, failure)
+}
+
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value}: not a number")))
+}
+
+fn compare(exercise_state: bool) {
+    let runs = number("CULVER_MODEL_RUNS").map_or(RUNS, |runs| runs as usize).min(RUNS_MAX);
+    let seed = number("CULVER_MODEL_SEED").unwrap_or_else(Random::seed);
+    println!("CULVER_MODEL_SEED={seed} CULVER_MODEL_RUNS={runs}");
+    let server = Server::start(RUNS_MAX + ATTEMPTS_MAX, exercise_state);
+    for at in 0..runs {
+        let seed = seed.wrapping_add(at as u64);
+        let mut random = Random::new(seed);
+        let sessions = 2 + random.below(3);
+        let first = random.below(3);
+        let kinds: Vec<usize> = (0..sessions).map(|session| (first + session) % 3).collect();
+        let count = OPS_MIN + random.below(OPS_MAX - OPS_MIN);
+        let ops = op::sequence(&mut random, sessions, count);
+        let Err(failure) = run(&server, at, &kinds, &ops) else { continue };
+        let (ops, failure) = shorten(&server, &kinds, &ops, failure);
+        let skipped = failure.trace.len().saturating_sub(TRACE_LINES);
+        for line in &failure.trace[skipped..] {
+            println!("{line}");
+        }
+        for (at, op) in ops.iter().enumerate() {
+            println!("{at}: {op:?}");
+        }
+        println!("server log:\n{}", server.log());
+        panic!("CULVER_MODEL_SEED={seed} CULVER_MODEL_RUNS=1, sessions {kinds:?}: {}", failure.why);
+    }
+}
+
+#[test]
+fn sessions_agree_with_the_model() {
+    compare(false);
+}
+
+#[test]
+fn sessions_that_move_between_commands_agree_with_the_model() {
+    compare(true);
+}
