@@ -208,12 +208,12 @@ impl Config {
         root.duration("drain", problems, |value| config.drain = value);
 
         let mut storage = root.section("storage", problems);
-        match storage.required_text("url", "url = \"file:///var/lib/culver\"", problems) {
-            Some((url, line)) => match store_directory(&url) {
+        if let Some((url, line)) = storage.required_text("url", "url = \"file:///var/lib/culver\"", problems)
+        {
+            match store_directory(&url) {
                 Ok(directory) => config.storage.directory = directory,
                 Err(why) => problems.at(line, "storage.url", &why, "write file:///absolute/path"),
-            },
-            None => {}
+            }
         }
         storage.finish(problems);
 

@@ -86,7 +86,7 @@ enum Flow {
     Idle,
     StartTls,
     HandOver { tag: String, account: AccountId, connection: super::auth::Connection },
-    Append(append::Incoming),
+    Append(Box<append::Incoming>),
     End(End),
 }
 
@@ -176,9 +176,8 @@ impl Imap {
             }
             Err(error) => End::Io(error),
         };
-        match &end {
-            End::Bye(reason) => reason.write_bye(&mut self.out),
-            _ => {}
+        if let End::Bye(reason) = &end {
+            reason.write_bye(&mut self.out);
         }
         let _ = time::deadline(Duration::from_secs(5), self.flush()).await;
         let _ = time::deadline(Duration::from_secs(5), self.conn.shutdown()).await;

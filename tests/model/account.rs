@@ -19,12 +19,48 @@ pub struct Content {
 }
 
 pub const CONTENTS: [Content; 6] = [
-    Content { from: "anna", subject: "apple", body: "river", sent: (20240105, "Fri, 5 Jan 2024 23:30:00 -0500"), tagged: false },
-    Content { from: "boris", subject: "pear", body: "stone river", sent: (20240106, "Sat, 6 Jan 2024 00:10:00 +0900"), tagged: true },
-    Content { from: "anna", subject: "plum apple", body: "cloud", sent: (20231231, "Sun, 31 Dec 2023 23:59:59 +0000"), tagged: false },
-    Content { from: "clara", subject: "pear plum", body: "stone", sent: (20240301, "Fri, 1 Mar 2024 12:00:00 +0100"), tagged: true },
-    Content { from: "boris", subject: "apple", body: "cloud river stone", sent: (20240229, "Thu, 29 Feb 2024 12:00:00 +0100"), tagged: false },
-    Content { from: "clara", subject: "fig", body: "", sent: (20240105, "Fri, 5 Jan 2024 01:00:00 +0000"), tagged: false },
+    Content {
+        from: "anna",
+        subject: "apple",
+        body: "river",
+        sent: (20240105, "Fri, 5 Jan 2024 23:30:00 -0500"),
+        tagged: false,
+    },
+    Content {
+        from: "boris",
+        subject: "pear",
+        body: "stone river",
+        sent: (20240106, "Sat, 6 Jan 2024 00:10:00 +0900"),
+        tagged: true,
+    },
+    Content {
+        from: "anna",
+        subject: "plum apple",
+        body: "cloud",
+        sent: (20231231, "Sun, 31 Dec 2023 23:59:59 +0000"),
+        tagged: false,
+    },
+    Content {
+        from: "clara",
+        subject: "pear plum",
+        body: "stone",
+        sent: (20240301, "Fri, 1 Mar 2024 12:00:00 +0100"),
+        tagged: true,
+    },
+    Content {
+        from: "boris",
+        subject: "apple",
+        body: "cloud river stone",
+        sent: (20240229, "Thu, 29 Feb 2024 12:00:00 +0100"),
+        tagged: false,
+    },
+    Content {
+        from: "clara",
+        subject: "fig",
+        body: "",
+        sent: (20240105, "Fri, 5 Jan 2024 01:00:00 +0000"),
+        tagged: false,
+    },
 ];
 
 impl Content {
@@ -32,7 +68,8 @@ impl Content {
         let tag = if self.tagged { "X-Tag: yes\r\n" } else { "" };
         let body = if self.body.is_empty() { String::new() } else { format!("{}\r\n", self.body) };
         let Content { from, subject, sent, .. } = self;
-        format!("Date: {}\r\nFrom: <{from}@example.test>\r\nSubject: {subject}\r\n{tag}\r\n{body}", sent.1).into_bytes()
+        format!("Date: {}\r\nFrom: <{from}@example.test>\r\nSubject: {subject}\r\n{tag}\r\n{body}", sent.1)
+            .into_bytes()
     }
 }
 
@@ -75,6 +112,10 @@ pub struct Mailbox {
     going: Vec<u32>,
     /// The first UID that no session has had as \Recent.
     pub recent_from: u32,
+    /// Another session idles here: which of the two is told of a message first is not determined.
+    pub raced: bool,
+    /// Messages that came so: either may have them as \Recent.
+    pub unsure: BTreeSet<u32>,
 }
 
 impl Mailbox {
@@ -89,12 +130,17 @@ impl Mailbox {
             gone: Vec::new(),
             going: Vec::new(),
             recent_from: 1,
+            raced: false,
+            unsure: BTreeSet::new(),
         }
     }
 
     pub fn add(&mut self, content: usize, date: usize, flags: Flags) -> u32 {
         let uid = self.uid_next;
         self.uid_next += 1;
+        if self.raced {
+            self.unsure.insert(uid);
+        }
         self.messages.insert(uid, Message { content, date, flags, modseq: None });
         uid
     }
@@ -114,7 +160,9 @@ impl Mailbox {
     }
 
     pub fn is_changed(&self) -> bool {
-        self.highest == 0 || !self.going.is_empty() || self.messages.values().any(|message| message.modseq.is_none())
+        self.highest == 0
+            || !self.going.is_empty()
+            || self.messages.values().any(|message| message.modseq.is_none())
     }
 
     /// Takes what the server says of it: HIGHESTMODSEQ, and the MODSEQ of each message.
@@ -128,10 +176,14 @@ impl Mailbox {
             let given = modseqs[uid];
             match message.modseq {
                 Some(known) if known != given => {
-                    return Err(format!("UID {uid} was not changed, but its MODSEQ went from {known} to {given}"));
+                    return Err(format!(
+                        "UID {uid} was not changed, but its MODSEQ went from {known} to {given}"
+                    ));
                 }
                 None if given <= before || given > highest => {
-                    return Err(format!("UID {uid} was changed: MODSEQ {given}, HIGHESTMODSEQ {before} to {highest}"));
+                    return Err(format!(
+                        "UID {uid} was changed: MODSEQ {given}, HIGHESTMODSEQ {before} to {highest}"
+                    ));
                 }
                 _ => message.modseq = Some(given),
             }
@@ -195,7 +247,9 @@ pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
             let level = name.iter().position(|byte| *byte == b'/').unwrap_or(name.len());
             (0..=level).any(|at| matches(rest, &name[at..]))
         }
-        Some((byte, rest)) => name.split_first().is_some_and(|(first, name)| first == byte && matches(rest, name)),
+        Some((byte, rest)) => {
+            name.split_first().is_some_and(|(first, name)| first == byte && matches(rest, name))
+        }
     }
 }
 

@@ -7,14 +7,27 @@ use crate::random::Random;
 pub const NAMES: [&str; 11] =
     ["INBOX", "INBOX", "A", "A/B", "A/B/C", "D", "D/E", "INBOX/K", "inbox/k", "Entw&APw-rfe", "iNboX"];
 pub const PATTERNS: [(&str, &str); 9] = [
-    ("", "*"), ("", "%"), ("", "A/%"), ("A/", "%"), ("", "%/%"), ("", "inbox*"), ("", "D"), ("", "*B*"), ("", "%/B%"),
+    ("", "*"),
+    ("", "%"),
+    ("", "A/%"),
+    ("A/", "%"),
+    ("", "%/%"),
+    ("", "inbox*"),
+    ("", "D"),
+    ("", "*B*"),
+    ("", "%/B%"),
 ];
-pub const FLAGS: [&str; 8] = ["\\seen", "\\deleted", "\\flagged", "\\answered", "\\draft", "work", "$later", "junk"];
+pub const FLAGS: [&str; 8] =
+    ["\\seen", "\\deleted", "\\flagged", "\\answered", "\\draft", "work", "$later", "junk"];
 pub const WORDS: [&str; 12] =
     ["apple", "PEAR", "plum", "fig", "river", "Stone", "cloud", "anna", "boris", "clara", "nowhere", "ppl"];
 pub const SEARCH_DATES: [(u32, &str); 6] = [
-    (20240105, "5-Jan-2024"), (20240106, "06-Jan-2024"), (20231231, "31-Dec-2023"), (20240101, "1-Jan-2024"),
-    (20240229, "29-Feb-2024"), (20240301, "1-Mar-2024"),
+    (20240105, "5-Jan-2024"),
+    (20240106, "06-Jan-2024"),
+    (20231231, "31-Dec-2023"),
+    (20240101, "1-Jan-2024"),
+    (20240229, "29-Feb-2024"),
+    (20240301, "1-Mar-2024"),
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -83,11 +96,28 @@ pub enum Known {
 
 #[derive(Clone, Debug)]
 pub enum Act {
-    Append { to: usize, flags: Vec<usize>, date: usize, content: usize },
-    Store { uid: bool, set: Pick, how: How, silent: bool, flags: Vec<usize>, unchanged_since: Option<u16> },
+    Append {
+        to: usize,
+        flags: Vec<usize>,
+        date: usize,
+        content: usize,
+    },
+    Store {
+        uid: bool,
+        set: Pick,
+        how: How,
+        silent: bool,
+        flags: Vec<usize>,
+        unchanged_since: Option<u16>,
+    },
     Expunge,
     UidExpunge(Pick),
-    Copy { uid: bool, set: Pick, to: usize, remove: bool },
+    Copy {
+        uid: bool,
+        set: Pick,
+        to: usize,
+        remove: bool,
+    },
     Create(usize, bool),
     Delete(usize),
     Rename(usize, usize),
@@ -95,15 +125,37 @@ pub enum Act {
     List(usize),
     Lsub(usize),
     Status(usize, bool),
-    Select { name: usize, read_only: bool, condstore: bool, resync: Option<Known> },
+    Select {
+        name: usize,
+        read_only: bool,
+        condstore: bool,
+        resync: Option<Known>,
+    },
     Unselect,
     Close,
     Noop,
     Check,
-    Fetch { uid: bool, set: Pick, items: u8, changed_since: Option<u16>, vanished: bool },
-    Body { uid: bool, set: Pick, peek: bool, partial: Option<(u32, u32)> },
-    Search { uid: bool, key: Key, returns: Option<Returns> },
-    Reconnect { logout: bool },
+    Fetch {
+        uid: bool,
+        set: Pick,
+        items: u8,
+        changed_since: Option<u16>,
+        vanished: bool,
+    },
+    Body {
+        uid: bool,
+        set: Pick,
+        peek: bool,
+        partial: Option<(u32, u32)>,
+    },
+    Search {
+        uid: bool,
+        key: Key,
+        returns: Option<Returns>,
+    },
+    Reconnect {
+        logout: bool,
+    },
     /// With a NOOP behind it, in one packet.
     Followed(Box<Act>),
     /// IDLE, while another session does this.
@@ -235,7 +287,9 @@ fn act(random: &mut Random) -> Act {
             peek: !random.one_in(3),
             partial: maybe(random, 2, |random| (random.below(150) as u32, 1 + random.below(150) as u32)),
         },
-        88..98 => Act::Search { uid: random.one_in(2), key: key(random, 3), returns: maybe(random, 2, returns) },
+        88..98 => {
+            Act::Search { uid: random.one_in(2), key: key(random, 3), returns: maybe(random, 2, returns) }
+        }
         _ => Act::Reconnect { logout: random.one_in(2) },
     }
 }
@@ -255,13 +309,20 @@ fn any(random: &mut Random, session: usize, sessions: usize) -> Act {
         0 => Act::Followed(Box::new(plain(random, |act| {
             matches!(
                 act,
-                Act::Append { .. } | Act::Store { .. } | Act::Fetch { .. } | Act::Search { .. } | Act::List(_)
-                    | Act::Copy { remove: false, .. } | Act::Status(..) | Act::Subscribe(..)
+                Act::Append { .. }
+                    | Act::Store { .. }
+                    | Act::Fetch { .. }
+                    | Act::Search { .. }
+                    | Act::List(_)
+                    | Act::Copy { remove: false, .. }
+                    | Act::Status(..)
+                    | Act::Subscribe(..)
             )
         }))),
         1 => {
             let other = (session + 1 + random.below(sessions - 1)) % sessions;
-            let act = plain(random, |act| !matches!(act, Act::Noop | Act::Check | Act::List(_) | Act::Lsub(_)));
+            let act =
+                plain(random, |act| !matches!(act, Act::Noop | Act::Check | Act::List(_) | Act::Lsub(_)));
             Act::Idle(Box::new(Op { session: other, act }))
         }
         _ => act(random),

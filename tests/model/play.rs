@@ -111,7 +111,8 @@ impl World {
     pub fn new(address: SocketAddr, user: usize, kinds: &[usize]) -> Result<World, String> {
         let trace: Trace = Rc::new(RefCell::new(Vec::new()));
         let observer = login(address, "observer", user, &trace)?;
-        let mut world = World { address, user, trace, account: Account::new(), sessions: Vec::new(), observer };
+        let mut world =
+            World { address, user, trace, account: Account::new(), sessions: Vec::new(), observer };
         for kind in kinds {
             let wire = login(address, "", user, &world.trace)?;
             world.sessions.push(Session {
@@ -151,7 +152,10 @@ impl World {
 
     /// Compares every mailbox that the model says has changed with the server's, and `also` whatever it says.
     fn observe(&mut self, also: Option<u32>) -> Played {
-        let looked_at: Vec<String> = self.account.mailboxes.iter()
+        let looked_at: Vec<String> = self
+            .account
+            .mailboxes
+            .iter()
             .filter(|(_, mailbox)| mailbox.selectable && (mailbox.is_changed() || also == Some(mailbox.key)))
             .map(|(name, _)| name.clone())
             .collect();
@@ -179,7 +183,11 @@ impl World {
         let mailbox = self.account.mailboxes.get_mut(name).expect("the caller lists it");
         let next = u64::from(mailbox.uid_next);
         check!(number("UIDNEXT")? == next, "UIDNEXT is {}, not {next}", number("UIDNEXT")?);
-        check!(exists as usize == mailbox.messages.len(), "{exists} messages, not {}", mailbox.messages.len());
+        check!(
+            exists as usize == mailbox.messages.len(),
+            "{exists} messages, not {}",
+            mailbox.messages.len()
+        );
         let mut modseqs = BTreeMap::new();
         if exists > 0 {
             let answer = self.observer.command(b"UID FETCH 1:* (FLAGS MODSEQ)")?;
@@ -191,12 +199,16 @@ impl World {
                     match value {
                         FetchValue::Uid(given) => uid = given,
                         FetchValue::ModSeq(given) => modseq = given.get(),
-                        FetchValue::Flags(names) => flags = names.iter().map(|name| name.to_ascii_lowercase()).collect(),
+                        FetchValue::Flags(names) => {
+                            flags = names.iter().map(|name| name.to_ascii_lowercase()).collect()
+                        }
                         _ => {}
                     }
                 }
                 flags.remove("\\recent");
-                let Some(message) = mailbox.messages.get(&uid) else { return Err(format!("UID {uid} is there")) };
+                let Some(message) = mailbox.messages.get(&uid) else {
+                    return Err(format!("UID {uid} is there"));
+                };
                 check!(flags == message.flags, "UID {uid} has {flags:?}, not {:?}", message.flags);
                 modseqs.insert(uid, modseq);
             }
@@ -230,8 +242,16 @@ impl World {
     fn play_act(&mut self, at: usize, act: &Act) -> Played {
         let needs_mailbox = matches!(
             act,
-            Act::Store { .. } | Act::Expunge | Act::UidExpunge(_) | Act::Copy { .. } | Act::Unselect | Act::Close
-                | Act::Check | Act::Fetch { .. } | Act::Body { .. } | Act::Search { .. }
+            Act::Store { .. }
+                | Act::Expunge
+                | Act::UidExpunge(_)
+                | Act::Copy { .. }
+                | Act::Unselect
+                | Act::Close
+                | Act::Check
+                | Act::Fetch { .. }
+                | Act::Body { .. }
+                | Act::Search { .. }
         );
         if needs_mailbox && self.sessions[at].selected.is_none() {
             return self.select(at, "INBOX", false, false, None);
@@ -257,7 +277,11 @@ impl World {
                 let command = if *on { "SUBSCRIBE" } else { "UNSUBSCRIBE" };
                 let subscribed = canonical(NAMES[*name]);
                 self.change_list(at, &format!("{command} {}", NAMES[*name]), |account| {
-                    if *on { account.subscriptions.insert(subscribed) } else { account.subscriptions.remove(&subscribed) };
+                    if *on {
+                        account.subscriptions.insert(subscribed)
+                    } else {
+                        account.subscriptions.remove(&subscribed)
+                    };
                     Ok(())
                 })
             }
@@ -299,9 +323,16 @@ impl World {
         check!(begun.status == Status::PreAuth, "IDLE: {:?}", begun.status);
         self.absorb(at, &begun, true)?;
         self.sessions[at].converged(&self.account)?;
-        self.play(op)?;
-        let answer = self.sessions[at].wire.end_idle(begun.tag)?;
         let selected = self.sessions[at].selected.as_ref().map(|selected| selected.key);
+        let raced = |account: &mut Account, raced: bool| {
+            if let Some(mailbox) = selected.and_then(|key| account.by_key_mut(key)) {
+                mailbox.raced = raced;
+            }
+        };
+        raced(&mut self.account, true);
+        self.play(op)?;
+        raced(&mut self.account, false);
+        let answer = self.sessions[at].wire.end_idle(begun.tag)?;
         if selected.is_some_and(|key| self.account.by_key(key).is_none_or(|mailbox| !mailbox.selectable)) {
             check!(answer.bye || self.sessions[at].wire.ended()?, "the selected mailbox is gone, and no BYE");
             return self.reconnect(at, false);
@@ -326,10 +357,15 @@ impl World {
         let expunges = expunges && session.wire.second.is_none();
         let gathered = session.absorb(answer, &mut self.account, expunges)?;
         let told = gathered.codes_of("HIGHESTMODSEQ").chain(
-            answer.code.iter().filter(|(name, _)| name == "HIGHESTMODSEQ").map(|(_, arguments)| arguments.as_str()),
+            answer
+                .code
+                .iter()
+                .filter(|(name, _)| name == "HIGHESTMODSEQ")
+                .map(|(_, arguments)| arguments.as_str()),
         );
         for told in told {
-            session.told_highest(&self.account, told.parse().map_err(|_| format!("HIGHESTMODSEQ {told}"))?)?;
+            session
+                .told_highest(&self.account, told.parse().map_err(|_| format!("HIGHESTMODSEQ {told}"))?)?;
         }
         Ok(gathered)
     }
@@ -382,7 +418,10 @@ impl World {
                 let uid = mailbox.add(content, date, flags);
                 let expected = format!("{} {uid}", mailbox.validity);
                 let (code, given) = answer.code.clone().unwrap_or_default();
-                check!(code == "APPENDUID" && given == expected, "[{code} {given}], not [APPENDUID {expected}]");
+                check!(
+                    code == "APPENDUID" && given == expected,
+                    "[{code} {given}], not [APPENDUID {expected}]"
+                );
                 Some(mailbox.key)
             }
         };
@@ -446,7 +485,11 @@ impl World {
         self.observe(Some(key))?;
         let gathered = self.absorb(at, &answer, uid)?;
         if !modified.is_empty() {
-            check!(answer.code() == "MODIFIED" && answer.status != Status::Bad, "[{}], not MODIFIED", answer.code());
+            check!(
+                answer.code() == "MODIFIED" && answer.status != Status::Bad,
+                "[{}], not MODIFIED",
+                answer.code()
+            );
             let given = answer.code.as_ref().and_then(|(_, arguments)| listed(arguments));
             check!(given.as_ref() == Some(&shown), "MODIFIED {given:?}, not {shown:?}");
         } else if gone > 0 {
@@ -458,9 +501,10 @@ impl World {
         let (condstore, must) = (self.sessions[at].condstore, !silent || limit.is_some());
         for uid in stored.iter().filter(|_| must) {
             // RFC 7162 §3.1.3: a conditional STORE tells the MODSEQ even with .SILENT.
-            let told = gathered.rows.iter().any(|row| {
-                row.uid == *uid && (*silent || row.flags) && (!condstore || row.modseq)
-            });
+            let told = gathered
+                .rows
+                .iter()
+                .any(|row| row.uid == *uid && (*silent || row.flags) && (!condstore || row.modseq));
             check!(told, "STORE tells nothing of UID {uid}");
         }
         Ok(())
@@ -494,7 +538,11 @@ impl World {
             let left = selected.view.iter().find(|uid| !mailbox.messages.contains_key(uid));
             check!(left.is_none(), "EXPUNGE did not tell that UID {left:?} is gone");
             // RFC 7162 §3.2.7.
-            check!(!session.qresync || answer.code() == "HIGHESTMODSEQ", "no HIGHESTMODSEQ: [{}]", answer.code());
+            check!(
+                !session.qresync || answer.code() == "HIGHESTMODSEQ",
+                "no HIGHESTMODSEQ: [{}]",
+                answer.code()
+            );
         }
         Ok(())
     }
@@ -506,7 +554,8 @@ impl World {
         let answer = self.sessions[at].wire.command(command.as_bytes())?;
         let (_, selected, mailbox) = self.session(at);
         let (from_key, read_only) = (selected.key, selected.read_only);
-        let there: Vec<u32> = named.iter().copied().filter(|uid| mailbox.messages.contains_key(uid)).collect();
+        let there: Vec<u32> =
+            named.iter().copied().filter(|uid| mailbox.messages.contains_key(uid)).collect();
         let messages: Vec<_> = there.iter().map(|uid| mailbox.messages[uid].clone()).collect();
         let mut faults = Vec::new();
         match self.account.mailboxes.get(&canonical(name)) {
@@ -528,31 +577,45 @@ impl World {
         ok(&answer)?;
         let target = self.account.mailboxes.get_mut(&canonical(name)).expect("looked up above");
         let (validity, to_key) = (target.validity, target.key);
-        let given: Vec<u32> =
-            messages.into_iter().map(|message| target.add(message.content, message.date, message.flags)).collect();
+        let given: Vec<u32> = messages
+            .into_iter()
+            .map(|message| target.add(message.content, message.date, message.flags))
+            .collect();
         if remove {
             self.account.by_key_mut(from_key).expect("play sees to it").expunge(there.iter().copied());
         }
         self.observe(Some(from_key))?;
         self.observe(Some(to_key))?;
         let gathered = self.absorb(at, &answer, true)?;
-        let tagged = answer.code.as_ref().filter(|(name, _)| name == "COPYUID").map(|(_, arguments)| arguments.as_str());
+        let tagged = answer
+            .code
+            .as_ref()
+            .filter(|(name, _)| name == "COPYUID")
+            .map(|(_, arguments)| arguments.as_str());
         let code = gathered.code("COPYUID").or(tagged);
         if there.is_empty() {
             check!(code.is_none(), "COPYUID where nothing was copied");
             return Ok(());
         }
         let mut words = code.ok_or("no COPYUID")?.split(' ');
-        let said = (words.next().map(str::to_owned), words.next().and_then(listed), words.next().and_then(listed));
+        let said =
+            (words.next().map(str::to_owned), words.next().and_then(listed), words.next().and_then(listed));
         let expected = (Some(validity.to_string()), Some(there.clone()), Some(given.clone()));
         check!(said == expected, "COPYUID {said:?}, not {expected:?}");
         if remove {
             // RFC 6851 §4.3: else a client cannot tell what went where.
-            check!(!gathered.expunged_before_copyuid && tagged.is_none(), "MOVE told the expunge before COPYUID");
+            check!(
+                !gathered.expunged_before_copyuid && tagged.is_none(),
+                "MOVE told the expunge before COPYUID"
+            );
             let (session, selected, _) = self.session(at);
             let left = there.iter().find(|uid| selected.in_view(**uid));
             check!(left.is_none(), "MOVE did not tell that UID {left:?} is gone");
-            check!(!session.qresync || answer.code() == "HIGHESTMODSEQ", "no HIGHESTMODSEQ: [{}]", answer.code());
+            check!(
+                !session.qresync || answer.code() == "HIGHESTMODSEQ",
+                "no HIGHESTMODSEQ: [{}]",
+                answer.code()
+            );
         }
         Ok(())
     }
@@ -590,7 +653,8 @@ impl World {
 
     fn list(&mut self, at: usize, (reference, pattern): (&str, &str), lsub: bool) -> Played {
         let command = if lsub { "LSUB" } else { "LIST" };
-        let answer = self.sessions[at].wire.command(format!("{command} \"{reference}\" \"{pattern}\"").as_bytes())?;
+        let answer =
+            self.sessions[at].wire.command(format!("{command} \"{reference}\" \"{pattern}\"").as_bytes())?;
         ok(&answer)?;
         let gathered = self.absorb(at, &answer, true)?;
         let whole = canonical_pattern(&format!("{reference}{pattern}"));
@@ -608,8 +672,14 @@ impl World {
             let (unselectable, children) = list[name];
             check!(noselect == unselectable, "{name}: \\Noselect is {unselectable}: {attributes:?}");
             // RFC 3348 §3.
-            check!(attributes.contains("\\haschildren") == children, "{name}: children {children}: {attributes:?}");
-            check!(attributes.contains("\\hasnochildren") != children, "{name}: children {children}: {attributes:?}");
+            check!(
+                attributes.contains("\\haschildren") == children,
+                "{name}: children {children}: {attributes:?}"
+            );
+            check!(
+                attributes.contains("\\hasnochildren") != children,
+                "{name}: children {children}: {attributes:?}"
+            );
         }
         Ok(())
     }
@@ -633,27 +703,50 @@ impl World {
         check!(gathered.status.len() == 1, "{} STATUS responses", gathered.status.len());
         let (given, values) = &gathered.status[0];
         check!(canonical(given) == canonical(name), "STATUS of {given}");
-        let unseen = mailbox.messages.values().filter(|message| !message.flags.contains("\\seen")).count() as u32;
-        let size: usize = mailbox.messages.values().map(|message| CONTENTS[message.content].octets().len()).sum();
+        let unseen =
+            mailbox.messages.values().filter(|message| !message.flags.contains("\\seen")).count() as u32;
+        let size: usize =
+            mailbox.messages.values().map(|message| CONTENTS[message.content].octets().len()).sum();
         let recent = mailbox.messages.range(mailbox.recent_from..).count() as u32;
-        let said = (values.messages, values.uid_next, values.uid_validity, values.unseen, values.size, values.recent);
+        let said = (
+            values.messages,
+            values.uid_next,
+            values.uid_validity,
+            values.unseen,
+            values.size,
+            values.recent,
+        );
         let count = mailbox.messages.len() as u32;
         let expected = (
-            Some(count), Some(mailbox.uid_next), Some(mailbox.validity), Some(unseen), Some(size as u64), Some(recent),
+            Some(count),
+            Some(mailbox.uid_next),
+            Some(mailbox.validity),
+            Some(unseen),
+            Some(size as u64),
+            Some(recent),
         );
         check!(said == expected, "STATUS {said:?}, not {expected:?}");
         check!(values.highest_modseq.is_some() == modseq, "HIGHESTMODSEQ: {:?}", values.highest_modseq);
         if let Some(highest) = values.highest_modseq.map(|highest| highest.get()) {
             let session = &mut self.sessions[at];
             match &session.selected {
-                Some(selected) if selected.key == mailbox.key => session.told_highest(&self.account, highest)?,
+                Some(selected) if selected.key == mailbox.key => {
+                    session.told_highest(&self.account, highest)?
+                }
                 _ => check!(highest == mailbox.highest, "HIGHESTMODSEQ {highest}, not {}", mailbox.highest),
             }
         }
         Ok(())
     }
 
-    fn select(&mut self, at: usize, name: &str, read_only: bool, condstore: bool, resync: Option<Known>) -> Played {
+    fn select(
+        &mut self,
+        at: usize,
+        name: &str,
+        read_only: bool,
+        condstore: bool,
+        resync: Option<Known>,
+    ) -> Played {
         let name_now = canonical(name);
         let session = &mut self.sessions[at];
         let had = session.selected.is_some();
@@ -701,9 +794,12 @@ impl World {
         if let Some(kept) = &resync {
             // RFC 7162 §3.2.5.2: of other UIDs than those that are given nothing is told.
             selected.cache.retain(|uid, _| !asked(*uid));
-            selected.cache.extend(kept.cache.iter().filter(|(uid, _)| asked(**uid)).map(|(uid, known)| (*uid, known.clone())));
+            selected.cache.extend(
+                kept.cache.iter().filter(|(uid, _)| asked(**uid)).map(|(uid, known)| (*uid, known.clone())),
+            );
         }
-        let (highest, validity, next, key) = (mailbox.highest, mailbox.validity, mailbox.uid_next, mailbox.key);
+        let (highest, validity, next, key) =
+            (mailbox.highest, mailbox.validity, mailbox.uid_next, mailbox.key);
         let unseen = mailbox.messages.values().position(|message| !message.flags.contains("\\seen"));
         self.sessions[at].selected = Some(selected);
         check!(!answer.bye, "BYE");
@@ -711,9 +807,13 @@ impl World {
         if let (Some(gone), Some(known)) = (&gathered.vanished_earlier, &known) {
             check!(gone.is_subset(known), "VANISHED {gone:?}, which are not all known");
         }
-        check!(gathered.vanished_earlier.is_none() || resync.is_some(), "VANISHED (EARLIER) was not asked for");
+        check!(
+            gathered.vanished_earlier.is_none() || resync.is_some(),
+            "VANISHED (EARLIER) was not asked for"
+        );
         self.sessions[at].agrees(&self.account, asked)?;
-        let told: u64 = gathered.code("HIGHESTMODSEQ").and_then(|told| told.parse().ok()).ok_or("no HIGHESTMODSEQ")?;
+        let told: u64 =
+            gathered.code("HIGHESTMODSEQ").and_then(|told| told.parse().ok()).ok_or("no HIGHESTMODSEQ")?;
         check!(told == highest, "HIGHESTMODSEQ {told}, not {highest}");
         self.sessions[at].selected.as_mut().expect("set above").told = told;
         check!(gathered.exists.is_some() && gathered.recent.is_some(), "no EXISTS or no RECENT");
@@ -749,7 +849,8 @@ impl World {
         let (uid, text, mut named) = self.named(at, *uid, pick);
         let all = ["FLAGS", "UID", "MODSEQ", "RFC822.SIZE", "INTERNALDATE"];
         let bits = if items & 31 == 0 { 1 } else { items & 31 };
-        let words: Vec<&str> = all.iter().enumerate().filter(|(at, _)| bits >> at & 1 == 1).map(|(_, word)| *word).collect();
+        let words: Vec<&str> =
+            all.iter().enumerate().filter(|(at, _)| bits >> at & 1 == 1).map(|(_, word)| *word).collect();
         let limit = changed_since.map(|raw| self.modseq(at, raw).max(1));
         let (session, selected, mailbox) = self.session(at);
         let vanished = *vanished && uid && session.qresync && limit.is_some();
@@ -760,16 +861,23 @@ impl World {
             Some(limit) => {
                 // RFC 7162 §3.2.6: `*` goes beyond what is in view.
                 let whole = set(pick, mailbox.uid_next + 1, u32::MAX);
-                let after = mailbox.gone.iter().filter(|gone| gone.after >= limit && !selected.in_view(gone.uid));
-                after.map(|gone| gone.uid).filter(|uid| whole.numbers.contains(*uid, &BTreeSet::new())).collect()
+                let after =
+                    mailbox.gone.iter().filter(|gone| gone.after >= limit && !selected.in_view(gone.uid));
+                after
+                    .map(|gone| gone.uid)
+                    .filter(|uid| whole.numbers.contains(*uid, &BTreeSet::new()))
+                    .collect()
             }
             None => BTreeSet::new(),
         };
         let gone = named.iter().filter(|uid| !mailbox.messages.contains_key(uid)).count();
-        named.retain(|uid| mailbox.messages.get(uid).is_some_and(|message| {
-            limit.is_none_or(|limit| message.modseq.is_some_and(|modseq| modseq > limit))
-        }));
-        let command = format!("{}FETCH {text} ({}){modifiers}", if uid { "UID " } else { "" }, words.join(" "));
+        named.retain(|uid| {
+            mailbox.messages.get(uid).is_some_and(|message| {
+                limit.is_none_or(|limit| message.modseq.is_some_and(|modseq| modseq > limit))
+            })
+        });
+        let command =
+            format!("{}FETCH {text} ({}){modifiers}", if uid { "UID " } else { "" }, words.join(" "));
         let answer = self.sessions[at].wire.command(command.as_bytes())?;
         self.sessions[at].enable_condstore(&self.account, bits & 4 != 0 || limit.is_some());
         let gathered = self.absorb(at, &answer, uid)?;
@@ -842,7 +950,8 @@ impl World {
                     (Some(origin), whole[from..to].to_vec())
                 }
             };
-            let told = gathered.rows.iter().any(|row| row.uid == uid_wanted && row.sections.contains(&expected));
+            let told =
+                gathered.rows.iter().any(|row| row.uid == uid_wanted && row.sections.contains(&expected));
             check!(told, "no octets of UID {uid_wanted}, or others");
         }
         Ok(())
@@ -852,7 +961,10 @@ impl World {
         let (text, modseq) = (self.key_text(at, key), mentions_modseq(key));
         let options = returns.map_or(String::new(), |returns| {
             let words = [
-                (returns.min, "MIN"), (returns.max, "MAX"), (returns.all, "ALL"), (returns.count, "COUNT"),
+                (returns.min, "MIN"),
+                (returns.max, "MAX"),
+                (returns.all, "ALL"),
+                (returns.count, "COUNT"),
                 (returns.save, "SAVE"),
             ];
             let words: Vec<&str> = words.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect();
@@ -862,7 +974,8 @@ impl World {
         let (_, selected, mailbox) = self.session(at);
         let view = selected.view.iter().copied().filter(|uid| mailbox.messages.contains_key(uid));
         let found: Vec<u32> = view.filter(|uid| self.matches(at, key, *uid)).collect();
-        let number = |given: u32| if uid { given } else { selected.sequence_of(given).expect("found in view") };
+        let number =
+            |given: u32| if uid { given } else { selected.sequence_of(given).expect("found in view") };
         let numbers: BTreeSet<u32> = found.iter().map(|given| number(*given)).collect();
         let modseq_of = |given: &u32| mailbox.messages[given].modseq;
         let (first, last) = (found.first(), found.last());
@@ -877,7 +990,12 @@ impl World {
         let expected_modseq = if modseq { answer_modseq(returns) } else { None };
         let (min, max) = (first.map(|given| number(*given)), last.map(|given| number(*given)));
         let ends: BTreeSet<u32> = match returns {
-            Some(returns) => first.filter(|_| returns.min).into_iter().chain(last.filter(|_| returns.max)).copied().collect(),
+            Some(returns) => first
+                .filter(|_| returns.min)
+                .into_iter()
+                .chain(last.filter(|_| returns.max))
+                .copied()
+                .collect(),
             None => BTreeSet::new(),
         };
         let answer = self.sessions[at].wire.command(command.as_bytes())?;
@@ -885,7 +1003,11 @@ impl World {
         ok(&answer)?;
         let gathered = self.absorb(at, &answer, uid)?;
         let Some(mut returns) = returns else {
-            check!(gathered.search == Some((numbers.clone(), expected_modseq)), "{:?}, not {numbers:?}", gathered.search);
+            check!(
+                gathered.search == Some((numbers.clone(), expected_modseq)),
+                "{:?}, not {numbers:?}",
+                gathered.search
+            );
             return Ok(());
         };
         // RFC 4731 §3.1: none is ALL; RFC 5182 §2.1: SAVE alone returns nothing.
@@ -926,6 +1048,12 @@ impl World {
         })
     }
 
+    /// Whether it is not determined which messages are \Recent here.
+    fn is_unsure(&self, at: usize) -> bool {
+        let (_, selected, mailbox) = self.session(at);
+        selected.view.iter().any(|uid| mailbox.unsure.contains(uid))
+    }
+
     fn key_text(&self, at: usize, key: &Key) -> String {
         match key {
             Key::All => "ALL".into(),
@@ -935,6 +1063,7 @@ impl World {
                 (None, true) => format!("KEYWORD {}", FLAGS[*flag]),
                 (None, false) => format!("UNKEYWORD {}", FLAGS[*flag]),
             },
+            Key::Recent | Key::New | Key::Old if self.is_unsure(at) => "ALL".into(),
             Key::Recent => "RECENT".into(),
             Key::New => "NEW".into(),
             Key::Old => "OLD".into(),
@@ -977,13 +1106,15 @@ impl World {
             None => true,
             Some(set) => {
                 let saved = matches!(set.numbers, Numbers::Saved);
-                let number = if by_uid || saved { uid } else { selected.sequence_of(uid).expect("it is in view") };
+                let number =
+                    if by_uid || saved { uid } else { selected.sequence_of(uid).expect("it is in view") };
                 set.numbers.contains(number, &session.saved)
             }
         };
         match key {
             Key::All => true,
             Key::Flag(flag, on) => message.flags.contains(FLAGS[*flag]) == *on,
+            Key::Recent | Key::New | Key::Old if self.is_unsure(at) => true,
             Key::Recent => recent,
             Key::New => recent && !message.flags.contains("\\seen"),
             Key::Old => !recent,
@@ -1000,7 +1131,9 @@ impl World {
             Key::Subject(word) => has(content.subject, word),
             Key::From(word) => has(content.from, word),
             Key::Body(word) => has(content.body, word),
-            Key::Text(word) => has(content.subject, word) || has(content.from, word) || has(content.body, word),
+            Key::Text(word) => {
+                has(content.subject, word) || has(content.from, word) || has(content.body, word)
+            }
             Key::Tagged => content.tagged,
             Key::ModSeq(raw) => message.modseq.is_some_and(|modseq| modseq >= self.modseq(at, *raw)),
             Key::Not(key) => !self.matches(at, key, uid),

@@ -10,7 +10,8 @@ impl Random {
 
     /// A seed that nobody chose: the clock and the process id.
     pub fn seed() -> u64 {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
         Random(now as u64 ^ (u64::from(std::process::id()) << 32)).draw()
     }
 

@@ -60,7 +60,15 @@ impl Wire {
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         stream.set_read_timeout(Some(ANSWER)).map_err(|error| error.to_string())?;
         let trace = trace.clone();
-        let mut wire = Wire { stream, buffer: Vec::new(), name: name.to_owned(), trace, tags: 0, followed: false, second: None };
+        let mut wire = Wire {
+            stream,
+            buffer: Vec::new(),
+            name: name.to_owned(),
+            trace,
+            tags: 0,
+            followed: false,
+            second: None,
+        };
         let greeting = wire.next()?.ok_or("no greeting")?;
         match response(&greeting)? {
             Response::Status { tag: None, status: Status::Ok, .. } => Ok(wire),

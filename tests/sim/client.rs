@@ -7,7 +7,9 @@ use crate::oracle::{Answer, Instance, Kind, Message, Serial};
 use crate::tree::Change;
 use culver_mailbox::record::{self, Record, StoreOp};
 use culver_mailbox::{Applied, Arriving, ChangeError, Session};
-use culver_model::{AccountId, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, SystemFlag, UidSet};
+use culver_model::{
+    AccountId, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, SystemFlag, UidSet,
+};
 use culver_shard::{mesh, random, time};
 use culver_storage::{Body, CommitError, SubmitError};
 use std::collections::BTreeMap;
@@ -24,14 +26,18 @@ pub async fn run(accounts: usize) {
         let owner = here.accounts.shard_of(&account(nth));
         drop(here);
         let dbg = std::env::var_os("SIMDBG").is_some() && !going();
-        let _ = mesh::call(owner, move || turn(nth)).await; if dbg || (std::env::var_os("SIMDBG").is_some() && !going()) { eprintln!("client ends"); }
+        let _ = mesh::call(owner, move || turn(nth)).await;
+        if dbg || (std::env::var_os("SIMDBG").is_some() && !going()) {
+            eprintln!("client ends");
+        }
         if random::below(6) == 0 {
             time::sleep(Duration::from_micros(random::below(30_000))).await;
         }
     }
 }
 
-async fn turn(nth: usize) { let _g = Act::new(format!("turn {nth}"));
+async fn turn(nth: usize) {
+    let _g = Act::new(format!("turn {nth}"));
     let Some(here) = Here::get() else { return };
     let id = account(nth);
     let decided = || here.life.oracle.with(&id, |ledger| ledger.decided);
@@ -42,10 +48,24 @@ async fn turn(nth: usize) { let _g = Act::new(format!("turn {nth}"));
         }
     }
     match random::below(100) {
-        0..30 => { let _g = Act::new(format!("deliver {nth}")); return deliver(&here, &id).await },
-        30..32 => return drop({ let _g = Act::new(format!("flush {nth}")); here.storage().flush(here.storage().partition_of(&id)).await }),
-        32 => { let _g = Act::new(format!("trim {nth}")); return drop(here.storage().trim().await)},
-        33 => { let _g = Act::new(format!("compact {nth}")); return drop(here.storage().compact().await)},
+        0..30 => {
+            let _g = Act::new(format!("deliver {nth}"));
+            return deliver(&here, &id).await;
+        }
+        30..32 => {
+            return drop({
+                let _g = Act::new(format!("flush {nth}"));
+                here.storage().flush(here.storage().partition_of(&id)).await
+            });
+        }
+        32 => {
+            let _g = Act::new(format!("trim {nth}"));
+            return drop(here.storage().trim().await);
+        }
+        33 => {
+            let _g = Act::new(format!("compact {nth}"));
+            return drop(here.storage().compact().await);
+        }
         _ => {}
     }
     let Some(session) = compare::open(&here, &id).await else { return };
@@ -53,7 +73,8 @@ async fn turn(nth: usize) { let _g = Act::new(format!("turn {nth}"));
         if !going() || !compare::look(&here, &session, false) {
             return;
         }
-        let _g = Act::new(format!("act {nth}")); act(&here, &session).await;
+        let _g = Act::new(format!("act {nth}"));
+        act(&here, &session).await;
     }
     match random::below(8) {
         0 => compare::bodies(&here, &session, false).await,
@@ -140,7 +161,9 @@ async fn deliver(here: &Here, id: &AccountId) {
     let Some((message, body)) = feed(arriving, serial, octets).await else { return };
     let name = (random::below(8) == 0).then(|| NAMES[random::below(NAMES.len() as u64) as usize]);
     note(here, id, serial, &message, name.is_none().then_some(Guid::INBOX));
-    if std::env::var_os("SIMDBG").is_some() && !going() { eprintln!("deliver {id} {serial}"); }
+    if std::env::var_os("SIMDBG").is_some() && !going() {
+        eprintln!("deliver {id} {serial}");
+    }
     let result = here.accounts.deliver(id, name, message, body).await;
     here.life.oracle.answer(id, serial, answer(result.map(|()| None)));
 }
@@ -152,7 +175,8 @@ async fn append(here: &Here, session: &Session, mailbox: Guid) {
     let arriving = Arriving::begin(session, InternalDate::new(serial as i64, 60), flags, octets);
     let Some((message, body)) = feed(arriving, serial, octets).await else { return };
     note(here, id, serial, &message, Some(mailbox));
-    let result = session.change_with(Record::Append { mailbox, message: Box::new(message) }, Some(body)).await;
+    let result =
+        session.change_with(Record::Append { mailbox, message: Box::new(message) }, Some(body)).await;
     here.life.oracle.answer(id, serial, answer(result.map(Some)));
 }
 
@@ -170,8 +194,10 @@ async fn store(here: &Here, session: &Session, mailbox: Guid, some: Vec<(u32, In
     let flags = FlagSet { system: some_flags(), keywords: vec![keyword] };
     let highest = session.account().state().highest_modseq().get();
     let unchanged_since = (random::below(5) == 0).then(|| ModSeq(random::below(highest) + 1));
-    let named: BTreeMap<u32, Serial> = some.into_iter().map(|(uid, instance)| (uid, instance.message)).collect();
-    let record = Record::Store { mailbox, uids: uids(named.keys()), op: StoreOp::Add, flags, unchanged_since };
+    let named: BTreeMap<u32, Serial> =
+        some.into_iter().map(|(uid, instance)| (uid, instance.message)).collect();
+    let record =
+        Record::Store { mailbox, uids: uids(named.keys()), op: StoreOp::Add, flags, unchanged_since };
     let kind = Kind::Store { mailbox, uids: named, conditional: unchanged_since.is_some() };
     change(here, session, serial, kind, record).await;
 }
@@ -187,7 +213,8 @@ async fn unflag(session: &Session, mailbox: Guid) {
 async fn expunge(here: &Here, session: &Session, mailbox: Guid, some: Vec<(u32, Instance)>) {
     let serial = here.life.oracle.serial();
     let only_deleted = random::below(4) == 0;
-    let named: BTreeMap<u32, Serial> = some.into_iter().map(|(uid, instance)| (uid, instance.message)).collect();
+    let named: BTreeMap<u32, Serial> =
+        some.into_iter().map(|(uid, instance)| (uid, instance.message)).collect();
     let record = Record::Expunge { mailbox, uids: uids(named.keys()), only_deleted };
     change(here, session, serial, Kind::Expunge { mailbox, uids: named, only_deleted }, record).await;
 }
@@ -198,7 +225,14 @@ async fn copy(here: &Here, session: &Session, from: Guid, some: Vec<(u32, Instan
     let remove = random::below(2) == 0;
     let named: BTreeMap<u32, Instance> = some.into_iter().collect();
     let record = Record::Copy { from, uids: uids(named.keys()), to, save_date: time::wall().0, remove };
-    change(here, session, serial, Kind::Copy { from, to, remove, uids: named, made: BTreeMap::new() }, record).await;
+    change(
+        here,
+        session,
+        serial,
+        Kind::Copy { from, to, remove, uids: named, made: BTreeMap::new() },
+        record,
+    )
+    .await;
 }
 
 async fn change_mailboxes(here: &Here, session: &Session) {
@@ -237,7 +271,8 @@ fn answer(result: Result<Option<Applied>, ChangeError>) -> Answer {
         Err(ChangeError::Refused(refusal)) => Answer::Refused(refusal),
         Err(ChangeError::Unavailable(why)) => {
             let lost = [CommitError::Lost, CommitError::NoSpace].map(|error| error.to_string());
-            let not_taken = [SubmitError::Busy, SubmitError::NoSpace, SubmitError::Stopped].map(|e| e.to_string());
+            let not_taken =
+                [SubmitError::Busy, SubmitError::NoSpace, SubmitError::Stopped].map(|e| e.to_string());
             if lost.contains(&why) || not_taken.contains(&why) { Answer::No } else { Answer::Unknown }
         }
     }
@@ -245,5 +280,19 @@ fn answer(result: Result<Option<Applied>, ChangeError>) -> Answer {
 
 thread_local!(pub static ACTIVE: std::cell::RefCell<BTreeMap<u64,String>> = Default::default());
 struct Act(u64);
-impl Act { fn new(s: String) -> Act { ACTIVE.with_borrow_mut(|a| { let k = a.keys().next_back().copied().unwrap_or(0)+1; a.insert(k, s); Act(k) }) } }
-impl Drop for Act { fn drop(&mut self) { ACTIVE.with_borrow_mut(|a| { a.remove(&self.0); }) } }
+impl Act {
+    fn new(s: String) -> Act {
+        ACTIVE.with_borrow_mut(|a| {
+            let k = a.keys().next_back().copied().unwrap_or(0) + 1;
+            a.insert(k, s);
+            Act(k)
+        })
+    }
+}
+impl Drop for Act {
+    fn drop(&mut self) {
+        ACTIVE.with_borrow_mut(|a| {
+            a.remove(&self.0);
+        })
+    }
+}

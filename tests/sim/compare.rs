@@ -59,7 +59,9 @@ pub async fn bodies(here: &Here, session: &Session, whole: bool) {
         .state()
         .mailboxes
         .iter()
-        .flat_map(|(guid, index)| index.rows_all().map(|row| (*guid, row.uid().get(), row.guid(), *row.place())))
+        .flat_map(|(guid, index)| {
+            index.rows_all().map(|row| (*guid, row.uid().get(), row.guid(), *row.place()))
+        })
         .filter(|_| whole || random::below(4) == 0)
         .collect();
     for (mailbox, uid, guid, place) in chosen {
@@ -76,7 +78,8 @@ pub async fn bodies(here: &Here, session: &Session, whole: bool) {
         let read = here.storage().read_place(account.partition(), &place_in_store, 0..octets + 10).await;
         let now = |row: &Row<'_>| *row.place() == place;
         let uid = culver_model::Uid::new(uid).expect("a row's UID");
-        let still = account.state().mailboxes.get(&mailbox).and_then(|index| index.get(uid).as_ref().map(now));
+        let still =
+            account.state().mailboxes.get(&mailbox).and_then(|index| index.get(uid).as_ref().map(now));
         match read {
             Ok(held) => {
                 oracle.count(|figures| figures.bodies += 1);
@@ -147,6 +150,7 @@ fn row(row: &Row<'_>) -> impl PartialEq + std::fmt::Debug {
     keywords.sort();
     let named = (row.uid(), row.guid(), row.modseq(), row.system(), row.shared(), keywords);
     let dates = (row.internal_date(), row.save_date(), row.size(), *row.place(), row.origin());
-    let parts = [row.envelope(), row.body(), row.bodystructure(), row.parts(), row.headers()].map(<[u8]>::to_vec);
+    let parts =
+        [row.envelope(), row.body(), row.bodystructure(), row.parts(), row.headers()].map(<[u8]>::to_vec);
     (named, dates, parts)
 }

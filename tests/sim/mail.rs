@@ -4,7 +4,8 @@
 pub const OCTETS_MIN: u64 = 100;
 
 pub fn content(serial: u64, octets: u64) -> Vec<u8> {
-    let mut text = format!("Message-ID: <{serial}@sim.example>\r\nSubject: number {serial}\r\n\r\n").into_bytes();
+    let mut text =
+        format!("Message-ID: <{serial}@sim.example>\r\nSubject: number {serial}\r\n\r\n").into_bytes();
     let mut state = serial.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     while (text.len() as u64) < octets {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

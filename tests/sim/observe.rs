@@ -31,7 +31,9 @@ impl Ledger {
                         let keywords = row.keywords().map(|keyword| keyword.as_str());
                         self.tagged(key, keywords.collect(), errors);
                     }
-                    None => errors.push(format!("{key:?} holds a message that nobody brought: {:?}", row.guid())),
+                    None => {
+                        errors.push(format!("{key:?} holds a message that nobody brought: {:?}", row.guid()))
+                    }
                 }
             }
         }
@@ -221,10 +223,14 @@ impl Ledger {
     fn brought(&mut self, errors: &mut Vec<String>) {
         let gone = &self.gone;
         let inbox_went = self.renames_of_inbox().any(|(target, _)| gone.contains(&target));
-        let deleting = self.ops.values().any(|op| op.fate.open() && matches!(op.kind, Kind::Tree(Change::Delete { .. })));
+        let deleting = self
+            .ops
+            .values()
+            .any(|op| op.fate.open() && matches!(op.kind, Kind::Tree(Change::Delete { .. })));
         let lost = self.ops.iter_mut().find(|(_, op)| {
             let Kind::Append { mailbox, instance: None } = &op.kind else { return false };
-            let may_be_gone = mailbox.is_none_or(|guid| gone.contains(&guid) || guid == Guid::INBOX && inbox_went);
+            let may_be_gone =
+                mailbox.is_none_or(|guid| gone.contains(&guid) || guid == Guid::INBOX && inbox_went);
             op.fate == Fate::Yes && !may_be_gone && !deleting
         });
         if let Some((serial, op)) = lost {
@@ -251,13 +257,16 @@ impl Ledger {
 
     /// Operations without an answer happened whole or not at all; from now on that stands.
     fn decide(&mut self, errors: &mut Vec<String>) {
-        let open: Vec<Serial> = self.ops.iter().filter(|(_, op)| op.fate.open()).map(|(serial, _)| *serial).collect();
+        let open: Vec<Serial> =
+            self.ops.iter().filter(|(_, op)| op.fate.open()).map(|(serial, _)| *serial).collect();
         let mut fates = BTreeMap::new();
         for serial in &open {
             let op = &self.ops[serial];
             let (done, missing) = self.effects(*serial, op, &open);
             if done > 0 && missing > 0 {
-                errors.push(format!("operation {serial} happened by halves ({done} and not {missing}): {op:?}"));
+                errors.push(format!(
+                    "operation {serial} happened by halves ({done} and not {missing}): {op:?}"
+                ));
             }
             if op.seen && done == 0 && missing > 0 {
                 errors.push(format!("operation {serial} was visible and is gone: {op:?}"));
@@ -319,7 +328,9 @@ impl Ledger {
             *other != serial
                 && match &self.ops[other].kind {
                     Kind::Expunge { mailbox, uids, .. } => *mailbox == guid && uids.contains_key(&uid),
-                    Kind::Copy { from, remove, uids, .. } => *remove && *from == guid && uids.contains_key(&uid),
+                    Kind::Copy { from, remove, uids, .. } => {
+                        *remove && *from == guid && uids.contains_key(&uid)
+                    }
                     _ => false,
                 }
         };

@@ -30,12 +30,29 @@ impl Fate {
 #[derive(Clone, Debug)]
 pub enum Kind {
     /// `mailbox`: `None` where a name chose it. `instance`: where it was found or told to be.
-    Append { mailbox: Option<Guid>, instance: Option<(Guid, u32)> },
+    Append {
+        mailbox: Option<Guid>,
+        instance: Option<(Guid, u32)>,
+    },
     /// Adds the keyword of its serial. `conditional`: with UNCHANGEDSINCE.
-    Store { mailbox: Guid, uids: BTreeMap<u32, Serial>, conditional: bool },
-    Expunge { mailbox: Guid, uids: BTreeMap<u32, Serial>, only_deleted: bool },
+    Store {
+        mailbox: Guid,
+        uids: BTreeMap<u32, Serial>,
+        conditional: bool,
+    },
+    Expunge {
+        mailbox: Guid,
+        uids: BTreeMap<u32, Serial>,
+        only_deleted: bool,
+    },
     /// `uids`: message and keywords of each. `made`: the UID in `to` of each source UID.
-    Copy { from: Guid, to: Guid, remove: bool, uids: BTreeMap<u32, Instance>, made: BTreeMap<u32, u32> },
+    Copy {
+        from: Guid,
+        to: Guid,
+        remove: bool,
+        uids: BTreeMap<u32, Instance>,
+        made: BTreeMap<u32, u32>,
+    },
     Tree(Change),
 }
 
@@ -221,7 +238,8 @@ impl Ledger {
     pub fn change_tree(&mut self, tree: Tree) {
         self.gone.extend(self.tree.guids().difference(&tree.guids()).copied());
         self.tree = tree;
-        let lost: Vec<(Guid, u32)> = self.alive.keys().filter(|key| self.gone.contains(&key.0)).copied().collect();
+        let lost: Vec<(Guid, u32)> =
+            self.alive.keys().filter(|key| self.gone.contains(&key.0)).copied().collect();
         lost.into_iter().for_each(|key| self.died(key));
     }
 
@@ -253,7 +271,10 @@ impl Ledger {
             (Kind::Append { mailbox: Some(guid), instance }, Applied::Append { uid_validity, uid }) => {
                 let uid = uid.get();
                 if uid < told_next(guid) {
-                    errors.push(format!("append {serial} got UID {uid}, told before: UIDNEXT {}", told_next(guid)));
+                    errors.push(format!(
+                        "append {serial} got UID {uid}, told before: UIDNEXT {}",
+                        told_next(guid)
+                    ));
                 }
                 if validity(&self.tree, *guid).is_some_and(|known| known != uid_validity.get()) {
                     errors.push(format!("append {serial} got UIDVALIDITY {uid_validity}"));
@@ -298,15 +319,21 @@ impl Ledger {
                 }
             }
             (Kind::Copy { from, to, remove, uids, made }, Applied::Copy { from: copied, to: given, .. }) => {
-                let (sources, targets): (Vec<u32>, Vec<u32>) = (copied.iter().collect(), given.iter().collect());
-                if sources.len() != targets.len() || !made.iter().all(|(uid, new)| {
-                    sources.iter().zip(&targets).any(|pair| pair == (uid, new))
-                }) {
+                let (sources, targets): (Vec<u32>, Vec<u32>) =
+                    (copied.iter().collect(), given.iter().collect());
+                if sources.len() != targets.len()
+                    || !made
+                        .iter()
+                        .all(|(uid, new)| sources.iter().zip(&targets).any(|pair| pair == (uid, new)))
+                {
                     errors.push(format!("copy {serial} told {copied} to {given}, seen was {made:?}"));
                 }
                 *made = sources.iter().copied().zip(targets.iter().copied()).collect();
                 if let Some(first) = targets.first().filter(|first| **first < told_next(to)) {
-                    errors.push(format!("copy {serial} gave UID {first}, told before: UIDNEXT {}", told_next(to)));
+                    errors.push(format!(
+                        "copy {serial} gave UID {first}, told before: UIDNEXT {}",
+                        told_next(to)
+                    ));
                 }
                 for (uid, new) in made.clone() {
                     let Some(instance) = uids.get(&uid).cloned() else {

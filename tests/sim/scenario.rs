@@ -54,8 +54,14 @@ pub fn run(seed: u64) -> Outcome {
     for _ in 0..3 + sim.random() % 4 {
         let disk = Disk::draw(&sim);
         let sound = matches!(disk, Disk::Sound | Disk::Slow);
-        let life =
-            Life { oracle: oracle.clone(), accounts, clients, only_compare: false, check: in_order && sound, sound };
+        let life = Life {
+            oracle: oracle.clone(),
+            accounts,
+            clients,
+            only_compare: false,
+            check: in_order && sound,
+            sound,
+        };
         in_order = live(&sim, machine, disk, life) && sound;
         oracle.life_ended();
         oracle.count(|figures| figures.lives += 1);
@@ -65,8 +71,14 @@ pub fn run(seed: u64) -> Outcome {
     }
     if oracle.errors.borrow().is_empty() {
         sim.faults(machine, Faults::default());
-        let life =
-            Life { oracle: oracle.clone(), accounts, clients, only_compare: true, check: in_order, sound: true };
+        let life = Life {
+            oracle: oracle.clone(),
+            accounts,
+            clients,
+            only_compare: true,
+            check: in_order,
+            sound: true,
+        };
         node::start(&sim, machine, shards(&sim), life);
         ended(&sim, machine);
     }
@@ -86,7 +98,9 @@ fn ended(sim: &Sim, machine: NodeId) {
 /// One life. True where it ended in good order.
 fn live(sim: &Sim, machine: NodeId, disk: Disk, life: Life) -> bool {
     sim.faults(machine, disk.faults());
-    if std::env::var_os("SIMDBG").is_some() { eprintln!("life {:?}", disk.faults()); }
+    if std::env::var_os("SIMDBG").is_some() {
+        eprintln!("life {:?}", disk.faults());
+    }
     node::start(sim, machine, shards(sim), life);
     let steps = match sim.random() % 5 {
         0 => sim.random() % 500,
@@ -105,8 +119,10 @@ fn live(sim: &Sim, machine: NodeId, disk: Disk, life: Life) -> bool {
     match sim.random() % 5 {
         0 => sim.kill(machine),
         1 => {
-            sim.stop(machine); sim.step(200000); crate::client::ACTIVE.with_borrow(|a| eprintln!("{a:?}"));
-    if std::env::var_os("SIMDBG").is_some() { eprintln!("stop"); }
+            sim.stop(machine);
+            if std::env::var_os("SIMDBG").is_some() {
+                eprintln!("stop");
+            }
             ended(sim, machine);
             sim.crash(machine);
             return true;

@@ -39,7 +39,8 @@ impl Default for Tree {
 impl Tree {
     pub fn of(state: &State) -> Tree {
         let entries = state.account.mailboxes.iter().map(|entry| {
-            let (guid, selectable, uid_validity) = (Some(entry.guid), entry.selectable, entry.uid_validity.get());
+            let (guid, selectable, uid_validity) =
+                (Some(entry.guid), entry.selectable, entry.uid_validity.get());
             (entry.name.as_str().to_owned(), Entry { guid, selectable, uid_validity })
         });
         Tree { entries: entries.collect(), counter: state.account.uid_validity }

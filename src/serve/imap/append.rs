@@ -52,10 +52,11 @@ impl Imap {
             self.out.extend_from_slice(response::CONTINUE);
         }
         let tag = offer.tag.to_owned();
-        Ok(Flow::Append(Incoming { tag, mailbox, arriving, refused: None, literal8: offer.literal8 }))
+        let literal8 = offer.literal8;
+        Ok(Flow::Append(Box::new(Incoming { tag, mailbox, arriving, refused: None, literal8 })))
     }
 
-    pub(super) async fn append_body(&mut self, mut incoming: Incoming) -> io::Result<Option<End>> {
+    pub(super) async fn append_body(&mut self, mut incoming: Box<Incoming>) -> io::Result<Option<End>> {
         loop {
             let input = self.conn.take_rx();
             let (used, event) = self.server.next(&input);
@@ -87,7 +88,7 @@ impl Imap {
             self.conn.put_rx(input, used);
             match whole {
                 Some(None) => {
-                    self.append_whole(incoming, pipelined).await;
+                    self.append_whole(*incoming, pipelined).await;
                     return Ok(None);
                 }
                 Some(Some(refusal)) => {

@@ -262,7 +262,7 @@ impl Imap {
                     };
                     let source = Source { place: Place::from_bytes(row.place()), table };
                     let plans: Vec<Octets> =
-                        sections.iter().map(|(_, section, _)| plan(&source, section, &row)).collect();
+                        sections.iter().map(|wanted| plan(&source, &wanted.section, &row)).collect();
                     if !again {
                         found += 1;
                         if items.sets_seen()
@@ -293,13 +293,13 @@ impl Imap {
         uid: Uid,
         sequence: u32,
         items: &FetchItems,
-        sections: &[(Named, Section, Option<(u32, u32)>)],
+        sections: &[Wanted],
         plans: Vec<Octets>,
         source: &Source,
     ) -> io::Result<Result<(), ReadError>> {
         // What is small is read before anything is said, so that a failure is an honest NO.
         let mut ready = Vec::with_capacity(plans.len());
-        for (octets, (_, _, partial)) in plans.into_iter().zip(sections) {
+        for (octets, Wanted { partial, .. }) in plans.into_iter().zip(sections) {
             ready.push(match octets {
                 Octets::Nil => Octets::Nil,
                 Octets::Ready(octets) => Octets::Ready(cut(octets, *partial)),
@@ -334,7 +334,7 @@ impl Imap {
             }
         }
         let mut began = of_rows(items);
-        for (octets, (named, section, partial)) in ready.into_iter().zip(sections) {
+        for (octets, Wanted { named, section, partial }) in ready.into_iter().zip(sections) {
             let name = match named {
                 Named::Section => BodyName::Section { section, origin: partial.map(|partial| partial.0) },
                 Named::Rfc822 => BodyName::Rfc822,
@@ -413,20 +413,28 @@ enum Named {
     Rfc822Text,
 }
 
-fn all_sections(items: &FetchItems) -> Vec<(Named, Section, Option<(u32, u32)>)> {
-    let whole = |text| Section { part: Vec::new(), text };
+/// One body item.
+struct Wanted {
+    named: Named,
+    section: Section,
+    /// First octet and most octets.
+    partial: Option<(u32, u32)>,
+}
+
+fn all_sections(items: &FetchItems) -> Vec<Wanted> {
+    let whole = |named, text| Wanted { named, section: Section { part: Vec::new(), text }, partial: None };
     let mut sections = Vec::new();
     if items.rfc822 {
-        sections.push((Named::Rfc822, whole(None), None));
+        sections.push(whole(Named::Rfc822, None));
     }
     if items.rfc822_header {
-        sections.push((Named::Rfc822Header, whole(Some(SectionText::Header)), None));
+        sections.push(whole(Named::Rfc822Header, Some(SectionText::Header)));
     }
     if items.rfc822_text {
-        sections.push((Named::Rfc822Text, whole(Some(SectionText::Text)), None));
+        sections.push(whole(Named::Rfc822Text, Some(SectionText::Text)));
     }
     for FetchSection { section, partial, .. } in &items.sections {
-        sections.push((Named::Section, section.clone(), *partial));
+        sections.push(Wanted { named: Named::Section, section: section.clone(), partial: *partial });
     }
     sections
 }

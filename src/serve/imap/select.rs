@@ -166,11 +166,9 @@ impl Imap {
             let nothing =
                 session.account().state().selectable(mailbox).is_none_or(|index| index.deleted_count() == 0)
                     && !session.account().is_changing();
-            if !nothing {
-                if let Err(error) = session.change(record).await {
-                    reason(&error, |_| Reason::NoSuchMailbox).write(tag, &mut self.out);
-                    return Ok(Flow::Go);
-                }
+            if !nothing && let Err(error) = session.change(record).await {
+                reason(&error, |_| Reason::NoSuchMailbox).write(tag, &mut self.out);
+                return Ok(Flow::Go);
             }
         }
         self.deselect();
