@@ -9,8 +9,11 @@ use culver_model::mime::{self, Message, PartTable};
 use culver_model::{ListPattern, MailboxName, Section, SectionText, Uid};
 use culver_proto::{imap, lmtp, pop3};
 
+/// Takes any octets; panics where a promise is broken.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name.
-pub const ALL: &[(&str, fn(&[u8]))] = &[
+pub const ALL: &[(&str, Target)] = &[
     ("imap_client", imap_client),
     ("imap_server", imap_server),
     ("index_block", index_block),

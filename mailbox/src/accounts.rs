@@ -12,6 +12,7 @@
 //! # Limits
 //! [`Limits`] has them.
 
+use crate::fault::{self, Fault};
 use crate::record::{Message, Record};
 use crate::state::{Applied, Refusal, State};
 use culver_index::Block as IndexBlock;
@@ -169,7 +170,7 @@ impl Accounts {
         let loaded = self.storage().load(partition, id).await;
         let loaded = loaded.map_err(|why| OpenError::Storage { account: id.as_str().to_owned(), why })?;
         let (mut state, position, recent) = rebuild(id, loaded)?;
-        if self.giving.borrow().contains(id) {
+        if self.giving.borrow().contains(id) && !fault::on(Fault::StaleDelta) {
             state.base_due = state.mailboxes.keys().copied().collect();
         }
         let account = Rc::new(Account {
@@ -471,10 +472,7 @@ impl Drop for Session {
 /// The state that blocks and the records after them give.
 ///
 /// Last, by mailbox, the UIDNEXT of the blocks: what came after is \Recent, as far as anyone can tell (RFC 3501 §2.3.2).
-pub fn rebuild(
-    id: &AccountId,
-    loaded: Loaded,
-) -> Result<(State, Position, BTreeMap<Guid, u32>), OpenError> {
+pub fn rebuild(id: &AccountId, loaded: Loaded) -> Result<(State, Position, BTreeMap<Guid, u32>), OpenError> {
     let damaged = |what, why: String| OpenError::Damaged { account: id.as_str().to_owned(), what, why };
     let mut position = loaded.position;
     let blocks = loaded
@@ -485,11 +483,15 @@ pub fn rebuild(
         })
         .collect();
     let mut state = State::load(blocks).map_err(|why| damaged("an index block", why.to_string()))?;
+    fault::damage(&mut state);
     let recent = state.mailboxes.iter().map(|(guid, index)| (*guid, index.uid_next().get())).collect();
     for record in loaded.records {
         let places: Vec<_> = record.bodies.iter().map(Place::to_bytes).collect();
-        let decoded =
+        let mut decoded =
             Record::decode(&record.meta).map_err(|why| damaged("a journal record", why.to_string()))?;
+        if let Record::Copy { remove, .. } = &mut decoded {
+            *remove &= !fault::on(Fault::ReplayMoveAsCopy);
+        }
         // What was refused when it was committed is refused again, and changes nothing.
         let _ = state.apply(&decoded, &places);
         position = record.position;

@@ -42,7 +42,10 @@ fn blocks_of(state: &mut State) -> (Blocks, Tokens, usize) {
         let deltas = state.deltas.get(guid).copied().unwrap_or(0);
         let base = index.base_octets();
         // A base where the deltas would soon outweigh it: what is read at an open stays within twice the mailbox.
-        let whole = base == 0 || state.base_due.contains(guid) || deltas >= DELTAS_MAX || index.delta_octets() > base / 2;
+        let whole = base == 0
+            || state.base_due.contains(guid)
+            || deltas >= DELTAS_MAX
+            || index.delta_octets() > base / 2;
         let (bytes, token) = if whole { index.encode_base() } else { index.encode_delta() };
         let kind = if whole { BlockKind::Base } else { BlockKind::Delta };
         blocks.push((*guid, kind, bytes));

@@ -5,6 +5,7 @@
 
 pub mod accounts;
 pub mod arriving;
+pub mod fault;
 mod flush;
 mod inside;
 pub mod list;

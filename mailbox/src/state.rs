@@ -5,6 +5,7 @@
 //! A record that cannot be carried out changes nothing, not even a counter.
 //! MODSEQs come from one counter of the account, UIDVALIDITYs from another; neither ever goes back.
 
+use crate::fault::{self, Fault};
 use crate::record::{Message, Record, StoreOp};
 use culver_index::account::{AccountState, MailboxEntry};
 use culver_index::{Block, Expunged, FormatError, IndexError, MailboxIndex, PLACE_OCTETS};
@@ -277,7 +278,7 @@ impl State {
         for (uid, message) in &mut messages {
             message.save_date = save_date;
             // A body that two rows name is not freed by the expunge of one; a move leaves one row, as before.
-            message.shared |= !remove;
+            message.shared |= !remove && !fault::on(Fault::CopyForgetsShared);
             let new = target.append(message.as_new(), modseq).map_err(refusal)?;
             copied.insert(uid.get());
             given.insert(new.get());
@@ -286,7 +287,7 @@ impl State {
         let source = self.selectable_mut(from)?;
         if remove {
             source.expunge(&copied, false, modseq);
-        } else {
+        } else if !fault::on(Fault::CopyForgetsShared) {
             source.set_shared(&copied);
         }
         let source_modseq = source.highest_modseq();
@@ -435,6 +436,10 @@ impl State {
         if to.is_inbox() {
             return Err(Refusal::Cannot);
         }
+        // RFC 3501 §6.3.5: as for any other RENAME, a name that is \NoSelect exists too.
+        if self.entry(to).is_some() {
+            return Err(Refusal::AlreadyExists);
+        }
         self.create(guid, to, None, true)?;
         self.copy(Guid::INBOX, &everything(), guid, save_date, true)?;
         Ok(Applied::Done)
@@ -452,6 +457,9 @@ impl State {
     }
 
     fn relocate(&mut self, from: &[[u8; PLACE_OCTETS]], to: &[[u8; PLACE_OCTETS]]) -> Applied {
+        if fault::on(Fault::RelocateForgets) {
+            return Applied::Done;
+        }
         let moved: BTreeMap<&[u8; PLACE_OCTETS], &[u8; PLACE_OCTETS]> = from.iter().zip(to).collect();
         for index in self.mailboxes.values_mut() {
             let hits: Vec<_> = index

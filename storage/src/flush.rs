@@ -16,7 +16,7 @@
 //! # Limits
 //! `flush_octets` and `flush_age` start flushes, `tables_max` merges.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -189,11 +189,13 @@ impl Inner {
         let old = self.tables(id).await?;
         let mut tables: Vec<TableRef> = old.iter().map(|table| table.reference).collect();
         let mut accounts = BTreeMap::new();
+        let mut spared = BTreeSet::new();
         if !dirty.is_empty() {
             let (object, path) = self.new_file(id, ObjectKind::Table);
             written.push(path.clone());
             let mut writer = TableWriter::create(path, self.file_header(id, object)).await?;
             for (account, last) in dirty {
+                spared.extend(alive_objects(&self.partition(id).borrow(), &account));
                 let position = write_account(&mut writer, source, id, &account, last).await?;
                 accounts.insert(account, position);
             }
@@ -206,7 +208,7 @@ impl Inner {
             let mut partition = self.partition(id).borrow_mut();
             let added = added_bodies(&partition, &accounts, cov);
             let released = std::mem::take(&mut partition.released);
-            let bodies = remaining_bodies(&partition, &added, &released, cov);
+            let bodies = remaining_bodies(&partition, &added, &spared, &released, cov);
             let store = self.store;
             (Manifest { partition: id, object, store, cov, tables, bodies }, added, released)
         };
@@ -426,17 +428,27 @@ fn added_bodies(
     added
 }
 
+/// The objects of bodies that are alive before an account gives its blocks: the blocks may name them.
+fn alive_objects(partition: &Partition, account: &AccountId) -> BTreeSet<ObjectId> {
+    let records = partition.unflushed.get(account).into_iter().flatten();
+    let bodies = records.flat_map(|record| record.bodies.iter());
+    bodies.filter(|body| !body.dead).map(|body| body.place.object).collect()
+}
+
 /// The body objects of a new manifest.
 fn remaining_bodies(
     partition: &Partition,
     added: &BTreeMap<ObjectId, Added>,
+    spared: &BTreeSet<ObjectId>,
     released: &BTreeMap<ObjectId, u64>,
     cov: Position,
 ) -> BTreeMap<ObjectId, manifest::Share> {
     let mut bodies = partition.manifest.as_ref().map(|manifest| manifest.bodies.clone()).unwrap_or_default();
     for (object, share) in added {
-        // A message that was expunged before its flush costs no object; but recovery wants to find what a record names.
-        if share.live > 0 || share.met_again || bodies.contains_key(object) {
+        // A message that was expunged before its flush costs no object; but recovery wants to find what a record names,
+        // and one that was expunged after its account gave its blocks is named by them.
+        let named = share.met_again || spared.contains(object);
+        if share.live > 0 || named || bodies.contains_key(object) {
             let sum = bodies.entry(*object).or_default();
             sum.live += share.live;
             sum.total += share.total;

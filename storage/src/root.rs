@@ -20,7 +20,7 @@ use self::format::{Owner, SmallFault, StoreIdentity, VERSION};
 use crate::error::OpenError;
 use crate::limits::Limits;
 use crate::partition::PartitionSeed;
-use crate::paths::Paths;
+use crate::paths::{Paths, parse_journal_name};
 use crate::recover::Shared;
 
 /// A locked store. Keep it until every shard's [`crate::Storage`] is closed: the lock goes with it.
@@ -188,6 +188,13 @@ async fn newest_owner(paths: &Paths, identity: &StoreIdentity) -> Result<Owner, 
     };
     if let Some(gap) = (0..=newest).zip(&epochs).find(|(expected, epoch)| expected != *epoch) {
         return Err(OpenError::corrupt(&paths.owner(gap.0), 0, "a link of the chain of owners is missing"));
+    }
+    // A journal is made after its owner's link.
+    for entry in list(&paths.journals()).await? {
+        if let Some((epoch, _)) = parse_journal_name(&entry.name).filter(|(epoch, _)| *epoch > newest) {
+            let what = format!("a link of the chain of owners is missing; journal/{} is there", entry.name);
+            return Err(OpenError::corrupt(&paths.owner(epoch), 0, what));
+        }
     }
     let path = paths.owner(newest);
     read_owner(&path, newest, identity).await

@@ -37,7 +37,10 @@ const ROUND_MS_MAX: u64 = 1500;
 const CHECK_ONE_IN: u64 = 4;
 
 pub fn tests() -> Vec<Test> {
-    vec![Test { name: "durability_what_was_acknowledged_survives_kill", run: killed }]
+    vec![
+        Test { name: "durability_ledger_finds_every_kind_of_loss", run: |_| ledger::self_test() },
+        Test { name: "durability_what_was_acknowledged_survives_kill", run: killed },
+    ]
 }
 
 fn number(name: &str) -> Option<u64> {

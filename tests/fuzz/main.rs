@@ -43,7 +43,7 @@ fn damage(seed: &[u8], random: &mut Random) -> Vec<u8> {
     octets
 }
 
-fn run(name: &str, target: fn(&[u8])) {
+fn run(name: &str, target: targets::Target) {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(name);
     let mut paths: Vec<PathBuf> = fs::read_dir(&directory)
         .expect("every target has seeds")

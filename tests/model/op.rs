@@ -235,16 +235,18 @@ fn maybe<T>(random: &mut Random, one_in: usize, value: impl FnOnce(&mut Random) 
 }
 
 fn act(random: &mut Random) -> Act {
-    let name = |random: &mut Random| random.below(NAMES.len());
+    // A few names more often, so that the sessions meet there.
+    let name =
+        |random: &mut Random| if random.one_in(2) { 2 + random.below(3) } else { random.below(NAMES.len()) };
     let modseq = |random: &mut Random| random.draw() as u16;
     match random.below(100) {
-        0..14 => Act::Append {
+        0..13 => Act::Append {
             to: if random.one_in(3) { name(random) } else { 0 },
             flags: flags(random),
             date: random.below(DATES.len()),
             content: random.below(CONTENTS.len()),
         },
-        14..30 => Act::Store {
+        13..28 => Act::Store {
             uid: random.one_in(2),
             set: set(random),
             how: random.pick(&[How::Replace, How::Add, How::Add, How::Remove]),
@@ -252,27 +254,29 @@ fn act(random: &mut Random) -> Act {
             flags: flags(random),
             unchanged_since: maybe(random, 4, modseq),
         },
-        30..34 => Act::Expunge,
-        34..37 => Act::UidExpunge(set(random)),
-        37..42 => Act::Copy { uid: random.one_in(2), set: set(random), to: name(random), remove: false },
-        42..47 => Act::Copy { uid: random.one_in(2), set: set(random), to: name(random), remove: true },
-        47..50 => Act::Create(name(random), random.one_in(5)),
-        50..51 => Act::Delete(name(random)),
-        51..53 => Act::Rename(name(random), name(random)),
-        53..55 => Act::Subscribe(name(random), !random.one_in(3)),
-        55..57 => Act::List(random.below(PATTERNS.len())),
-        57 => Act::Lsub(random.below(PATTERNS.len())),
-        58..61 => Act::Status(name(random), random.one_in(3)),
-        61..68 => Act::Select {
-            name: if random.one_in(3) { name(random) } else { 0 },
+        28..32 => Act::Expunge,
+        32..34 => Act::UidExpunge(set(random)),
+        34..38 => Act::Copy { uid: random.one_in(2), set: set(random), to: name(random), remove: false },
+        38..42 => Act::Copy { uid: random.one_in(2), set: set(random), to: name(random), remove: true },
+        42..47 => Act::Create(name(random), random.one_in(5)),
+        47..50 => Act::Delete(name(random)),
+        50..52 => Act::Rename(name(random), name(random)),
+        52..54 => Act::Subscribe(name(random), !random.one_in(3)),
+        54..56 => Act::List(random.below(PATTERNS.len())),
+        56 => Act::Lsub(random.below(PATTERNS.len())),
+        57..60 => Act::Status(name(random), random.one_in(3)),
+        60..69 => Act::Select {
+            name: if random.one_in(2) { name(random) } else { 0 },
             read_only: random.one_in(6),
             condstore: random.one_in(5),
-            resync: maybe(random, 2, |random| {
-                random.pick(&[Known::Nothing, Known::Nothing, Known::All, Known::Listed, Known::Half])
-            }),
+            resync: if random.one_in(4) {
+                None
+            } else {
+                Some(random.pick(&[Known::Nothing, Known::Nothing, Known::All, Known::Listed, Known::Half]))
+            },
         },
-        68 => random.pick(&[Act::Unselect, Act::Close]),
-        69..77 => Act::Noop,
+        69 => random.pick(&[Act::Unselect, Act::Close]),
+        70..77 => Act::Noop,
         77 => Act::Check,
         78..85 => Act::Fetch {
             uid: random.one_in(2),

@@ -17,6 +17,8 @@ const STARTS_MAX: u32 = 3;
 pub struct Server {
     child: Child,
     directory: PathBuf,
+    base: u16,
+    exercise_state: bool,
     pub imap: SocketAddr,
 }
 
@@ -46,7 +48,9 @@ impl Server {
         let mut last = String::new();
         // Another process may take a port between the look and the server's bind.
         for _ in 0..STARTS_MAX {
-            match Server::spawn(accounts, exercise_state) {
+            let base = free_port_base();
+            let directory = env::temp_dir().join(format!("culver-model-{}-{base}", std::process::id()));
+            match Server::spawn(directory, base, accounts, exercise_state) {
                 Ok(server) => return server,
                 Err(why) => last = why,
             }
@@ -54,9 +58,16 @@ impl Server {
         panic!("the server does not start: {last}");
     }
 
-    fn spawn(accounts: usize, exercise_state: bool) -> Result<Server, String> {
-        let base = free_port_base();
-        let directory = env::temp_dir().join(format!("culver-model-{}-{base}", std::process::id()));
+    /// Ends the process without a warning, and starts another on what it left.
+    pub fn restart(mut self) -> Server {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let (directory, base, exercise_state) =
+            (std::mem::take(&mut self.directory), self.base, self.exercise_state);
+        Server::spawn(directory, base, 0, exercise_state).unwrap_or_else(|why| panic!("no restart: {why}"))
+    }
+
+    fn spawn(directory: PathBuf, base: u16, accounts: usize, exercise_state: bool) -> Result<Server, String> {
         fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
         let log = fs::File::create(directory.join("log")).map_err(|error| error.to_string())?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_culver"));
@@ -73,7 +84,7 @@ impl Server {
         let mut child = command.spawn().map_err(|error| error.to_string())?;
         let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let imap = SocketAddr::from((Ipv4Addr::LOCALHOST, base + 143));
-        let server = Server { child, directory, imap };
+        let server = Server { child, directory, base, exercise_state, imap };
         let (ready, is_ready) = mpsc::channel();
         // Ends with the process: the pipe closes.
         thread::spawn(move || {
@@ -99,6 +110,10 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Taken along by a restart.
+        if self.directory.as_os_str().is_empty() {
+            return;
+        }
         if !thread::panicking() && env::var_os("CULVER_TEST_KEEP").is_none() {
             let _ = fs::remove_dir_all(&self.directory);
         }

@@ -25,11 +25,7 @@ pub async fn run(accounts: usize) {
         let nth = random::below(1 + random::below(accounts as u64)) as usize;
         let owner = here.accounts.shard_of(&account(nth));
         drop(here);
-        let dbg = std::env::var_os("SIMDBG").is_some() && !going();
         let _ = mesh::call(owner, move || turn(nth)).await;
-        if dbg || (std::env::var_os("SIMDBG").is_some() && !going()) {
-            eprintln!("client ends");
-        }
         if random::below(6) == 0 {
             time::sleep(Duration::from_micros(random::below(30_000))).await;
         }
@@ -37,7 +33,6 @@ pub async fn run(accounts: usize) {
 }
 
 async fn turn(nth: usize) {
-    let _g = Act::new(format!("turn {nth}"));
     let Some(here) = Here::get() else { return };
     let id = account(nth);
     let decided = || here.life.oracle.with(&id, |ledger| ledger.decided);
@@ -48,24 +43,10 @@ async fn turn(nth: usize) {
         }
     }
     match random::below(100) {
-        0..30 => {
-            let _g = Act::new(format!("deliver {nth}"));
-            return deliver(&here, &id).await;
-        }
-        30..32 => {
-            return drop({
-                let _g = Act::new(format!("flush {nth}"));
-                here.storage().flush(here.storage().partition_of(&id)).await
-            });
-        }
-        32 => {
-            let _g = Act::new(format!("trim {nth}"));
-            return drop(here.storage().trim().await);
-        }
-        33 => {
-            let _g = Act::new(format!("compact {nth}"));
-            return drop(here.storage().compact().await);
-        }
+        0..30 => return deliver(&here, &id).await,
+        30..32 => return drop(here.storage().flush(here.storage().partition_of(&id)).await),
+        32 => return drop(here.storage().trim().await),
+        33 => return drop(here.storage().compact().await),
         _ => {}
     }
     let Some(session) = compare::open(&here, &id).await else { return };
@@ -73,7 +54,6 @@ async fn turn(nth: usize) {
         if !going() || !compare::look(&here, &session, false) {
             return;
         }
-        let _g = Act::new(format!("act {nth}"));
         act(&here, &session).await;
     }
     match random::below(8) {
@@ -161,9 +141,6 @@ async fn deliver(here: &Here, id: &AccountId) {
     let Some((message, body)) = feed(arriving, serial, octets).await else { return };
     let name = (random::below(8) == 0).then(|| NAMES[random::below(NAMES.len() as u64) as usize]);
     note(here, id, serial, &message, name.is_none().then_some(Guid::INBOX));
-    if std::env::var_os("SIMDBG").is_some() && !going() {
-        eprintln!("deliver {id} {serial}");
-    }
     let result = here.accounts.deliver(id, name, message, body).await;
     here.life.oracle.answer(id, serial, answer(result.map(|()| None)));
 }
@@ -275,24 +252,5 @@ fn answer(result: Result<Option<Applied>, ChangeError>) -> Answer {
                 [SubmitError::Busy, SubmitError::NoSpace, SubmitError::Stopped].map(|e| e.to_string());
             if lost.contains(&why) || not_taken.contains(&why) { Answer::No } else { Answer::Unknown }
         }
-    }
-}
-
-thread_local!(pub static ACTIVE: std::cell::RefCell<BTreeMap<u64,String>> = Default::default());
-struct Act(u64);
-impl Act {
-    fn new(s: String) -> Act {
-        ACTIVE.with_borrow_mut(|a| {
-            let k = a.keys().next_back().copied().unwrap_or(0) + 1;
-            a.insert(k, s);
-            Act(k)
-        })
-    }
-}
-impl Drop for Act {
-    fn drop(&mut self) {
-        ACTIVE.with_borrow_mut(|a| {
-            a.remove(&self.0);
-        })
     }
 }

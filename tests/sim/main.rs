@@ -74,9 +74,6 @@ fn all(seeds: std::ops::Range<u64>) -> Figures {
 
 #[test]
 fn everyday() {
-    if std::env::var_os("SIMDBG").is_some() {
-        let _ = tracing_subscriber::fmt().with_env_filter("info").without_time().try_init();
-    }
     let long = number("CULVER_TEST_LONG") == Some(1);
     let count = number("CULVER_SIM_SEEDS").unwrap_or(if long { SEEDS_LONG } else { SEEDS });
     let seeds = number("CULVER_SIM_SEED").map_or(1..count + 1, |seed| seed..seed + 1);

@@ -100,9 +100,6 @@ async fn run(handover: Rc<Handover>, life: Life) {
                 root = Some(opened);
             }
             Err(error) => {
-                if std::env::var_os("SIMDBG").is_some() {
-                    eprintln!("open {error}");
-                }
                 if life.sound || !matches!(error, OpenError::Io { .. }) {
                     life.oracle.error(format!("recovery: {error}"));
                 }
@@ -132,9 +129,6 @@ async fn run(handover: Rc<Handover>, life: Life) {
             return;
         }
     };
-    if std::env::var_os("SIMDBG").is_some() {
-        eprintln!("shard {} of {} started", shard(), shards());
-    }
     let idle_accounts_max = random::below(3) as usize;
     let accounts =
         Accounts::new(culver_mailbox::Limits { idle_accounts_max, ..culver_mailbox::Limits::default() });
@@ -144,9 +138,6 @@ async fn run(handover: Rc<Handover>, life: Life) {
     let mine = || (0..life.accounts).map(account).filter(|id| here.accounts.shard_of(id) == shard());
     for id in mine() {
         compare::start_of_life(&here, &id, life.only_compare).await;
-        if std::env::var_os("SIMDBG").is_some() {
-            eprintln!("compared {id}");
-        }
     }
     if !life.only_compare {
         let clients =
@@ -154,9 +145,6 @@ async fn run(handover: Rc<Handover>, life: Life) {
         let clients: Vec<_> = clients.collect();
         for client in clients {
             let _ = client.await;
-        }
-        if std::env::var_os("SIMDBG").is_some() {
-            eprintln!("shard {} clients done", shard());
         }
         // Clients of other shards may still be at work here.
         handover.left.set(handover.left.get() + 1);
@@ -166,9 +154,6 @@ async fn run(handover: Rc<Handover>, life: Life) {
         for id in mine() {
             compare::end_of_life(&here, &id).await;
         }
-    }
-    if std::env::var_os("SIMDBG").is_some() {
-        eprintln!("shard {} closes {:?}", shard(), storage.status());
     }
     let flush = random::below(2) == 0;
     storage.clone().close(flush).await;
@@ -190,37 +175,7 @@ async fn run(handover: Rc<Handover>, life: Life) {
 
 async fn open(life: &Life) -> Result<(Root, Vec<Share>), OpenError> {
     if life.check {
-        let report = culver_storage::check(Path::new(STORE), &mut |piece: culver_storage::Inside<'_>| {
-            let text = match &piece {
-                culver_storage::Inside::Record { account, position, meta, .. } => format!(
-                    "record {account} {position} {:?}",
-                    culver_mailbox::record::Record::decode(meta).map(|r| match r {
-                        culver_mailbox::record::Record::Append { mailbox, message } =>
-                            format!("append {mailbox} {}", message.guid),
-                        culver_mailbox::record::Record::Relocate { from } => format!("relocate {from:?}"),
-                        r => format!("{r:?}"),
-                    })
-                ),
-                culver_storage::Inside::Blocks { account, guid, position, blocks, .. } => {
-                    format!("blocks {account} {position} {guid} {}", blocks.len())
-                }
-            };
-            let found = inside(piece);
-            if std::env::var_os("SIMDBG").is_some() {
-                if text.starts_with("record")
-                    || found
-                        .as_ref()
-                        .is_ok_and(|f| f.iter().any(|p| format!("{:?}", p.object).contains("76")))
-                {
-                    eprintln!(
-                        "CHECK {text} {:?}",
-                        found.as_ref().map(|f| f.iter().map(|p| p.to_string()).collect::<Vec<_>>())
-                    );
-                }
-            }
-            found
-        })
-        .await?;
+        let report = culver_storage::check(Path::new(STORE), &mut inside).await?;
         life.oracle.count(|figures| figures.checks += 1);
         for finding in report.findings {
             life.oracle.error(format!("check: {}: {}", finding.path.display(), finding.what));

@@ -139,11 +139,12 @@ impl Ledger {
             if *to != guid {
                 continue;
             }
+            // Which of two equal messages it is will be told with the answer, if there is one.
             let source = uids.iter().find(|(uid, held)| held.message == message && !made.contains_key(*uid));
-            if let Some((source, instance)) = source.map(|(uid, instance)| (*uid, instance.clone())) {
+            if let Some(source) = source.map(|(uid, _)| *uid) {
                 made.insert(source, uid);
                 op.seen = true;
-                return self.born(key, instance, errors);
+                return self.born(key, Instance { message, tags: BTreeSet::new() }, errors);
             }
         }
         if self.renames_of_inbox().any(|(target, _)| target == guid) {
@@ -308,10 +309,11 @@ impl Ledger {
                 }
             }
             Kind::Copy { from, uids, made, .. } => {
-                for uid in uids.keys() {
+                for (uid, instance) in uids {
+                    let of_equals = || made.keys().any(|uid| uids[uid].message == instance.message);
                     if made.contains_key(uid) {
                         add(true);
-                    } else if self.alive.contains_key(&(*from, *uid)) {
+                    } else if self.alive.contains_key(&(*from, *uid)) && !of_equals() {
                         add(false);
                     }
                 }

@@ -98,9 +98,6 @@ fn ended(sim: &Sim, machine: NodeId) {
 /// One life. True where it ended in good order.
 fn live(sim: &Sim, machine: NodeId, disk: Disk, life: Life) -> bool {
     sim.faults(machine, disk.faults());
-    if std::env::var_os("SIMDBG").is_some() {
-        eprintln!("life {:?}", disk.faults());
-    }
     node::start(sim, machine, shards(sim), life);
     let steps = match sim.random() % 5 {
         0 => sim.random() % 500,
@@ -120,9 +117,6 @@ fn live(sim: &Sim, machine: NodeId, disk: Disk, life: Life) -> bool {
         0 => sim.kill(machine),
         1 => {
             sim.stop(machine);
-            if std::env::var_os("SIMDBG").is_some() {
-                eprintln!("stop");
-            }
             ended(sim, machine);
             sim.crash(machine);
             return true;

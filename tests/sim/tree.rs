@@ -91,7 +91,9 @@ impl Tree {
                 if name.is_inbox() && matches!(change, Change::RenameInbox { .. }) {
                     return Err(Refusal::Cannot);
                 }
-                if self.entries.get(name.as_str()).is_some_and(|entry| entry.selectable) {
+                // RFC 3501 §6.3.4: CREATE makes a \NoSelect name whole; a rename finds it taken.
+                let rename = matches!(change, Change::RenameInbox { .. });
+                if self.entries.get(name.as_str()).is_some_and(|entry| entry.selectable || rename) {
                     return Err(Refusal::AlreadyExists);
                 }
                 tree.entries.remove(name.as_str());

@@ -35,10 +35,22 @@ impl Imap {
             }
         };
         let Some(selected) = &user.selected else { return Ok(()) };
+        // RFC 5182 §2.4, RFC 4731 §3.2: with MIN and MAX alone, what is saved and whose MODSEQ is told is what they
+        // return.
+        let ends =
+            search.returns.filter(|returns| (returns.min || returns.max) && !returns.all && !returns.count);
+        let named: UidSet = match ends {
+            Some(returns) => {
+                let min = found.min().filter(|_| returns.min);
+                let max = found.max().filter(|_| returns.max);
+                min.into_iter().chain(max).collect()
+            }
+            None => found.iter().collect(),
+        };
         let modseq = search.mentions_modseq().then(|| {
             let state = user.session.account().state();
             let index = state.selectable(selected.view.mailbox())?;
-            found.iter().filter_map(|uid| index.get(Uid::new(uid)?)).map(|row| row.modseq()).max()
+            named.iter().filter_map(|uid| index.get(Uid::new(uid)?)).map(|row| row.modseq()).max()
         });
         let modseq: Option<ModSeq> = modseq.flatten();
         let number = |uid: u32| {
@@ -52,15 +64,7 @@ impl Imap {
                     false => UidSet::new(),
                 };
                 if returns.save {
-                    // RFC 5182 §2.4: MIN and MAX alone save only what they return.
-                    let only_ends = (returns.min || returns.max) && !returns.all && !returns.count;
-                    user.saved = if only_ends {
-                        let min = found.min().filter(|_| returns.min);
-                        let max = found.max().filter(|_| returns.max);
-                        min.into_iter().chain(max).collect()
-                    } else {
-                        found.iter().collect()
-                    };
+                    user.saved = named;
                 }
                 if returns.min || returns.max || returns.all || returns.count {
                     let result = Esearch {

@@ -249,19 +249,21 @@ impl Inner {
     }
 
     /// Waits for room. The permit that comes back keeps others from overtaking until the record is queued.
-    pub async fn wait_for_room(&self, pending: &mut Pending) -> Result<Permit, SubmitError> {
+    /// Urgent records wait for nobody: who holds the gate may wait for a flush, and the flush for the housekeeping
+    /// that submits them.
+    pub async fn wait_for_room(&self, pending: &mut Pending) -> Result<Option<Permit>, SubmitError> {
         let journal = &self.journal;
         let resets = journal.resets.get();
-        let gate = journal.gate.acquire(1).await;
         let judge = || match journal.refusal(pending.urgent) {
             Some(refusal) => Err(refusal),
             None if journal.resets.get() != resets => Err(SubmitError::Busy),
             None => Ok(()),
         };
-        judge()?;
         if pending.urgent {
-            return Ok(gate);
+            return judge().map(|()| None);
         }
+        let gate = journal.gate.acquire(1).await;
+        judge()?;
         let room = journal.room.acquire(pending.octets as usize).await;
         loop {
             judge()?;
@@ -274,7 +276,7 @@ impl Inner {
             self.flushed.changed_since(seen).await;
         }
         pending.room = Some(room);
-        Ok(gate)
+        Ok(Some(gate))
     }
 
     pub fn enqueue(&self, pending: Pending) {

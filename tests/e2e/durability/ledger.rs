@@ -65,7 +65,7 @@ struct Shown {
 
 /// The text of a message, from its number alone. Some are larger than what a journal keeps inline.
 pub fn body(id: u64) -> String {
-    let mut random = Random::new(id ^ 0xb0d1_e5);
+    let mut random = Random::new(id ^ 0x00b0_d1e5);
     let lines = match random.below(100) {
         0 => 20_000,
         1..=4 => 5_000,
@@ -416,4 +416,77 @@ pub fn between<'a>(text: &'a str, open: &str, close: &str) -> Option<&'a str> {
 pub fn leading_number(text: &str) -> Option<u64> {
     let end = text.bytes().take_while(u8::is_ascii_digit).count();
     text[..end].parse().ok()
+}
+
+/// The test of the comparison itself: every kind of loss is found, and what may be is let through.
+pub fn self_test() -> Fallible {
+    let message = |uid: u32, id: u64, flags: &[&str]| Message {
+        uid: Some(uid),
+        id,
+        flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
+    };
+    let good = || {
+        let messages = vec![message(1, 10, &["\\Seen"]), message(2, 11, &[]), message(4, 12, &["work"])];
+        let shown = Shown { uid_validity: 7, uid_next: 5, highest_modseq: 9, messages };
+        State { mailboxes: BTreeMap::from([("INBOX".to_owned(), shown)]) }
+    };
+    let mut ledger = Ledger::new(0);
+    let empty = Shown { uid_validity: 7, uid_next: 1, highest_modseq: 1, messages: Vec::new() };
+    let empty = State { mailboxes: BTreeMap::from([("INBOX".to_owned(), empty)]) };
+    ledger.compare(&empty, None, &[])?;
+    ledger.compare(&good(), None, &[]).err().ok_or("messages from nowhere were let through")?;
+    ledger.compare(&good(), None, &[10, 11, 12]).err().ok_or("a delivery with flags was let through")?;
+    let append = |uid, id, flags: &[&str]| {
+        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        (Operation::Append { mailbox: "INBOX".into(), id, flags }, vec![uid])
+    };
+    for (operation, uids) in [append(1, 10, &["\\Seen"]), append(2, 11, &[]), append(4, 12, &["work"])] {
+        ledger.apply(&operation, &uids);
+    }
+    ledger.compare(&good(), None, &[])?;
+    type Fault = fn(&mut Shown);
+    let faults: [(&str, Fault); 8] = [
+        ("a lost message", |shown| drop(shown.messages.remove(1))),
+        ("a message twice", |shown| {
+            let mut twice = shown.messages[1].clone();
+            twice.uid = Some(5);
+            shown.uid_next = 6;
+            shown.messages.push(twice);
+        }),
+        ("another UID", |shown| shown.messages[2].uid = Some(3)),
+        ("a lost flag", |shown| shown.messages[0].flags.clear()),
+        ("a flag from nowhere", |shown| shown.messages[1].flags.extend(["\\Deleted".into()])),
+        ("UIDVALIDITY", |shown| shown.uid_validity = 8),
+        ("UIDNEXT went back", |shown| shown.uid_next = 4),
+        ("HIGHESTMODSEQ went back", |shown| shown.highest_modseq = 8),
+    ];
+    for (name, fault) in faults {
+        let mut state = good();
+        fault(state.mailboxes.get_mut("INBOX").expect("it is there"));
+        ensure!(ledger.clone().compare(&state, None, &[]).is_err(), "not found: {name}");
+    }
+    let mut state = good();
+    state.mailboxes.clear();
+    ensure!(ledger.clone().compare(&state, None, &[]).is_err(), "not found: a lost mailbox");
+    // In flight: done for none, some or all of its messages, and in no other way.
+    let store = Operation::Store {
+        mailbox: "INBOX".into(),
+        uids: vec![2, 4],
+        how: '+',
+        flags: BTreeSet::from(["\\Flagged".to_owned()]),
+    };
+    for flagged in [vec![], vec![1], vec![2], vec![1, 2]] {
+        let mut state = good();
+        let shown = state.mailboxes.get_mut("INBOX").expect("it is there");
+        for n in flagged {
+            let message: &mut Message = &mut shown.messages[n];
+            message.flags.insert("\\Flagged".into());
+        }
+        ledger.clone().compare(&state, Some(&store), &[])?;
+    }
+    let mut state = good();
+    let shown = state.mailboxes.get_mut("INBOX").expect("it is there");
+    shown.messages[0].flags.insert("\\Flagged".into());
+    ensure!(ledger.compare(&state, Some(&store), &[]).is_err(), "not found: a flag on the wrong message");
+    Ok(())
 }
