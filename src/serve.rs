@@ -49,18 +49,23 @@ pub struct Shard {
     draining: Cell<bool>,
     ready: Cell<bool>,
     exercise_state: bool,
+    /// When the process began, in seconds since 1970: tells its sessions from those of an earlier one.
+    start: u32,
+    /// Nothing of this shard is under way any more, or the time to drain is over.
+    finished: Cell<bool>,
 }
 
-/// Names a session in logs: the shard that accepted it, and a number.
+/// Names a session in logs and trace fields: the start of the process, the shard that accepted it, and a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionId {
+    start: u32,
     shard: u16,
     number: u64,
 }
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{:x}", self.shard, self.number)
+        write!(f, "{:x}-{:x}-{:x}", self.start, self.shard, self.number)
     }
 }
 
@@ -72,6 +77,8 @@ pub struct Peer {
     pub tls: bool,
     /// A password may come without TLS.
     pub secure: bool,
+    /// Of a network that is configured as secure: a proxy or webmail of the site, which makes logins for many.
+    pub trusted: bool,
     /// Counts the connection of its address, on whatever shard the session is.
     pub counted: Option<Arc<auth::AddressConnection>>,
 }
@@ -215,6 +222,7 @@ struct Shared {
     tls: Mutex<Option<Arc<rustls::ServerConfig>>>,
     auth_key: [u8; 32],
     tickets: Tickets,
+    start: u32,
 }
 
 /// Serves until a signal ends it. `samples` get sample messages; `announce` is called once everything listens.
@@ -230,13 +238,19 @@ pub fn run(
     let tickets = Tickets::new()?;
     let tls = load_tls(&config, &tickets)?;
     raise_descriptor_limit();
-    let shards = shard::Config { shards: config.shards, ..shard::Config::default() };
+    probe(&config)?;
+    let limits = shard::Limits {
+        descriptors_reserved: config.limits.descriptors_reserved as u64,
+        ..shard::Limits::default()
+    };
+    let shards = shard::Config { shards: config.shards, limits, ..shard::Config::default() };
     let shared = Arc::new(Shared {
         config: Arc::new(config),
         directory: Mutex::new(Arc::new(directory)),
         tls: Mutex::new(tls),
         auth_key,
         tickets,
+        start: time::wall().0 as u32,
     });
     let first = Arc::new(Mutex::new(Some((samples, announce))));
     let handover = Arc::new(Mutex::new(Vec::new()));
@@ -249,8 +263,18 @@ pub fn run(
     });
     match result {
         Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(shard::RunError::Failed { shard, error }) => Err(error.context(format!("shard {shard}"))),
         Err(error) => Err(anyhow::Error::msg(error.to_string())),
     }
+}
+
+/// Each address, taken once and alone: the shards share it afterwards, and so would another server that has it.
+fn probe(config: &Config) -> Result<()> {
+    for listener in &config.listeners {
+        let bound = std::net::TcpListener::bind(listener.address);
+        bound.with_context(|| format!("{} cannot listen on {}", listener.service.name(), listener.address))?;
+    }
+    Ok(())
 }
 
 type First<A> = Option<(Vec<AccountId>, A)>;
@@ -263,7 +287,11 @@ async fn serve_shard<A: FnOnce()>(
 ) -> Result<(), anyhow::Error> {
     let config = shared.config.clone();
     // Shard 0 locks and recovers the store and lays out what each shard owns; the others wait for theirs.
-    let root = if first.is_some() { Some(recover(&config, &shares).await?) } else { None };
+    if first.is_some() {
+        // Kept until every shard has ended, however it ends: with it goes the lock of the store.
+        let root = recover(&config, &shares).await?;
+        shard::set_local(Rc::new(root));
+    }
     let share = loop {
         let mine =
             shares.lock().ok().and_then(|mut shares| shares.get_mut(shard::shard()).and_then(Option::take));
@@ -293,6 +321,8 @@ async fn serve_shard<A: FnOnce()>(
         draining: Cell::new(false),
         ready: Cell::new(false),
         exercise_state: std::env::var_os("CULVER_EXERCISE_STATE").is_some(),
+        start: shared.start,
+        finished: Cell::new(false),
         config: config.clone(),
     });
     shard::set_local(here.clone());
@@ -346,10 +376,12 @@ async fn serve_shard<A: FnOnce()>(
         }
     };
     let _ = time::deadline(config.drain, busy).await;
+    here.finished.set(true);
+    // Sessions of the others may still bring mail for accounts of this one.
+    let _ = time::deadline(config.drain, others_finished()).await;
     // Until now it answered that the server is not ready.
     drop(monitors);
-    storage.close(true).await;
-    drop(root);
+    storage.close(!failed).await;
     if failed {
         bail!("the journal's disk failed; look at the log, mend the disk and start again")
     }
@@ -367,6 +399,18 @@ async fn recover(config: &Config, shares: &Shares) -> Result<Root> {
         *shares = recovered.into_iter().map(Some).collect();
     }
     Ok(root)
+}
+
+/// Ready once no shard has anything under way.
+async fn others_finished() {
+    for other in 0..shard::shards() {
+        loop {
+            match mesh::call(other, || async { Shard::here().is_none_or(|shard| shard.finished.get()) }).await {
+                Ok(false) => time::sleep(Duration::from_millis(5)).await,
+                Ok(true) | Err(_) => break,
+            }
+        }
+    }
 }
 
 /// What messages on their way in left behind when the last process was killed.
@@ -398,7 +442,6 @@ async fn all_ready(here: &Rc<Shard>) -> Result<()> {
 }
 
 async fn accept(shard: Rc<Shard>, listener: Listener, config: ListenerConfig) {
-    let mut number = 0;
     loop {
         let (stream, address, refuse) = match listener.accept().await {
             Ok(Accepted::Conn(stream, address)) => (stream, address, false),
@@ -409,13 +452,13 @@ async fn accept(shard: Rc<Shard>, listener: Listener, config: ListenerConfig) {
                 continue;
             }
         };
-        number += 1;
         count(&shard.counters.connections);
-        let id = SessionId { shard: culver_shard::shard() as u16, number };
+        let number = shard.counters.connections.get();
+        let id = SessionId { start: shard.start, shard: culver_shard::shard() as u16, number };
         let address = address.ip().to_canonical();
-        let secure = shard.config.users.plaintext_login
-            || shard.config.users.secure_networks.iter().any(|network| network.contains(Some(address)));
-        let peer = Peer { id, address, tls: config.tls, secure, counted: None };
+        let trusted = shard.config.users.secure_networks.iter().any(|network| network.contains(Some(address)));
+        let secure = trusted || shard.config.users.plaintext_login;
+        let peer = Peer { id, address, tls: config.tls, secure, trusted, counted: None };
         let here = shard.clone();
         let open = shard.counters.connections_open.get() as usize;
         let full = refuse || open * culver_shard::shards() >= shard.config.limits.connections_max;
@@ -528,7 +571,7 @@ async fn reload(shared: &Arc<Shared>) {
     }
 }
 
-fn load_directory(config: &Config) -> Result<Directory> {
+pub fn load_directory(config: &Config) -> Result<Directory> {
     let mut directory = Directory::new();
     let mut mistakes = Vec::new();
     if let Some(path) = &config.users.passwd_file {
@@ -562,7 +605,7 @@ fn load_directory(config: &Config) -> Result<Directory> {
     if mistakes.is_empty() { Ok(directory) } else { bail!("users cannot be read:\n{}", mistakes.join("\n")) }
 }
 
-fn load_tls(config: &Config, tickets: &Tickets) -> Result<Option<Arc<rustls::ServerConfig>>> {
+pub fn load_tls(config: &Config, tickets: &Tickets) -> Result<Option<Arc<rustls::ServerConfig>>> {
     let Some(tls) = &config.tls else { return Ok(None) };
     let files = |(chain, key): &(std::path::PathBuf, std::path::PathBuf)| CertificateFiles {
         chain: chain.clone(),

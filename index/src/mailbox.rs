@@ -514,6 +514,15 @@ impl MailboxIndex {
         });
     }
 
+    /// Gives ids to keywords that the table does not know, all or none: so that what follows cannot be refused for
+    /// them. Changes no message.
+    pub fn admit_keywords(&mut self, flags: &FlagSet) -> Result<(), IndexError> {
+        if self.keywords.unknown(flags) > 0 && self.admit(flags)? {
+            self.flush.touch_keywords();
+        }
+        Ok(())
+    }
+
     fn admit(&mut self, flags: &FlagSet) -> Result<bool, IndexError> {
         let view = self.rows.view();
         let used = || {

@@ -18,7 +18,7 @@ use crate::state::{Applied, Refusal, State};
 use culver_index::Block as IndexBlock;
 use culver_model::{AccountId, Guid, MailboxName, PartitionId};
 use culver_shard::shards;
-use culver_shard::sync::{Notify, oneshot};
+use culver_shard::sync::{Notify, Semaphore, oneshot};
 use culver_storage::{Body, CommitError, Committed, Loaded, Place, Position, ReadError, Storage};
 use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -32,13 +32,15 @@ use thiserror::Error;
 pub struct Limits {
     /// Accounts kept open on a shard after their last session left.
     pub idle_accounts_max: usize,
-    /// Largest message that is taken, in octets.
+    /// Largest message that is taken, in octets, without the recipient's own prefix.
     pub message_octets_max: u64,
+    /// Octets of messages that the searches of a shard hold at a time; a larger message is searched alone.
+    pub search_octets_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { idle_accounts_max: 1_000, message_octets_max: 64 << 20 }
+        Limits { idle_accounts_max: 1_000, message_octets_max: 64 << 20, search_octets_max: 128 << 20 }
     }
 }
 
@@ -67,9 +69,10 @@ pub struct Accounts {
     me: Weak<Accounts>,
     storage: OnceCell<Storage>,
     limits: Limits,
+    pub(crate) search_octets: Semaphore,
     open: RefCell<BTreeMap<AccountId, Rc<Account>>>,
     loading: RefCell<BTreeMap<AccountId, Rc<Notify>>>,
-    /// Accounts in the order in which their last session left; one may stand here more than once.
+    /// Accounts in the order in which their last session left.
     idle: RefCell<VecDeque<AccountId>>,
     /// Accounts whose blocks a flush took and that is not known to be committed; those of a flush that failed stay
     /// until the next one.
@@ -105,6 +108,7 @@ impl Accounts {
         Rc::new_cyclic(|me| Accounts {
             me: me.clone(),
             storage: OnceCell::new(),
+            search_octets: Semaphore::new(limits.search_octets_max),
             limits,
             open: RefCell::default(),
             loading: RefCell::default(),
@@ -192,6 +196,7 @@ impl Accounts {
     /// Notes that nobody uses the account, and drops the one that has been idle longest where there are too many.
     fn rest(&self, id: &AccountId) {
         let mut idle = self.idle.borrow_mut();
+        idle.retain(|other| other != id);
         idle.push_back(id.clone());
         let mut open = self.open.borrow_mut();
         while idle.len() > self.limits.idle_accounts_max {
@@ -203,6 +208,10 @@ impl Accounts {
             });
             if unused {
                 open.remove(&oldest);
+            } else if open.get(&oldest).is_some_and(|account| account.sessions.get() == 0) {
+                // In use by a change or a flush: it is looked at again when the next account rests.
+                idle.push_back(oldest);
+                break;
             }
         }
     }
@@ -311,7 +320,7 @@ impl Accounts {
         message: Message,
         body: Body,
     ) -> Result<(), ChangeError> {
-        if message.size > self.limits.message_octets_max {
+        if message.size - u64::from(message.prefix_octets) > self.limits.message_octets_max {
             return Err(Refusal::TooBig.into());
         }
         let mut target = Guid::INBOX;

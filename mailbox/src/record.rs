@@ -114,12 +114,14 @@ pub enum Record {
         uids: UidSet,
         only_deleted: bool,
     },
+    /// `whole`: refused where one of them is gone.
     Copy {
         from: Guid,
         uids: UidSet,
         to: Guid,
         save_date: i64,
         remove: bool,
+        whole: bool,
     },
     Create {
         guid: Guid,
@@ -176,11 +178,11 @@ impl Record {
                 w.u8(u8::from(*only_deleted));
                 w.uids(uids);
             }
-            Record::Copy { from, uids, to, save_date, remove } => {
+            Record::Copy { from, uids, to, save_date, remove, whole } => {
                 w.guid(from);
                 w.guid(to);
                 w.u64(*save_date as u64);
-                w.u8(u8::from(*remove));
+                w.u8(u8::from(*remove) | u8::from(*whole) << 1);
                 w.uids(uids);
             }
             Record::Create { guid, name, special_use, selectable } => {
@@ -257,8 +259,12 @@ impl Record {
             4 => {
                 let (from, to) = (r.guid()?, r.guid()?);
                 let save_date = r.u64()? as i64;
-                let remove = r.bool()?;
-                Record::Copy { from, uids: r.uids()?, to, save_date, remove }
+                let how = r.u8()?;
+                if how > 3 {
+                    return Err(r.malformed());
+                }
+                let (remove, whole) = (how & 1 != 0, how & 2 != 0);
+                Record::Copy { from, uids: r.uids()?, to, save_date, remove, whole }
             }
             5 => {
                 let guid = r.guid()?;

@@ -194,7 +194,7 @@ impl<'a> Search<'a> {
                 None => false,
                 Some(Ok(hit)) => hit,
                 Some(Err((place, octets))) => {
-                    let header = self.read(&place, octets.min(HEADER_OCTETS_MAX)).await?;
+                    let header = self.read_again(uid, &place, octets.min(HEADER_OCTETS_MAX)).await?;
                     matches(&header)
                 }
             };
@@ -222,7 +222,8 @@ impl<'a> Search<'a> {
             let known = self
                 .with(|index| index.get(uid).map(|row| (*row.place(), row.size(), row.parts().to_vec())))?;
             let Some((place, size, parts)) = known else { continue };
-            let message = self.read(&place, size).await?;
+            let _octets = self.session.accounts().search_octets.acquire(size as usize).await;
+            let message = self.read_again(uid, &place, size).await?;
             let Ok(table) = PartTable::decode(&parts) else { continue };
             text.start();
             let mut extract = Extract::new(&table, &message);
@@ -235,6 +236,19 @@ impl<'a> Search<'a> {
             shard::yield_if_needed().await;
         }
         Ok(found)
+    }
+
+    /// Reads a message, looked up again where compaction moved it meanwhile.
+    async fn read_again(&self, uid: Uid, place: &[u8; 32], octets: u64) -> Result<Vec<u8>, SearchError> {
+        match self.read(place, octets).await {
+            Err(SearchError::Read(ReadError::Gone(_))) => {
+                match self.with(|index| index.get(uid).map(|row| *row.place()))? {
+                    Some(place) => self.read(&place, octets).await,
+                    None => Ok(Vec::new()),
+                }
+            }
+            read => read,
+        }
     }
 
     async fn read(&self, place: &[u8; 32], octets: u64) -> Result<Vec<u8>, SearchError> {

@@ -20,6 +20,12 @@ pub const SUBSCRIPTIONS_MAX: usize = 10_000;
 /// The key under which the account's own block is stored; mailbox blocks stand under their GUID.
 pub const ACCOUNT_KEY: Guid = Guid([0xff; 16]);
 
+/// Whether a block of this key is a mailbox's. Keys that begin with eight octets ff are the account's own: its list
+/// ([`ACCOUNT_KEY`]), and classes of blocks that later versions bring (a class and a number, four octets each).
+pub fn is_mailbox_key(key: Guid) -> bool {
+    key.0[..8] != [0xff; 8]
+}
+
 /// Why a change was refused. The client acts on each differently; see the table of texts at the edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -33,6 +39,8 @@ pub enum Refusal {
     Limit,
     #[error("the message is too large")]
     TooBig,
+    #[error("a message is expunged")]
+    Gone,
 }
 
 /// What a record that was carried out gave.
@@ -114,6 +122,10 @@ impl State {
             let mut blocks = blocks.into_iter();
             let Some(base) = blocks.next() else { continue };
             state.deltas.insert(key, deltas);
+            if key != ACCOUNT_KEY && !is_mailbox_key(key) {
+                // Of a later version: what it is, that version knows.
+                continue;
+            }
             if key == ACCOUNT_KEY {
                 state.account = AccountState::decode(&base)?;
                 account_seen = true;
@@ -141,7 +153,8 @@ impl State {
     }
 
     pub fn entry(&self, name: &MailboxName) -> Option<&MailboxEntry> {
-        self.account.mailboxes.iter().find(|entry| entry.name == *name)
+        let at = self.account.mailboxes.binary_search_by(|entry| entry.name.cmp(name)).ok()?;
+        self.account.mailboxes.get(at)
     }
 
     pub fn entry_of(&self, guid: Guid) -> Option<&MailboxEntry> {
@@ -153,7 +166,10 @@ impl State {
     }
 
     pub fn has_children(&self, name: &MailboxName) -> bool {
-        self.account.mailboxes.iter().any(|entry| entry.name.starts_under(name))
+        // The list is sorted by name, so those below stand together, at the first name not before `name/`.
+        let below = format!("{}/", name.as_str());
+        let at = self.account.mailboxes.partition_point(|entry| entry.name.as_str() < below.as_str());
+        self.account.mailboxes.get(at).is_some_and(|entry| entry.name.starts_under(name))
     }
 
     /// The mailbox where it can be selected.
@@ -181,7 +197,10 @@ impl State {
                 self.store(*mailbox, uids, *op, flags, *unchanged_since)
             }
             Record::Expunge { mailbox, uids, only_deleted } => self.expunge(*mailbox, uids, *only_deleted),
-            Record::Copy { from, uids, to, save_date, remove } => {
+            Record::Copy { from, uids, to, save_date, remove, whole } => {
+                if *whole && self.selectable(*from).is_some_and(|index| index.existing(uids) != *uids) {
+                    return Err(Refusal::Gone);
+                }
                 self.copy(*from, uids, *to, *save_date, *remove)
             }
             Record::Create { guid, name, special_use, selectable } => {
@@ -270,10 +289,10 @@ impl State {
         // All or nothing: what could refuse one of them is asked before the first.
         let keywords = messages.iter().flat_map(|(_, message)| message.flags.keywords.iter().cloned());
         let keywords: FlagSet = keywords.map(Flag::Keyword).collect();
-        target.store(&UidSet::new(), culver_index::StoreOp::Add, &keywords, None, modseq).map_err(refusal)?;
         if u64::from(u32::MAX - target.uid_next().get()) < messages.len() as u64 {
             return Err(Refusal::Limit);
         }
+        target.admit_keywords(&keywords).map_err(refusal)?;
         let (mut copied, mut given) = (UidSet::new(), UidSet::new());
         for (uid, message) in &mut messages {
             message.save_date = save_date;

@@ -9,11 +9,11 @@ use super::metrics::count;
 use super::{Peer, Shard};
 use culver_model::AccountId;
 use culver_proto::sasl::Secret;
-use culver_shard::{annex, mesh, shards, time};
+use culver_shard::{Queue, annex, mesh, shards, spawn, time};
 use culver_users::{
     AddressKey, AuthCache, CacheLimits, Cached, Counters, Outcome, Penalty, PenaltyLimits, home,
 };
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -24,6 +24,8 @@ const COUNTED_MAX: usize = 1_000_000;
 /// What one shard keeps as the home of names and addresses.
 pub struct Home {
     cache: RefCell<AuthCache>,
+    /// Grows with each reload of the directory.
+    generation: Cell<u64>,
     penalty: RefCell<Penalty>,
     users: RefCell<Counters<AccountId>>,
     addresses: RefCell<Counters<AddressKey>>,
@@ -33,6 +35,7 @@ impl Home {
     pub fn new(key: [u8; 32], users_max: usize, addresses_max: usize) -> Home {
         Home {
             cache: RefCell::new(AuthCache::new(CacheLimits::default(), key)),
+            generation: Cell::new(0),
             penalty: RefCell::new(Penalty::new(PenaltyLimits::default())),
             users: RefCell::new(Counters::new(users_max as u32, COUNTED_MAX)),
             addresses: RefCell::new(Counters::new(addresses_max as u32, COUNTED_MAX)),
@@ -41,6 +44,7 @@ impl Home {
 
     /// Forgets passwords that were right: the directory has changed.
     pub fn clear(&self) {
+        self.generation.set(self.generation.get() + 1);
         self.cache.borrow_mut().clear();
     }
 }
@@ -72,11 +76,15 @@ impl Drop for Connection {
             return;
         }
         let at = home(account.as_str().as_bytes(), shards());
-        let _ = mesh::post(at, move || async move {
-            if let Some(shard) = Shard::here() {
-                shard.home().users.borrow_mut().close(&account);
-            }
-        });
+        spawn(Queue::Background, "connection ends", async move {
+            let closed = mesh::call(at, move || async move {
+                if let Some(shard) = Shard::here() {
+                    shard.home().users.borrow_mut().close(&account);
+                }
+            });
+            let _ = closed.await;
+        })
+        .detach();
     }
 }
 
@@ -90,11 +98,16 @@ impl Drop for AddressConnection {
         if !culver_shard::exec::on_shard() {
             return;
         }
-        let _ = mesh::post(home(&key.octets(), shards()), move || async move {
-            if let Some(shard) = Shard::here() {
-                shard.home().addresses.borrow_mut().close(&key);
-            }
-        });
+        let at = home(&key.octets(), shards());
+        spawn(Queue::Background, "connection ends", async move {
+            let closed = mesh::call(at, move || async move {
+                if let Some(shard) = Shard::here() {
+                    shard.home().addresses.borrow_mut().close(&key);
+                }
+            });
+            let _ = closed.await;
+        })
+        .detach();
     }
 }
 
@@ -151,7 +164,7 @@ async fn decide(shard: &Rc<Shard>, user: &str, password: &Secret, peer: &Peer) -
     let address = peer.address;
     let address_key = AddressKey::new(address).octets();
     // A proxy or webmail of the site's own makes logins for many: its address is not punished.
-    let punish = !peer.secure;
+    let punish = !peer.trusted;
     if punish {
         let Some(delay) =
             at_home(&address_key, move |home| home.penalty.borrow().delay_ms(address, now_ms())).await
@@ -162,6 +175,7 @@ async fn decide(shard: &Rc<Shard>, user: &str, password: &Secret, peer: &Peer) -
             time::sleep(Duration::from_millis(delay)).await;
         }
     }
+    let generation = shard.home().generation.get();
     let check = shard.directory().check(user, Some(address));
     let account = check.account().cloned();
     let cached = match &account {
@@ -190,7 +204,10 @@ async fn decide(shard: &Rc<Shard>, user: &str, password: &Secret, peer: &Peer) -
             if let (Some(account), Ok(right)) = (&account, &right) {
                 let (name, secret, right) = (account.clone(), password.clone(), *right);
                 at_home(account.as_str().as_bytes(), move |home| {
-                    home.cache.borrow_mut().put(&name, secret.expose(), right, now_ms());
+                    // What was decided by an older directory is not remembered beyond it.
+                    if home.generation.get() == generation {
+                        home.cache.borrow_mut().put(&name, secret.expose(), right, now_ms());
+                    }
                 })
                 .await;
             }

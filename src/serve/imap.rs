@@ -20,8 +20,9 @@ mod store;
 use super::auth::{self, Login};
 use super::metrics::{Gauge, add, count};
 use super::{Peer, Shard};
+use culver_mailbox::record::Record;
 use culver_mailbox::{Changes, Session, View};
-use culver_model::{AccountId, UidSet};
+use culver_model::{AccountId, Guid, MailboxName, UidSet};
 use culver_proto::imap::command::{Command, Hidden, Request};
 use culver_proto::imap::{
     Code, Event, Limits, Reason, Refusal, Server, Stage, Status, capability, encode, response,
@@ -29,7 +30,7 @@ use culver_proto::imap::{
 use culver_proto::sasl::{Exchange, Mechanism, Secret, Step};
 use culver_shard as shard;
 use culver_shard::conn::{Conn, Moved};
-use culver_shard::time;
+use culver_shard::{random, time};
 use futures_lite::future::or;
 use std::io;
 use std::rc::Rc;
@@ -37,6 +38,10 @@ use std::time::Duration;
 
 /// Octets of answers that are gathered before they are sent.
 const OUT_OCTETS_MAX: usize = 64 * 1024;
+/// All literals of one command: with its line they fit what a connection may hold unread.
+const LITERAL_OCTETS_MAX: u32 = (culver_shard::conn::RX_MAX - 256 * 1024) as u32;
+/// Octets of a client's ID that are logged.
+const ID_OCTETS_LOGGED: usize = 512;
 /// What an idle session keeps of its send buffer.
 const OUT_OCTETS_KEPT: usize = 4 * 1024;
 
@@ -64,6 +69,9 @@ pub struct Imap {
     out: Vec<u8>,
     exchange: Option<(String, Exchange)>,
     user: Option<User>,
+    began: time::Instant,
+    /// The command under way is a UID command: each FETCH response has the UID (RFC 3501 §6.4.8).
+    uid_command: bool,
 }
 
 /// What there is once a user is authenticated.
@@ -115,12 +123,16 @@ impl HandOver {
 impl Imap {
     /// A connection that was just accepted.
     pub async fn serve(shard: Rc<Shard>, conn: Conn, peer: Peer) -> End {
-        let limits = Limits { append_octets_max: shard.config().imap.append_octets_max, ..Limits::default() };
+        let limits = Limits {
+            append_octets_max: shard.config().imap.append_octets_max,
+            literal_octets_max: LITERAL_OCTETS_MAX,
+            ..Limits::default()
+        };
         let mut server = Server::new(limits);
         if conn.is_tls() {
             server.set_tls();
         }
-        let mut session = Imap { shard, conn, peer, server, out: Vec::new(), exchange: None, user: None };
+        let mut session = Imap::new(shard, conn, peer, server);
         let capabilities = session.capabilities();
         let text = format!("{} Culver ready", session.shard.config().hostname);
         let code = Code::Capability(&capabilities);
@@ -132,14 +144,17 @@ impl Imap {
     pub async fn take_over(shard: Rc<Shard>, hand_over: HandOver) -> End {
         let HandOver { moved, peer, server, tag, account, connection } = hand_over;
         let conn = Conn::attach(moved);
-        let mut session = Imap { shard, conn, peer, server, out: Vec::new(), exchange: None, user: None };
+        let mut session = Imap::new(shard, conn, peer, server);
         match session.begin(&tag, &account, connection).await {
-            Flow::End(end) => {
-                let _ = session.flush().await;
-                end
-            }
+            Flow::End(end) => session.finish(end).await,
             _ => session.run().await,
         }
+    }
+
+    fn new(shard: Rc<Shard>, conn: Conn, peer: Peer, server: Server) -> Imap {
+        let began = time::now();
+        let (out, exchange, user, uid_command) = (Vec::new(), None, None, false);
+        Imap { shard, conn, peer, server, out, exchange, user, began, uid_command }
     }
 
     fn capabilities(&self) -> String {
@@ -155,11 +170,32 @@ impl Imap {
 
     async fn flush(&mut self) -> io::Result<()> {
         if !self.out.is_empty() {
-            self.conn.write_all(&self.out).await?;
+            let out = std::mem::take(&mut self.out);
+            self.send(&out).await?;
+            self.out = out;
             self.out.clear();
             self.out.shrink_to(OUT_OCTETS_KEPT);
         }
         Ok(())
+    }
+
+    /// Sends octets to a client that must read them in time.
+    async fn send(&mut self, octets: &[u8]) -> io::Result<()> {
+        let limit = self.patience();
+        match time::deadline(limit, self.conn.write_all(octets)).await {
+            Ok(sent) => sent,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")),
+        }
+    }
+
+    /// How long the client may be silent, or not read.
+    fn patience(&self) -> Duration {
+        let config = &self.shard.config().imap;
+        match self.user {
+            Some(_) => config.inactivity,
+            // One deadline from the first octet to the login: a drip of octets does not move it.
+            None => config.login_timeout.saturating_sub(self.began.elapsed()),
+        }
     }
 
     async fn flush_full(&mut self) -> io::Result<()> {
@@ -176,6 +212,11 @@ impl Imap {
             }
             Err(error) => End::Io(error),
         };
+        self.finish(end).await
+    }
+
+    /// The last words.
+    async fn finish(mut self, end: End) -> End {
         if let End::Bye(reason) = &end {
             reason.write_bye(&mut self.out);
         }
@@ -272,10 +313,7 @@ impl Imap {
 
     /// Reads more, or ends the session for time or for the server's own end.
     async fn wait(&mut self) -> io::Result<Option<End>> {
-        let limit = match self.user {
-            Some(_) => self.shard.config().imap.inactivity,
-            None => self.shard.config().imap.login_timeout,
-        };
+        let limit = self.patience();
         enum Woken {
             Read(io::Result<usize>),
             Time,
@@ -331,6 +369,7 @@ impl Imap {
     async fn begin(&mut self, tag: &str, account: &AccountId, connection: super::auth::Connection) -> Flow {
         match self.shard.accounts().session(account).await {
             Ok(session) => {
+                self.make_mailboxes(&session).await;
                 self.server.set_stage(Stage::Authenticated);
                 self.user =
                     Some(User { session, selected: None, saved: UidSet::new(), _connection: connection });
@@ -363,9 +402,18 @@ impl Imap {
             reason.write(tag, &mut self.out);
             return Ok(Flow::Go);
         }
+        if matches!(command, Command::Logout) {
+            Reason::Logout.write_bye(&mut self.out);
+            response::tagged(&mut self.out, tag, Status::Ok, None, "Logged out");
+            return Ok(Flow::End(End::Logout));
+        }
+        if self.user.as_ref().is_some_and(|user| user.session.account().is_dropped()) {
+            return Ok(Flow::End(End::Bye(Reason::Unavailable)));
+        }
         if self.deleted_under_us() {
             return Ok(Flow::End(End::Bye(Reason::MailboxDeleted)));
         }
+        self.uid_command = command.is_uid();
         match &command {
             // It leaves the mailbox that is selected: where that one stands would be taken for where the new one does.
             Command::Select(_) if command.enables_condstore() => self.server.enabled_mut().condstore = true,
@@ -379,11 +427,7 @@ impl Imap {
                 self.done(tag, pipelined, true, "Capabilities listed");
             }
             Command::Noop | Command::Check => self.done(tag, pipelined, true, "Done"),
-            Command::Logout => {
-                Reason::Logout.write_bye(&mut self.out);
-                response::tagged(&mut self.out, tag, Status::Ok, None, "Logged out");
-                return Ok(Flow::End(End::Logout));
-            }
+            Command::Logout => {}
             Command::Id(fields) => {
                 if let Some(fields) = fields {
                     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
@@ -393,7 +437,10 @@ impl Imap {
                             Some(format!("{}={}", text(field), text(value.as_deref()?)))
                         })
                         .collect();
-                    tracing::info!(session = %self.peer.id, id = %shown.join(" "), "client");
+                    let mut shown = shown.join(" ");
+                    shown.truncate(shown.floor_char_boundary(ID_OCTETS_LOGGED));
+                    // What a client sends may hold line ends: escaped, it forges no line of the log.
+                    tracing::info!(session = %self.peer.id, id = ?shown, "client");
                 }
                 encode::id(&mut self.out, &[("name", "Culver"), ("version", env!("CARGO_PKG_VERSION"))]);
                 self.done(tag, pipelined, true, "ID done");
@@ -447,7 +494,7 @@ impl Imap {
                 self.done(tag, pipelined, true, "Namespaces listed");
             }
             Command::Idle => {
-                self.sync(true);
+                self.sync(!pipelined);
                 self.out.extend_from_slice(response::CONTINUE_IDLE);
                 self.exchange = None;
                 self.server.begin_idle();
@@ -597,8 +644,10 @@ impl Imap {
         if keywords {
             select::write_flags(out, index, selected.read_only);
         }
+        // RFC 7162 §3.2.4: with CONDSTORE enabled the UID stands in what others' changes cause too.
+        let uid = enabled.condstore || self.uid_command;
         for row in index.rows(&flags) {
-            fetch::write_flags(out, &selected.view, &row, enabled.condstore, enabled.qresync);
+            fetch::write_flags(out, &selected.view, &row, enabled.condstore, uid);
         }
     }
 
@@ -610,41 +659,50 @@ impl Imap {
 
     /// RFC 2177: until DONE, changes are told as they come.
     async fn idle(&mut self) -> io::Result<Option<End>> {
+        self.uid_command = false;
+        let config = &self.shard.config().imap;
+        let (keepalive, inactivity) = (config.idle_keepalive, config.inactivity);
         let began = time::now();
+        let mut spoke = began;
         loop {
-            self.flush().await?;
             let Some(user) = &self.user else { return Ok(Some(End::Closed)) };
             let account = user.session.account().clone();
             let seen = account.changed().version();
-            self.sync(true);
-            self.flush().await?;
+            if account.is_dropped() {
+                return Ok(Some(End::Bye(Reason::Unavailable)));
+            }
             if self.deleted_under_us() {
                 return Ok(Some(End::Bye(Reason::MailboxDeleted)));
+            }
+            let input = self.conn.take_rx();
+            let (used, event) = self.server.next(&input);
+            let pipelined = used < input.len();
+            let done = match event {
+                Event::Done { clean } => Some(clean),
+                Event::Bye(reason) => return Ok(Some(End::Bye(reason))),
+                _ => None,
+            };
+            self.conn.put_rx(input, used);
+            if let Some(clean) = done {
+                let Some((tag, _)) = self.exchange.take() else { return Ok(Some(End::Closed)) };
+                match clean {
+                    true => self.done(&tag, pipelined, true, "Idle done"),
+                    false => Refusal::NotDone.write(Some(&tag), &mut self.out),
+                }
+                return Ok(None);
+            }
+            self.sync(true);
+            if !self.out.is_empty() {
+                spoke = time::now();
+                self.flush().await?;
             }
             enum Woken {
                 Read(io::Result<usize>),
                 Changed,
-                Keepalive,
+                Time,
                 Stop,
             }
-            let config = self.shard.config();
-            let (keepalive, inactivity) = (config.imap.idle_keepalive, config.imap.inactivity);
-            let input = self.conn.take_rx();
-            let (used, event) = self.server.next(&input);
-            if let Event::Done { clean } = event {
-                self.conn.put_rx(input, used);
-                let Some((tag, _)) = self.exchange.take() else { return Ok(Some(End::Closed)) };
-                if clean {
-                    self.done(&tag, false, true, "Idle done");
-                } else {
-                    Refusal::NotDone.write(Some(&tag), &mut self.out);
-                }
-                return Ok(None);
-            }
-            if let Event::Bye(reason) = event {
-                return Ok(Some(End::Bye(reason)));
-            }
-            self.conn.put_rx(input, used);
+            let until = keepalive.saturating_sub(spoke.elapsed()).min(inactivity.saturating_sub(began.elapsed()));
             let woken = {
                 let Imap { conn, shard, .. } = &mut *self;
                 let read = async { Woken::Read(conn.fill().await) };
@@ -656,21 +714,36 @@ impl Imap {
                     shard.draining().await;
                     Woken::Stop
                 };
-                let keepalive = async {
-                    time::sleep(keepalive).await;
-                    Woken::Keepalive
+                let time = async {
+                    time::sleep(until).await;
+                    Woken::Time
                 };
-                or(read, or(changed, or(stop, keepalive))).await
+                or(read, or(changed, or(stop, time))).await
             };
             match woken {
                 Woken::Read(Ok(0)) => return Ok(Some(End::Closed)),
-                Woken::Read(Ok(_)) => {}
+                Woken::Read(Ok(_)) | Woken::Changed => {}
                 Woken::Read(Err(error)) => return Err(error),
-                Woken::Changed if account.is_dropped() => return Ok(Some(End::Bye(Reason::Unavailable))),
-                Woken::Changed => {}
                 Woken::Stop => return Ok(Some(End::Bye(Reason::ShuttingDown))),
-                Woken::Keepalive if began.elapsed() >= inactivity => return Ok(Some(End::Bye(Reason::Idle))),
-                Woken::Keepalive => response::untagged(&mut self.out, Status::Ok, None, "Still here"),
+                Woken::Time if began.elapsed() >= inactivity => return Ok(Some(End::Bye(Reason::Idle))),
+                Woken::Time => response::untagged(&mut self.out, Status::Ok, None, "Still here"),
+            }
+        }
+    }
+
+    /// Those that the configuration wants every account to have.
+    async fn make_mailboxes(&self, session: &Session) {
+        for special in self.shard.config().mailboxes.iter().filter(|special| special.create) {
+            let Ok(name) = MailboxName::parse(&special.name) else { continue };
+            if session.account().state().entry(&name).is_some() {
+                continue;
+            }
+            let mut guid = Guid::default();
+            random::fill(&mut guid.0);
+            let special_use = Some(special.attribute.clone()).filter(|attribute| !attribute.is_empty());
+            let record = Record::Create { guid, name, special_use, selectable: true };
+            if let Err(error) = session.change(record).await {
+                tracing::warn!(session = %self.peer.id, mailbox = special.name, %error, "not made at login");
             }
         }
     }

@@ -51,6 +51,7 @@ impl Inner {
     /// Compacts the object with most dead octets among those that are worth it. False where there is none.
     pub async fn compact_one(self: &Rc<Self>) -> Result<bool, FlushError> {
         let Some(source) = self.source() else { return Ok(false) };
+        let _alone = self.compacting.acquire(1).await;
         let Some((object, partitions)) = self.choose_object() else { return Ok(false) };
         let entries = match object.kind {
             ObjectKind::Segment => self.segment_entries(object, &partitions).await?,

@@ -96,7 +96,9 @@ pub(crate) struct Inner {
     pub due: Notify,
     /// A flush or a carried Flush record ended.
     pub flushed: Notify,
-    pub trimming: Cell<bool>,
+    /// One trim, and one compaction, at a time.
+    pub trimming: Semaphore,
+    pub compacting: Semaphore,
     next_number: Cell<u64>,
     made_dirs: RefCell<std::collections::BTreeSet<u16>>,
     objects: RefCell<Objects>,
@@ -138,7 +140,8 @@ impl Storage {
             status: RefCell::default(),
             due: Notify::new(),
             flushed: Notify::new(),
-            trimming: Cell::new(false),
+            trimming: Semaphore::new(1),
+            compacting: Semaphore::new(1),
             next_number: Cell::new(1),
             made_dirs: RefCell::default(),
             objects: RefCell::default(),

@@ -10,7 +10,6 @@
 //! # Crash
 //! Segments below the mark that were not yet removed are removed at the next start, or kept for their bodies.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use culver_model::PartitionId;
@@ -23,22 +22,10 @@ use crate::recover::needs_of;
 use crate::root::format::Low;
 use crate::storage::Inner;
 
-/// Sets a flag for as long as it lives.
-struct Raised<'a>(&'a Cell<bool>);
-
-impl Drop for Raised<'_> {
-    fn drop(&mut self) {
-        self.0.set(false);
-    }
-}
-
 impl Inner {
     /// Carries old Flush records forward, lowers the marks of this shard's journals, and removes segments.
     pub async fn trim(self: &Rc<Self>) -> Result<(), FlushError> {
-        if self.trimming.replace(true) {
-            return Ok(());
-        }
-        let _raised = Raised(&self.trimming);
+        let _alone = self.trimming.acquire(1).await;
         self.carry_cold().await?;
         self.publish_needs();
         for ((epoch, shard), low, mark) in self.due_marks() {

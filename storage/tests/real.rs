@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use culver_model::{AccountId, Guid, PartitionId};
-use culver_shard::{Config, mesh, time};
+use culver_shard::{Config, Queue, mesh, spawn, time};
 use culver_storage::{
     AccountBlocks, BlockKind, Body, Limits, LocalFuture, OpenError, Place, Position, Root, Share, Source,
     SourceError, Storage, check, dump,
@@ -150,10 +150,14 @@ const ROWS: u64 = 120;
 /// Appends one third of the rows to this shard's accounts.
 async fn append_third(storage: Storage, third: u64) {
     for nth in third * (ROWS / 3)..(third + 1) * (ROWS / 3) {
-        for account in (0..ACCOUNTS).map(account) {
-            if storage.partitions().contains(&storage.partition_of(&account)) {
-                append(&storage, &account, nth).await;
-            }
+        let mine =
+            (0..ACCOUNTS).map(account).filter(|a| storage.partitions().contains(&storage.partition_of(a)));
+        let together = mine.map(|account| {
+            let storage = storage.clone();
+            spawn(Queue::Interactive, "append", async move { append(&storage, &account, nth).await })
+        });
+        for task in together.collect::<Vec<_>>() {
+            task.await.unwrap();
         }
     }
 }

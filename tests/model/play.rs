@@ -17,10 +17,10 @@ use std::rc::Rc;
 use culver_proto::imap::Status;
 use culver_proto::imap::client::{FetchValue, Response};
 
-use crate::account::{Account, CONTENTS, DATES, Flags, Mailbox, Refused, canonical};
-use crate::op::{Act, End, FLAGS, Key, Known, NAMES, Op, PATTERNS, Pick, Returns, SEARCH_DATES, WORDS};
+use crate::account::{Account, Flags, Mailbox, Refused, canonical};
+use crate::op::{Act, End, FLAGS, Key, Known, NAMES, Op, PATTERNS, Pick};
 use crate::server;
-use crate::session::{Found, Gathered, Selected, Session, belief, check};
+use crate::session::{Gathered, Selected, Session, check};
 use crate::wire::{Answer, Trace, Wire, response};
 
 pub struct World {
@@ -450,7 +450,7 @@ fn without_modseq(act: &Act) -> Option<Act> {
             *items &= !4;
             *changed_since = None;
         }
-        Act::Search { key, .. } if mentions_modseq(key) => *key = Key::All,
+        Act::Search { key, .. } if search::mentions_modseq(key) => *key = Key::All,
         _ => return None,
     }
     Some(act)

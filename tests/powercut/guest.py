@@ -4,6 +4,7 @@ Limits
   Every wait for the guest has a bound in seconds; a guest that says nothing is killed with its last words shown.
 """
 
+import lzma
 import os
 import queue
 import re
@@ -17,7 +18,7 @@ import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "busybox-static": "busybox-static", "mkfs.ext4": "e2fsprogs"}
+PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "mkfs.ext4": "e2fsprogs"}
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "overlay")
 MEMORY_MIB = 1024
 DISK_MIB = 768
@@ -56,25 +57,21 @@ class GuestError(Exception):
 
 
 def busybox():
-    # The static build only: the guest has no other libraries than culver's.
-    for path in ("/usr/lib/busybox-static/busybox", "/bin/busybox", "/usr/bin/busybox"):
-        if os.path.exists(path) and b"statically linked" in _file_kind(path):
-            return path
+    """A statically linked busybox, or None: the guest has no other libraries than culver's."""
+    for path in ("/usr/bin/busybox", "/bin/busybox"):
+        if os.path.exists(path):
+            with open(path, "rb") as file:
+                # A dynamic one names its interpreter in the first page.
+                if b"/ld-linux" not in file.read(4096):
+                    return path
     return None
-
-
-def _file_kind(path):
-    """`statically linked` where the ELF file names no interpreter."""
-    with open(path, "rb") as file:
-        data = file.read()
-    return b"" if b"/ld-linux" in data[:4096] else b"statically linked"
 
 
 def install(say):
     """Installs what is missing, or raises Skipped."""
-    missing = [PACKAGES[name] for name in ("qemu-system-x86_64", "mkfs.ext4") if not _which(name)]
+    missing = [package for name, package in PACKAGES.items() if not _which(name)]
     if busybox() is None:
-        missing.append(PACKAGES["busybox-static"])
+        missing.append("busybox-static")
     if not missing:
         return
     if not shutil.which("apt-get"):
@@ -128,23 +125,28 @@ def kernel(cache):
     return root
 
 
+def _read_module(path):
+    with (lzma.open if path.endswith(".xz") else open)(path, "rb") as file:
+        return file.read()
+
+
 def _modules(root):
-    """(name, file) of the modules the guest loads, each after those it depends on."""
+    """(name, content) of the modules the guest loads, each after those it depends on."""
     files = {}
     for directory, _, names in os.walk(os.path.join(root, "lib/modules")):
         for name in names:
-            if name.endswith(".ko"):
-                files[name[:-3].replace("-", "_")] = os.path.join(directory, name)
+            if name.endswith((".ko", ".ko.xz")):
+                files[name.partition(".")[0].replace("-", "_")] = os.path.join(directory, name)
     order = []
 
     def add(name):
         if name not in files or any(name == known for known, _ in order):
             return
-        with open(files[name], "rb") as file:
-            found = re.search(rb"\0depends=([^\0]*)\0", file.read())
+        content = _read_module(files[name])
+        found = re.search(rb"\0depends=([^\0]*)\0", content)
         for needed in (found.group(1).decode() if found else "").split(","):
             add(needed.replace("-", "_"))
-        order.append((name, files[name]))
+        order.append((name, content))
 
     for name in MODULES:
         add(name)
@@ -170,15 +172,13 @@ class Archive:
         self.file.write(data + bytes(-len(data) % 4))
 
     def directory(self, name):
-        parent = os.path.dirname(name)
-        if parent:
-            self.directory(parent)
-        if name not in self.directories:
+        if name and name not in self.directories:
+            self.directory(os.path.dirname(name))
             self.directories.add(name)
             self._entry(name, stat.S_IFDIR | 0o755, b"")
 
     def add(self, name, data, mode=0o755):
-        self.directory(os.path.dirname(name)) if os.path.dirname(name) else None
+        self.directory(os.path.dirname(name))
         self._entry(name, stat.S_IFREG | mode, data)
 
     def close(self):
@@ -206,9 +206,8 @@ def initrd(path, kernel_root, binary, users, shards):
             with open(library, "rb") as content:
                 archive.add(library.lstrip("/"), content.read())
         modules = _modules(kernel_root)
-        for name, source in modules:
-            with open(source, "rb") as content:
-                archive.add(f"modules/{name}.ko", content.read(), 0o644)
+        for name, content in modules:
+            archive.add(f"modules/{name}.ko", content, 0o644)
         archive.add("modules/order", "".join(f"{name}.ko\n" for name, _ in modules).encode(), 0o644)
         archive.add("etc/culver.toml", CONFIGURATION.format(shards=shards).encode(), 0o644)
         archive.add("etc/passwd-culver", "".join(f"{u}:{{PLAIN}}{p}\n" for u, p in users).encode(), 0o644)

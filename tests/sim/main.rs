@@ -11,6 +11,7 @@
 
 mod client;
 mod compare;
+mod faults;
 mod mail;
 mod node;
 mod observe;
@@ -89,4 +90,11 @@ fn the_same_seed_gives_the_same_run() {
     let (first, second) = (run(7).expect("a run without errors"), run(7).expect("a run without errors"));
     assert_eq!(first, second);
     assert_ne!(first.1, run(8).expect("a run without errors").1);
+}
+
+/// `CULVER_SIM_FAULT=name` plants those alone whose name contains it.
+#[test]
+fn planted_faults_are_found() {
+    let missed = faults::all(SEEDS);
+    assert!(missed.is_empty(), "not found by {SEEDS} seeds: {missed:?}");
 }

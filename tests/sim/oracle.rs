@@ -256,7 +256,11 @@ impl Ledger {
             Some(message) if message != instance.message => {
                 errors.push(format!("{key:?} names message {} and message {message}", instance.message));
             }
-            Some(_) => {}
+            Some(_) => {
+                if let Some(known) = self.alive.get_mut(&key) {
+                    known.tags.extend(instance.tags);
+                }
+            }
             None if self.gone.contains(&key.0) => drop(self.dead.insert(key, instance.message)),
             None => drop(self.alive.insert(key, instance)),
         }
@@ -321,11 +325,11 @@ impl Ledger {
             (Kind::Copy { from, to, remove, uids, made }, Applied::Copy { from: copied, to: given, .. }) => {
                 let (sources, targets): (Vec<u32>, Vec<u32>) =
                     (copied.iter().collect(), given.iter().collect());
-                if sources.len() != targets.len()
-                    || !made
-                        .iter()
-                        .all(|(uid, new)| sources.iter().zip(&targets).any(|pair| pair == (uid, new)))
-                {
+                let pairs = sources.iter().copied().zip(targets.iter().copied());
+                let message = |uid: &u32| uids.get(uid).map(|instance| instance.message);
+                let told: BTreeMap<u32, _> = pairs.map(|(uid, new)| (new, message(&uid))).collect();
+                let wrong = |(uid, new): (&u32, &u32)| told.get(new) != Some(&message(uid));
+                if sources.len() != targets.len() || made.iter().any(wrong) {
                     errors.push(format!("copy {serial} told {copied} to {given}, seen was {made:?}"));
                 }
                 *made = sources.iter().copied().zip(targets.iter().copied()).collect();

@@ -10,7 +10,7 @@ use culver_model::mime::{PartTable, Section, SectionText, covers, filter_header,
 use culver_model::{Keyword, Uid, UidSet};
 use culver_proto::imap::command::{Fetch, FetchItems, FetchSection};
 use culver_proto::imap::encode::{self, BodyName, FetchWriter};
-use culver_proto::imap::{Code, Reason, Status, response};
+use culver_proto::imap::{Code, Reason, Refusal, Status, response};
 use culver_shard as shard;
 use culver_storage::{Place, ReadError};
 use std::io;
@@ -64,6 +64,12 @@ fn write_row(writer: &mut FetchWriter<'_>, view: &View, row: &Row<'_>, items: &F
     if items.body_structure {
         writer.body_structure(row.bodystructure());
     }
+}
+
+/// The message cannot be read to its end: said in the log, for the client hears no more.
+fn unreadable(peer: &super::Peer, error: &ReadError) -> io::Error {
+    tracing::error!(session = %peer.id, %error, "a message cannot be read to its end");
+    io::Error::other("message unreadable within a response")
 }
 
 /// Whether any item stands in the row.
@@ -141,6 +147,11 @@ fn cut_range(range: Range<u64>, partial: Option<(u32, u32)>) -> Range<u64> {
 
 impl Imap {
     pub(super) async fn fetch(&mut self, tag: &str, fetch: &Fetch, pipelined: bool) -> io::Result<()> {
+        if fetch.vanished && !self.server.state().enabled.qresync {
+            // RFC 7162 §3.2.6: the modifier needs ENABLE QRESYNC first.
+            Refusal::Expected("ENABLE QRESYNC before VANISHED").write(Some(tag), &mut self.out);
+            return Ok(());
+        }
         let mut uids = match self.messages(fetch.uid, &fetch.set) {
             Ok(uids) => uids,
             Err(reason) => {
@@ -297,44 +308,27 @@ impl Imap {
         plans: Vec<Octets>,
         source: &Source,
     ) -> io::Result<Result<(), ReadError>> {
-        // What is small is read before anything is said, so that a failure is an honest NO.
-        let mut ready = Vec::with_capacity(plans.len());
-        for (octets, Wanted { partial, .. }) in plans.into_iter().zip(sections) {
-            ready.push(match octets {
-                Octets::Nil => Octets::Nil,
-                Octets::Ready(octets) => Octets::Ready(cut(octets, *partial)),
-                Octets::Range(range) => {
-                    let range = cut_range(range, *partial);
-                    if range.end - range.start > CHUNK_OCTETS {
-                        Octets::Range(range)
-                    } else {
-                        match self.read(source, range).await {
-                            Ok(octets) => Octets::Ready(octets),
-                            Err(error) => return Ok(Err(error)),
-                        }
-                    }
-                }
-                Octets::Filtered { range, names, not } => {
-                    let range = range.start..range.end.min(range.start + HEADER_OCTETS_MAX);
-                    match self.read(source, range).await {
-                        Ok(header) => Octets::Ready(cut(filter_header(&header, &names, not), *partial)),
-                        Err(error) => return Ok(Err(error)),
-                    }
-                }
-            });
-        }
+        let mut began = of_rows(items);
+        let mut plans = plans.into_iter().zip(sections);
+        // The first is read before anything is said, so that a failure is an honest NO.
+        let mut next = match plans.next() {
+            Some((octets, wanted)) => match self.fetch_section(octets, wanted.partial, source).await {
+                Ok(octets) => Some((octets, wanted)),
+                Err(error) => return Ok(Err(error)),
+            },
+            None => None,
+        };
         {
             let Some(User { session, selected: Some(selected), .. }) = &self.user else { return Ok(Ok(())) };
             let state = session.account().state();
             let index = state.selectable(selected.view.mailbox());
             let Some(row) = index.and_then(|index| index.get(uid)) else { return Ok(Ok(())) };
-            if of_rows(items) {
+            if began {
                 let mut writer = FetchWriter::new(&mut self.out, sequence);
                 write_row(&mut writer, &selected.view, &row, items);
             }
         }
-        let mut began = of_rows(items);
-        for (octets, Wanted { named, section, partial }) in ready.into_iter().zip(sections) {
+        while let Some((octets, Wanted { named, section, partial })) = next {
             let name = match named {
                 Named::Section => BodyName::Section { section, origin: partial.map(|partial| partial.0) },
                 Named::Rfc822 => BodyName::Rfc822,
@@ -347,52 +341,100 @@ impl Imap {
             };
             began = true;
             match octets {
-                Octets::Nil => writer.nil(name),
+                Octets::Nil | Octets::Filtered { .. } => writer.nil(name),
                 Octets::Ready(octets) => {
                     writer.octets(name, &octets);
                     self.sent(octets.len() as u64);
                 }
                 Octets::Range(range) => {
                     writer.literal(name, range.end - range.start);
-                    if let Err(error) = self.stream(source, range).await? {
-                        // A literal was announced: the connection cannot be kept honest any more.
-                        tracing::error!(session = %self.peer.id, %error, "a message cannot be read to its end");
-                        return Err(io::Error::other("message unreadable in the middle of a literal"));
-                    }
+                    self.stream(uid, source, range).await?;
                 }
-                Octets::Filtered { .. } => writer.nil(name),
             }
+            self.flush_full().await?;
+            next = match plans.next() {
+                Some((octets, wanted)) => match self.fetch_section(octets, wanted.partial, source).await {
+                    Ok(octets) => Some((octets, wanted)),
+                    // The response has begun: the connection cannot be kept honest any more.
+                    Err(error) => return Err(unreadable(&self.peer, &error)),
+                },
+                None => None,
+            };
         }
         FetchWriter::resume(&mut self.out).finish();
         Ok(Ok(()))
     }
 
+    /// The octets of one item, read where they are few, else their range.
+    async fn fetch_section(
+        &self,
+        octets: Octets,
+        partial: Option<(u32, u32)>,
+        source: &Source,
+    ) -> Result<Octets, ReadError> {
+        Ok(match octets {
+            Octets::Nil => Octets::Nil,
+            Octets::Ready(octets) => Octets::Ready(cut(octets, partial)),
+            Octets::Range(range) => {
+                let range = cut_range(range, partial);
+                if range.end - range.start > CHUNK_OCTETS {
+                    Octets::Range(range)
+                } else {
+                    Octets::Ready(self.read(source, range).await?)
+                }
+            }
+            Octets::Filtered { range, names, not } => {
+                let range = range.start..range.end.min(range.start + HEADER_OCTETS_MAX);
+                let header = self.read(source, range).await?;
+                Octets::Ready(cut(filter_header(&header, &names, not), partial))
+            }
+        })
+    }
+
     async fn read(&self, source: &Source, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
-        let Some(user) = &self.user else { return Ok(Vec::new()) };
         if range.is_empty() {
             return Ok(Vec::new());
         }
-        let Some(place) = &source.place else { return Ok(Vec::new()) };
+        self.read_at(source.place.as_ref(), range).await
+    }
+
+    async fn read_at(&self, place: Option<&Place>, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
+        let (Some(user), Some(place)) = (&self.user, place) else { return Ok(Vec::new()) };
         let partition = user.session.account().partition();
         self.shard.accounts().storage().read_place(partition, place, range).await
     }
 
-    async fn stream(&mut self, source: &Source, range: Range<u64>) -> io::Result<Result<(), ReadError>> {
+    /// Sends a long range chunk by chunk. What compaction moves meanwhile is looked up again.
+    async fn stream(&mut self, uid: Uid, source: &Source, range: Range<u64>) -> io::Result<()> {
+        let mut place = source.place;
         let mut from = range.start;
+        self.flush().await?;
         while from < range.end {
             let to = range.end.min(from + CHUNK_OCTETS);
-            let mut octets = match self.read(source, from..to).await {
+            let mut read = self.read_at(place.as_ref(), from..to).await;
+            if matches!(read, Err(ReadError::Gone(_))) {
+                place = self.place_of(uid);
+                read = self.read_at(place.as_ref(), from..to).await;
+            }
+            let mut octets = match read {
                 Ok(octets) if octets.len() as u64 == to - from => octets,
                 Ok(_) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
-                Err(error) => return Ok(Err(error)),
+                Err(error) => return Err(unreadable(&self.peer, &error)),
             };
             encode::mask_nul(&mut octets);
-            self.flush().await?;
-            self.conn.write_all(&octets).await?;
+            self.send(&octets).await?;
             self.sent(octets.len() as u64);
             from = to;
         }
-        Ok(Ok(()))
+        Ok(())
+    }
+
+    /// Where the message is now.
+    fn place_of(&self, uid: Uid) -> Option<Place> {
+        let User { session, selected: Some(selected), .. } = self.user.as_ref()? else { return None };
+        let state = session.account().state();
+        let row = state.selectable(selected.view.mailbox())?.get(uid)?;
+        Place::from_bytes(row.place())
     }
 
     /// The implicit \Seen, committed behind the answer.

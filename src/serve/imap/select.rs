@@ -375,12 +375,14 @@ impl Imap {
         }
         let wanted = uids.len();
         let from = selected.view.mailbox();
-        let record = Record::Copy { from, uids, to: guid, save_date: time::wall().0, remove };
+        // RFC 3501 §6.4.7: all of them or none; a UID that is gone is no error (§6.4.8).
+        let record = Record::Copy { from, uids, to: guid, save_date: time::wall().0, remove, whole: !uid };
         let applied = match session.change(record).await {
             Ok(applied) => applied,
             Err(error) => {
                 let refused = |refusal| match refusal {
                     Refused::Limit => Reason::KeywordLimit,
+                    Refused::Gone => Reason::ExpungeIssued,
                     _ => Reason::TryCreate,
                 };
                 return reason(&error, refused).write(tag, &mut self.out);

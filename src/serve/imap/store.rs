@@ -127,11 +127,12 @@ impl Imap {
                 for row in index.rows(&rest).take(ROWS_STEP) {
                     last = Some(row.uid());
                     if flags {
-                        let uid = uid || enabled.qresync;
+                        // RFC 7162 §3.2.4.
+                        let uid = uid || enabled.condstore;
                         fetch::write_flags(&mut self.out, &selected.view, &row, enabled.condstore, uid);
                     } else if let Some(sequence) = selected.view.sequence_of(row.uid()) {
                         let mut writer = FetchWriter::new(&mut self.out, sequence);
-                        if uid || enabled.qresync {
+                        if uid || enabled.condstore {
                             writer.uid(row.uid());
                         }
                         writer.modseq(row.modseq());

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use culver_proto::imap::Status;
 
-use super::{Numbers, Played, World, listed, names, ok, refused, set};
+use super::{Played, World, listed, names, ok, refused, set};
 use crate::account::{CONTENTS, DATES, How, canonical};
 use crate::op::{Act, Pick};
 use crate::session::{belief, check};

@@ -136,6 +136,18 @@ impl Command<'_> {
         }
     }
 
+    /// Whether it is one of the UID commands (RFC 3501 §6.4.8).
+    pub fn is_uid(&self) -> bool {
+        match self {
+            Command::UidExpunge(_) => true,
+            Command::Search(search) => search.uid,
+            Command::Fetch(fetch) => fetch.uid,
+            Command::Store(store) => store.uid,
+            Command::Copy { uid, .. } | Command::Move { uid, .. } => *uid,
+            _ => false,
+        }
+    }
+
     pub fn only_before_login(&self) -> bool {
         matches!(self, Command::StartTls | Command::Authenticate { .. } | Command::Login { .. })
     }

@@ -1,0 +1,134 @@
+//! Files of each released format version are read, octet for octet as they were written once.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use culver_model::{AccountId, Guid, PartitionId};
+use culver_shard::disk;
+use culver_shard::sim::{Sim, SimConfig};
+use culver_storage::{
+    AccountBlocks, BlockKind, Body, Limits, LocalFuture, Place, Position, Root, Source, SourceError, Storage,
+    dump,
+};
+
+fn dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1")
+}
+
+#[test]
+fn golden_files_of_version_1_are_read() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(dir()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "bin") {
+            let expected = std::fs::read_to_string(path.with_extension("txt")).unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            assert_eq!(dumped(bytes), expected, "{}", path.display());
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 7, "one file of each format");
+}
+
+fn dumped(bytes: Vec<u8>) -> String {
+    let sim = Sim::new(1, SimConfig::default());
+    sim.run(async move {
+        disk::create_durable("/file", &bytes).await.unwrap();
+        let mut text = String::new();
+        dump(Path::new("/file"), &mut text).await.unwrap();
+        text
+    })
+}
+
+struct Fixed(RefCell<Option<Storage>>);
+
+impl Source for Fixed {
+    fn blocks<'a>(
+        &'a self,
+        _: PartitionId,
+        _: &'a AccountId,
+        last: Position,
+    ) -> LocalFuture<'a, Result<AccountBlocks, SourceError>> {
+        let blocks = vec![
+            (Guid::INBOX, BlockKind::Base, b"base of INBOX".to_vec()),
+            (Guid([0xab; 16]), BlockKind::Delta, b"delta".to_vec()),
+            (Guid([0xcd; 16]), BlockKind::Removed, Vec::new()),
+        ];
+        Box::pin(async move { Ok(AccountBlocks { position: last, blocks }) })
+    }
+
+    fn flushed(&self, _: PartitionId, _: &AccountId, _: Position) {}
+
+    fn is_live<'a>(
+        &'a self,
+        _: PartitionId,
+        _: &'a AccountId,
+        _: &'a [u8],
+        _: &'a Place,
+    ) -> LocalFuture<'a, Result<bool, SourceError>> {
+        Box::pin(async { Ok(true) })
+    }
+
+    fn relocated<'a>(
+        &'a self,
+        _: PartitionId,
+        _: &'a AccountId,
+        _: Vec<(Place, Body)>,
+    ) -> LocalFuture<'a, Result<(), SourceError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn reset(&self, _: Option<&AccountId>) {}
+}
+
+/// Writes the files of the version that is current, for a release that has a new one.
+#[test]
+#[ignore = "writes tests/golden"]
+fn write_golden_files() {
+    let sim = Sim::new(1, SimConfig::default());
+    let node = sim.node("golden");
+    sim.start(node, 1, |_| async {
+        let limits = Limits { partitions: 4, segment_octets: 4608, inline_body_max: 64, ..Limits::default() };
+        let mut root = Root::open(Path::new("/store"), limits).await.unwrap();
+        let share = root.recover(1).await.unwrap().remove(0);
+        let storage = Storage::start(share).await.unwrap();
+        let source = Rc::new(Fixed(RefCell::new(Some(storage.clone()))));
+        storage.attach(source.clone());
+        let account = AccountId::parse("joe@example.org").unwrap();
+        let partition = storage.partition_of(&account);
+        for body in [&b"Subject: hi\r\n\r\nHello.\r\n"[..], &[b'x'; 100]] {
+            let mut writer = storage.body_writer(partition, &account, None);
+            writer.write(body).await.unwrap();
+            let body = writer.finish().await.unwrap();
+            storage.commit(partition, &account, b"meta".to_vec(), vec![body]).await.unwrap();
+        }
+        storage.flush(partition).await.unwrap();
+        for _ in 0..4 {
+            storage.commit(partition, &account, vec![7; 150], Vec::new()).await.unwrap();
+        }
+        storage.flush(partition).await.unwrap();
+        storage.trim().await.unwrap();
+        source.0.borrow_mut().take();
+        storage.close(false).await;
+        drop(root);
+        let mut root = Root::open(Path::new("/store"), Limits::default()).await.unwrap();
+        root.recover(1).await.unwrap();
+    });
+    let handle = sim.clone();
+    sim.run(async move { handle.exited(node).await });
+    std::fs::create_dir_all(dir()).unwrap();
+    for (path, bytes) in sim.files(node) {
+        let name = path.to_str().unwrap();
+        let kind = match path.extension().and_then(|extension| extension.to_str()) {
+            Some(kind) => kind,
+            None if name.ends_with("STORE") => "store",
+            None if name.ends_with("all/2") => "owner",
+            None if name.contains("/low/") => "low",
+            None if name.contains("/journal/1-0/1") => "segment",
+            None => continue,
+        };
+        std::fs::write(dir().join(kind).with_extension("txt"), dumped(bytes.clone())).unwrap();
+        std::fs::write(dir().join(kind).with_extension("bin"), bytes).unwrap();
+    }
+}
