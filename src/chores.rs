@@ -1,6 +1,7 @@
 //! The commands that do not serve: checks, dumps, passwords.
 
 use crate::config::Config;
+use crate::serve;
 use anstream::{eprint, eprintln, print, println};
 use anstyle::{AnsiColor, Style};
 use anyhow::{Result, bail};
@@ -20,6 +21,14 @@ const PASSWORD_OCTETS_MAX: u64 = 4096;
 pub fn check_config(file: &Path) -> Result<ExitCode> {
     match Config::load(file) {
         Ok(config) => {
+            // What only reading users and certificates shows.
+            let tickets = culver_shard::tls::Tickets::new()?;
+            let read = [serve::load_directory(&config).err(), serve::load_tls(&config, &tickets).err()];
+            let mistakes: Vec<_> = read.into_iter().flatten().collect();
+            if !mistakes.is_empty() {
+                mistakes.iter().for_each(|mistake| eprintln!("{}: {mistake:#}", file.display()));
+                return Ok(ExitCode::FAILURE);
+            }
             println!("{GOOD}ok{GOOD:#} {}: {} listeners", file.display(), config.listeners.len());
             Ok(ExitCode::SUCCESS)
         }

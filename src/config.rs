@@ -15,7 +15,6 @@ pub use reader::{Problem, Problems as ConfigProblems};
 /// Everything that a process needs to know to serve.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub node: String,
     /// Host name said in greetings, LHLO replies and Received fields.
     pub hostname: String,
     /// 0: one per core.
@@ -144,7 +143,6 @@ impl Config {
             create: false,
         };
         Config {
-            node: "node1".to_owned(),
             hostname: hostname(),
             shards: 0,
             storage: StorageConfig { directory },
@@ -202,7 +200,6 @@ impl Config {
     fn parse(text: &str, problems: &mut Problems) -> Config {
         let mut config = Config::defaults(PathBuf::new());
         let Some(mut root) = Section::root(text, problems) else { return config };
-        root.text("node", problems, |value| config.node = value);
         root.text("hostname", problems, |value| config.hostname = value);
         root.number("shards", 0..=1024, problems, |value| config.shards = value as usize);
         root.duration("drain", problems, |value| config.drain = value);
@@ -330,6 +327,29 @@ impl Config {
         log.finish(problems);
         root.finish(problems);
 
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        for listener in &config.listeners {
+            if addresses.contains(&listener.address) {
+                let what = format!("has two listeners on {}", listener.address);
+                problems.whole(&what, "give each [[listener]] an address and port of its own");
+            }
+            addresses.push(listener.address);
+        }
+        let name_ok = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        if config.hostname.is_empty() || !config.hostname.bytes().all(name_ok) {
+            let remedy = "write hostname = \"mail.example.net\": letters, digits, dots and hyphens";
+            problems.whole(&format!("the host name {:?} cannot be one", config.hostname), remedy);
+        }
+        for (key, value) in [
+            ("imap.idle_keepalive", config.imap.idle_keepalive),
+            ("imap.login_timeout", config.imap.login_timeout),
+            ("lmtp.timeout", config.lmtp.timeout),
+            ("pop3.inactivity", config.pop3.inactivity),
+        ] {
+            if value < Duration::from_secs(1) {
+                problems.whole(&format!("{key} is below one second"), "write \"30s\" or more");
+            }
+        }
         if config.tls.is_none() && config.listeners.iter().any(|listener| listener.tls) {
             problems.whole(
                 "has a listener with tls = true but no [tls] section",
@@ -386,6 +406,9 @@ fn parse_tls(root: &mut Section, config: &mut Config, problems: &mut Problems) {
             certificates.push((PathBuf::from(chain), PathBuf::from(key)));
         }
         certificate.finish(problems);
+    }
+    if certificates.is_empty() {
+        tls.missing("certificate", "[[tls.certificate]] with chain and key", problems);
     }
     tls.finish(problems);
     config.tls = Some(TlsConfig { certificates });

@@ -56,6 +56,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let dir = &options.dir;
     std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
     let dir = dir.canonicalize()?;
+    // Nothing here is changed under the feet of a process that serves it.
+    let _lock = lock(&dir)?;
     let store = match &options.store {
         Some(url) => store_directory(url).map_err(anyhow::Error::msg)?,
         None => dir.join("store"),
@@ -157,6 +159,25 @@ fn certificate(dir: &Path) -> Result<(PathBuf, PathBuf)> {
         write_private(&chain, made.cert.pem().as_bytes())?;
     }
     Ok((chain, key))
+}
+
+/// The lock of the directory, with the process's id in it; kept as long as the file is open.
+fn lock(dir: &Path) -> Result<std::fs::File> {
+    use rustix::fs::{FlockOperation, flock};
+    let path = dir.join("quickstart.lock");
+    let opened = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = opened.with_context(|| format!("{} cannot be opened", path.display()))?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let holder = std::fs::read_to_string(&path).unwrap_or_default();
+        bail!(
+            "{} is in use by process {}; stop it, or choose another --dir and --port-base",
+            dir.display(),
+            holder.trim()
+        );
+    }
+    file.set_len(0)?;
+    writeln!(file, "{}", std::process::id())?;
+    Ok(file)
 }
 
 /// Writes a file that only its owner may read, all or nothing.

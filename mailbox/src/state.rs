@@ -298,6 +298,11 @@ impl State {
             message.save_date = save_date;
             // A body that two rows name is not freed by the expunge of one; a move leaves one row, as before.
             message.shared |= !remove && !fault::on(Fault::CopyForgetsShared);
+            if !remove {
+                // RFC 1939 §7: no two messages of a maildrop have one UIDL, wherever the copies are moved to.
+                let uidl = format!("{}.{}.{}", message.guid, target.uid_validity(), target.uid_next());
+                message.pop3_uidl = Some(uidl.into());
+            }
             let new = target.append(message.as_new(), modseq).map_err(refusal)?;
             copied.insert(uid.get());
             given.insert(new.get());
@@ -535,3 +540,6 @@ fn refusal(error: IndexError) -> Refusal {
         IndexError::Limit(_) | IndexError::UidTaken { .. } => Refusal::Limit,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,6 +74,7 @@ pub struct Pop3 {
     server: Server,
     out: Vec<u8>,
     user: Option<User>,
+    began: time::Instant,
 }
 
 /// What there is once the user is in.
@@ -110,14 +111,14 @@ impl Pop3 {
         let config = config(&shard, &peer);
         let mut out = Vec::new();
         let server = Server::new(config, conn.is_tls(), &mut out);
-        Pop3 { shard, conn, peer, server, out, user: None }.run().await
+        Pop3 { shard, conn, peer, server, out, user: None, began: time::now() }.run().await
     }
 
     /// A connection that another shard authenticated.
     pub async fn take_over(shard: Rc<Shard>, hand_over: HandOver) -> End {
         let HandOver { moved, peer, server, account, connection } = hand_over;
         let conn = Conn::attach(moved);
-        let mut session = Pop3 { shard, conn, peer, server, out: Vec::new(), user: None };
+        let mut session = Pop3 { shard, conn, peer, server, out: Vec::new(), user: None, began: time::now() };
         session.begin(&account, connection).await;
         session.run().await
     }
@@ -204,7 +205,9 @@ impl Pop3 {
             Read(io::Result<usize>),
             End(End),
         }
+        // One deadline from the first octet to the login: a drip of octets does not move it.
         let limit = Duration::from_millis(self.server.idle_ms_max());
+        let limit = if self.user.is_some() { limit } else { limit.saturating_sub(self.began.elapsed()) };
         let Pop3 { conn, shard, user, .. } = self;
         let user = user.as_ref();
         let stopping = async {

@@ -169,8 +169,17 @@ impl BodyWriter {
         self.stream_octets(bytes).await
     }
 
-    /// The whole body. In a pack of one it is durable now.
-    pub async fn finish(mut self) -> std::io::Result<Body> {
+    /// The whole body, without a label. In a pack of one it is durable now.
+    pub async fn finish(self) -> std::io::Result<Body> {
+        self.finish_labelled(&[]).await
+    }
+
+    /// As [`BodyWriter::finish`]; the label of a pack of one gets this meta, which should be what the record that is
+    /// going to name the body has: then the message can be rebuilt from the pack alone. At most `meta_octets_max`.
+    pub async fn finish_labelled(mut self, meta: &[u8]) -> std::io::Result<Body> {
+        if meta.len() > self.inner.limits.meta_octets_max {
+            return Err(std::io::ErrorKind::InvalidInput.into());
+        }
         let Some(stream) = self.stream.take() else {
             let bytes = std::mem::take(&mut self.buffer);
             return Ok(Body(Form::Inline { bytes, memory: std::mem::take(&mut self.memory) }));
@@ -187,7 +196,7 @@ impl BodyWriter {
         tail.extend_from_slice(table.as_bytes());
         let length = FRAME_AT + shape.frame_octets();
         tail.resize((length - at) as usize, 0);
-        pack::put_label(self.account.as_str(), &[], &mut tail);
+        pack::put_label(self.account.as_str(), meta, &mut tail);
         let length = at + (tail.len() + pack::FOOTER_OCTETS) as u64;
         tail.extend_from_slice(&pack::footer(length, 1));
         for piece in tail.chunks(disk::TRANSFER_MAX) {

@@ -24,6 +24,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds of an everyday run: about a minute of a debug build on two cores.
 const SEEDS: u64 = 60;
+/// The first of the everyday seeds, which find every planted fault.
+const SEEDS_PLANTED: u64 = 30;
 const SEEDS_LONG: u64 = 10_000;
 
 fn number(variable: &str) -> Option<u64> {
@@ -95,6 +97,6 @@ fn the_same_seed_gives_the_same_run() {
 /// `CULVER_SIM_FAULT=name` plants those alone whose name contains it.
 #[test]
 fn planted_faults_are_found() {
-    let missed = faults::all(SEEDS);
-    assert!(missed.is_empty(), "not found by {SEEDS} seeds: {missed:?}");
+    let missed = faults::all(SEEDS_PLANTED);
+    assert!(missed.is_empty(), "not found by {SEEDS_PLANTED} seeds: {missed:?}");
 }

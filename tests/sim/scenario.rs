@@ -6,6 +6,9 @@ use culver_shard::sim::{Faults, NodeId, Sim, SimConfig};
 use std::rc::Rc;
 use std::time::Duration;
 
+/// Polls of a whole run; one takes a tenth of it. More is a deadlock that only timers keep alive.
+const STEPS_MAX: u64 = 2_000_000;
+
 /// What a run gave.
 pub struct Outcome {
     pub errors: Vec<String>,
@@ -45,7 +48,7 @@ impl Disk {
 }
 
 pub fn run(seed: u64) -> Outcome {
-    let sim = Sim::new(seed, SimConfig { panics_end_run: true, ..SimConfig::default() });
+    let sim = Sim::new(seed, SimConfig { panics_end_run: true, steps_max: STEPS_MAX, ..SimConfig::default() });
     let machine = sim.node("mail");
     let oracle = Rc::new(Oracle::default());
     let accounts = 2 + (sim.random() % 5) as usize;
@@ -102,7 +105,7 @@ fn live(sim: &Sim, machine: NodeId, disk: Disk, life: Life) -> bool {
     let steps = match sim.random() % 5 {
         0 => sim.random() % 500,
         1 => sim.random() % 5_000,
-        _ => sim.random() % 40_000,
+        _ => sim.random() % 25_000,
     };
     if disk == Disk::Full {
         sim.step(steps / 3);

@@ -89,6 +89,9 @@ impl BodyShape {
         if crc32c::crc32c(zeroed.as_bytes()) != header.crc.get() {
             return Err("body header's checksum is wrong");
         }
+        if header.reserved != [0; 3] {
+            return Err("body header of a newer program");
+        }
         let codec = match header.codec {
             0 => Codec::Raw,
             1 => Codec::Zstd,

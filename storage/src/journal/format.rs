@@ -263,6 +263,8 @@ pub(crate) struct RecordHeader {
 impl RecordHeader {
     pub fn parse(bytes: &[u8]) -> Option<RecordHeader> {
         let (raw, _) = RawRecord::read_from_prefix(bytes).ok()?;
+        // What is set here by a newer program must not be passed over in silence.
+        (raw.flags == 0 && raw.reserved.get() == 0).then_some(())?;
         let header = RecordHeader {
             length: raw.length.get(),
             kind: RecordKind::from_u8(raw.kind)?,

@@ -131,7 +131,7 @@ fn label_crc(label: &[u8]) -> u32 {
 /// Octets of the label (padded) that begins here; enough of it to tell is [`LABEL_OCTETS`].
 pub(crate) fn label_octets(bytes: &[u8]) -> Result<usize, &'static str> {
     let (raw, _) = RawLabel::read_from_prefix(bytes).map_err(|_| "label cut short")?;
-    if raw.magic.get() != LABEL_MAGIC {
+    if raw.magic.get() != LABEL_MAGIC || raw.reserved.get() != 0 {
         return Err("no label here");
     }
     Ok((LABEL_OCTETS + usize::from(raw.account_octets.get()) + raw.meta_octets.get() as usize)

@@ -136,6 +136,9 @@ struct Taken<'a> {
 
 fn take_account(bytes: &[u8]) -> Result<(Taken<'_>, &[u8]), &'static str> {
     let (raw, rest) = RawAccount::ref_from_prefix(bytes).map_err(|_| "account entry cut short")?;
+    if raw.reserved.get() != 0 || raw.reserved2.get() != 0 {
+        return Err("account entry of a newer program");
+    }
     let (account, rest) = take_name(rest, usize::from(raw.name_octets.get()))?;
     let count = raw.blocks.get() as usize;
     let (blocks, rest) =
@@ -146,6 +149,9 @@ fn take_account(bytes: &[u8]) -> Result<(Taken<'_>, &[u8]), &'static str> {
 
 fn entry_of(taken: &Taken<'_>) -> Result<AccountEntry, &'static str> {
     let blocks = taken.blocks.iter().map(|raw| {
+        if raw.reserved != [0; 3] {
+            return Err("block entry of a newer program");
+        }
         Ok(BlockEntry {
             guid: Guid(raw.guid),
             kind: BlockKind::from_u8(raw.kind).ok_or("unknown kind of block")?,

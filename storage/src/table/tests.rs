@@ -59,7 +59,7 @@ fn random_content(
 ) -> Content {
     let mut content = Content::new();
     for account in 0..60 {
-        if next() % 3 != 0 {
+        if !next().is_multiple_of(3) {
             continue;
         }
         let account = format!("user{account}@example.org");

@@ -646,6 +646,7 @@ async fn write(mail: Rc<Mail>, accounts: Vec<AccountId>) {
 
 /// The disk fills up for a while and has room again: the acknowledged operations before, meanwhile and after, and the
 /// oracle after a crash and a last look.
+#[allow(dead_code, reason = "not every test that shares this fills a disk")]
 pub fn run_full(seed: u64) -> ([u64; 3], Rc<Oracle>) {
     let sim = Sim::new(seed, SimConfig { panics_end_run: true, ..SimConfig::default() });
     let node = sim.node("mail");

@@ -1,0 +1,106 @@
+use super::*;
+use crate::record::Message;
+
+fn name(text: &str) -> MailboxName {
+    MailboxName::parse(text).expect("a name")
+}
+
+fn flags(names: &[&str]) -> FlagSet {
+    names.iter().map(|name| Flag::parse(name).expect("a flag")).collect()
+}
+
+fn append(state: &mut State, mailbox: Guid, place: u8, with: FlagSet) -> Result<Applied, Refusal> {
+    let message = Message { guid: Guid([place; 16]), flags: with, ..Message::default() };
+    let record = Record::Append { mailbox, message: Box::new(message) };
+    state.apply(&record, &[[place; PLACE_OCTETS]])
+}
+
+fn create(state: &mut State, guid: u8, text: &str) -> Guid {
+    let guid = Guid([guid; 16]);
+    let record = Record::Create { guid, name: name(text), special_use: None, selectable: true };
+    assert_eq!(state.apply(&record, &[]), Ok(Applied::Done), "{text}");
+    guid
+}
+
+fn copy(from: Guid, to: Guid, remove: bool) -> Record {
+    Record::Copy { from, uids: everything(), to, save_date: 0, remove, whole: false }
+}
+
+#[test]
+fn a_copy_that_meets_the_keyword_limit_changes_nothing() {
+    let mut state = State::new();
+    let target = create(&mut state, 7, "full");
+    let words: Vec<String> = (0..511).map(|number| format!("k{number}")).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    append(&mut state, target, 1, flags(&words)).expect("there is room");
+    append(&mut state, Guid::INBOX, 2, flags(&["one"])).expect("there is room");
+    append(&mut state, Guid::INBOX, 3, flags(&["two"])).expect("there is room");
+    let (modseq, before) = (state.highest_modseq(), state.mailboxes[&target].highest_modseq());
+    assert_eq!(state.apply(&copy(Guid::INBOX, target, false), &[]), Err(Refusal::Limit));
+    assert_eq!(state.mailboxes[&target].len(), 1);
+    assert_eq!(state.highest_modseq(), modseq);
+    assert_eq!(state.mailboxes[&target].highest_modseq(), before);
+}
+
+#[test]
+fn a_whole_copy_is_refused_where_one_message_is_gone() {
+    let mut state = State::new();
+    let target = create(&mut state, 7, "t");
+    append(&mut state, Guid::INBOX, 1, FlagSet::default()).expect("room");
+    let uids: UidSet = [1..=2].into_iter().collect();
+    let record =
+        Record::Copy { from: Guid::INBOX, uids, to: target, save_date: 0, remove: false, whole: true };
+    assert_eq!(state.apply(&record, &[]), Err(Refusal::Gone));
+    assert!(state.mailboxes[&target].is_empty());
+}
+
+#[test]
+fn copies_have_uidls_of_their_own_and_bodies_that_no_expunge_of_one_frees() {
+    let mut state = State::new();
+    append(&mut state, Guid::INBOX, 1, FlagSet::default()).expect("room");
+    state.apply(&copy(Guid::INBOX, Guid::INBOX, false), &[]).expect("copied");
+    let index = &state.mailboxes[&Guid::INBOX];
+    let uidls: Vec<Option<&str>> = index.rows_all().map(|row| row.pop3_uidl()).collect();
+    assert_eq!(uidls.len(), 2);
+    assert_ne!(uidls[0], uidls[1]);
+    let first: UidSet = [1..=1].into_iter().collect();
+    let record = Record::Expunge { mailbox: Guid::INBOX, uids: first, only_deleted: false };
+    state.apply(&record, &[]).expect("expunged");
+    assert!(state.freed.is_empty(), "the copy still names the body");
+}
+
+#[test]
+fn what_is_refused_changes_no_counter() {
+    let mut state = State::new();
+    create(&mut state, 7, "a/b");
+    let before = (state.account.clone(), state.mailboxes.len());
+    let refused = [
+        Record::Create { guid: Guid([8; 16]), name: name("a"), special_use: None, selectable: true },
+        Record::Delete { guid: Guid::INBOX },
+        Record::Delete { guid: Guid([9; 16]) },
+        Record::Rename { guid: Guid([7; 16]), to: name("a/b/c") },
+        Record::Rename { guid: Guid([7; 16]), to: name("a") },
+        Record::RenameInbox { guid: Guid([9; 16]), to: name("a/b"), save_date: 0 },
+        copy(Guid::INBOX, Guid([9; 16]), true),
+    ];
+    for record in refused {
+        assert!(state.apply(&record, &[]).is_err(), "{record:?}");
+        assert_eq!((state.account.clone(), state.mailboxes.len()), before, "{record:?}");
+    }
+}
+
+#[test]
+fn a_recreated_mailbox_has_a_higher_uidvalidity_and_an_ended_account_shows_nothing_old() {
+    let mut state = State::new();
+    let guid = create(&mut state, 7, "x");
+    let first = state.mailboxes[&guid].uid_validity();
+    state.apply(&Record::Delete { guid }, &[]).expect("deleted");
+    let guid = create(&mut state, 8, "x");
+    assert!(state.mailboxes[&guid].uid_validity() > first);
+    append(&mut state, Guid::INBOX, 1, FlagSet::default()).expect("room");
+    let (incarnation, validity) = (state.account.incarnation, state.account.uid_validity);
+    state.apply(&Record::DeleteAccount, &[]).expect("ended");
+    assert_ne!(state.account.incarnation, incarnation);
+    assert!(state.mailboxes[&Guid::INBOX].is_empty());
+    assert!(state.mailboxes[&Guid::INBOX].uid_validity().get() > validity);
+}
