@@ -272,7 +272,8 @@ pub fn run(
 fn probe(config: &Config) -> Result<()> {
     for listener in &config.listeners {
         let bound = std::net::TcpListener::bind(listener.address);
-        bound.with_context(|| format!("{} cannot listen on {}", listener.service.name(), listener.address))?;
+        bound
+            .with_context(|| format!("{} cannot listen on {}", listener.service.name(), listener.address))?;
     }
     Ok(())
 }
@@ -405,7 +406,8 @@ async fn recover(config: &Config, shares: &Shares) -> Result<Root> {
 async fn others_finished() {
     for other in 0..shard::shards() {
         loop {
-            match mesh::call(other, || async { Shard::here().is_none_or(|shard| shard.finished.get()) }).await {
+            match mesh::call(other, || async { Shard::here().is_none_or(|shard| shard.finished.get()) }).await
+            {
                 Ok(false) => time::sleep(Duration::from_millis(5)).await,
                 Ok(true) | Err(_) => break,
             }
@@ -456,7 +458,8 @@ async fn accept(shard: Rc<Shard>, listener: Listener, config: ListenerConfig) {
         let number = shard.counters.connections.get();
         let id = SessionId { start: shard.start, shard: culver_shard::shard() as u16, number };
         let address = address.ip().to_canonical();
-        let trusted = shard.config.users.secure_networks.iter().any(|network| network.contains(Some(address)));
+        let trusted =
+            shard.config.users.secure_networks.iter().any(|network| network.contains(Some(address)));
         let secure = trusted || shard.config.users.plaintext_login;
         let peer = Peer { id, address, tls: config.tls, secure, trusted, counted: None };
         let here = shard.clone();

@@ -6,13 +6,14 @@
 //! A delta stands on the newest stored block. An account that was opened while blocks of it were on their way into a
 //! table does not know which that will be, so each mailbox's next block is a base.
 
-use crate::accounts::{Account, Accounts, rebuild};
+use crate::accounts::{Account, Accounts, OpenError, rebuild};
 use crate::record::Record;
 use crate::state::{ACCOUNT_KEY, State};
 use culver_index::{FlushToken, PLACE_OCTETS};
 use culver_model::{AccountId, Guid, PartitionId};
 use culver_storage::{AccountBlocks, BlockKind, Body, LocalFuture, Place, Position, Source, SourceError};
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Deltas that may stand on a base before a new base is written.
 const DELTAS_MAX: u32 = 8;
@@ -102,9 +103,18 @@ impl Source for Accounts {
             if let Some(open) = self.opened(account) {
                 return Ok(open.give_blocks());
             }
-            let (mut state, position, _) = rebuild(account, loaded).map_err(|error| wrong(&error))?;
-            let (blocks, _, _) = blocks_of(&mut state);
-            Ok(AccountBlocks { position, blocks })
+            // A record that panics must not take the housekeeping of the whole shard with it.
+            let rebuilt = catch_unwind(AssertUnwindSafe(|| {
+                let (mut state, position, _) = rebuild(account, loaded)?;
+                let (blocks, _, _) = blocks_of(&mut state);
+                Ok::<_, OpenError>(AccountBlocks { position, blocks })
+            }));
+            match rebuilt {
+                Ok(blocks) => blocks.map_err(|error| wrong(&error)),
+                Err(_) => {
+                    Err(SourceError(format!("account {}: a panic while it was rebuilt", account.as_str())))
+                }
+            }
         })
     }
 

@@ -702,7 +702,8 @@ impl Imap {
                 Time,
                 Stop,
             }
-            let until = keepalive.saturating_sub(spoke.elapsed()).min(inactivity.saturating_sub(began.elapsed()));
+            let until =
+                keepalive.saturating_sub(spoke.elapsed()).min(inactivity.saturating_sub(began.elapsed()));
             let woken = {
                 let Imap { conn, shard, .. } = &mut *self;
                 let read = async { Woken::Read(conn.fill().await) };

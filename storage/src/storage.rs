@@ -343,17 +343,20 @@ impl Storage {
 
     /// Takes no more records, commits those that were taken, flushes where `flush` asks for it, and ends the tasks.
     pub async fn close(self, flush: bool) {
+        let tasks = std::mem::take(&mut *self.0.tasks.borrow_mut());
+        let mut tasks = tasks.into_iter();
+        let commit = tasks.next();
+        // The housekeeping ends first: a flush between two relocations of a compaction would take the pack they share
+        // for one that nothing names.
+        for task in tasks {
+            task.cancel().await;
+        }
         if flush && let Err(error) = self.flush_all().await {
             tracing::warn!(%error, "not flushed at the end; the journal keeps what is missing");
         }
         self.0.journal.close();
-        let tasks = std::mem::take(&mut *self.0.tasks.borrow_mut());
-        let mut tasks = tasks.into_iter();
-        if let Some(commit) = tasks.next() {
+        if let Some(commit) = commit {
             let _ = commit.await;
-        }
-        for task in tasks {
-            task.cancel().await;
         }
         self.0.remove_garbage().await;
         self.0.journal.drop_segment();

@@ -199,14 +199,15 @@ async fn expunge(here: &Here, session: &Session, mailbox: Guid, some: Vec<(u32, 
 async fn copy(here: &Here, session: &Session, from: Guid, some: Vec<(u32, Instance)>) {
     let Some(to) = choose(session) else { return };
     let serial = here.life.oracle.serial();
-    let remove = random::below(2) == 0;
+    let (remove, whole) = (random::below(2) == 0, random::below(3) == 0);
     let named: BTreeMap<u32, Instance> = some.into_iter().collect();
-    let record = Record::Copy { from, uids: uids(named.keys()), to, save_date: time::wall().0, remove };
+    let record =
+        Record::Copy { from, uids: uids(named.keys()), to, save_date: time::wall().0, remove, whole };
     change(
         here,
         session,
         serial,
-        Kind::Copy { from, to, remove, uids: named, made: BTreeMap::new() },
+        Kind::Copy { from, to, remove, whole, uids: named, made: BTreeMap::new() },
         record,
     )
     .await;

@@ -50,6 +50,7 @@ pub enum Kind {
         from: Guid,
         to: Guid,
         remove: bool,
+        whole: bool,
         uids: BTreeMap<u32, Instance>,
         made: BTreeMap<u32, u32>,
     },
@@ -322,13 +323,20 @@ impl Ledger {
                     self.raise_modseq(serial, op.modseq, modseq.get(), errors);
                 }
             }
-            (Kind::Copy { from, to, remove, uids, made }, Applied::Copy { from: copied, to: given, .. }) => {
+            (
+                Kind::Copy { from, to, remove, whole, uids, made },
+                Applied::Copy { from: copied, to: given, .. },
+            ) => {
                 let (sources, targets): (Vec<u32>, Vec<u32>) =
                     (copied.iter().collect(), given.iter().collect());
                 let pairs = sources.iter().copied().zip(targets.iter().copied());
                 let message = |uid: &u32| uids.get(uid).map(|instance| instance.message);
                 let told: BTreeMap<u32, _> = pairs.map(|(uid, new)| (new, message(&uid))).collect();
                 let wrong = |(uid, new): (&u32, &u32)| told.get(new) != Some(&message(uid));
+                if *whole && sources.len() != uids.len() {
+                    errors
+                        .push(format!("copy {serial} of {} messages was to be whole: {copied}", uids.len()));
+                }
                 if sources.len() != targets.len() || made.iter().any(wrong) {
                     errors.push(format!("copy {serial} told {copied} to {given}, seen was {made:?}"));
                 }

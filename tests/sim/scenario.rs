@@ -48,7 +48,8 @@ impl Disk {
 }
 
 pub fn run(seed: u64) -> Outcome {
-    let sim = Sim::new(seed, SimConfig { panics_end_run: true, steps_max: STEPS_MAX, ..SimConfig::default() });
+    let sim =
+        Sim::new(seed, SimConfig { panics_end_run: true, steps_max: STEPS_MAX, ..SimConfig::default() });
     let machine = sim.node("mail");
     let oracle = Rc::new(Oracle::default());
     let accounts = 2 + (sim.random() % 5) as usize;

@@ -25,7 +25,14 @@ fn every_kind() -> Vec<Record> {
             unchanged_since: Some(ModSeq(0)),
         },
         Record::Expunge { mailbox: Guid([2; 16]), uids: uids.clone(), only_deleted: true },
-        Record::Copy { from: Guid([2; 16]), uids, to: Guid::INBOX, save_date: -1, remove: false, whole: true },
+        Record::Copy {
+            from: Guid([2; 16]),
+            uids,
+            to: Guid::INBOX,
+            save_date: -1,
+            remove: false,
+            whole: true,
+        },
         Record::Create {
             guid: Guid([3; 16]),
             name: name("Sent"),

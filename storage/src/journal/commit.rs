@@ -426,6 +426,10 @@ impl Inner {
     }
 
     async fn commit_batch(self: &Rc<Self>, mut batch: Vec<Pending>) {
+        // A journal that has stopped writes nothing more: a segment opened now would not say where the last one ended.
+        if self.journal.state.borrow().stopped {
+            return self.fail(batch, CommitError::Unknown);
+        }
         let need = |batch: &[Pending]| BATCH_OCTETS as u64 + batch.iter().map(|p| p.octets).sum::<u64>();
         let fits =
             self.journal.state.borrow().segment.as_ref().is_some_and(|s| s.at + need(&batch) <= s.capacity);

@@ -185,7 +185,9 @@ impl World {
         if remove && read_only {
             faults.push("CANNOT");
         }
-        if faults.is_empty() && there.is_empty() && !named.is_empty() {
+        // RFC 3501 §6.4.7: by sequence numbers all or nothing; §6.4.8: a UID that is gone is no error.
+        let lacking = if uid { there.is_empty() && !named.is_empty() } else { there.len() < named.len() };
+        if faults.is_empty() && lacking {
             faults.push("EXPUNGEISSUED");
         }
         if !faults.is_empty() {
