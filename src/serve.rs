@@ -404,13 +404,10 @@ async fn recover(config: &Config, shares: &Shares) -> Result<Root> {
 
 /// Ready once no shard has anything under way.
 async fn others_finished() {
+    let finished = || async { Shard::here().is_none_or(|shard| shard.finished.get()) };
     for other in 0..shard::shards() {
-        loop {
-            match mesh::call(other, || async { Shard::here().is_none_or(|shard| shard.finished.get()) }).await
-            {
-                Ok(false) => time::sleep(Duration::from_millis(5)).await,
-                Ok(true) | Err(_) => break,
-            }
+        while let Ok(false) = mesh::call(other, finished).await {
+            time::sleep(Duration::from_millis(5)).await;
         }
     }
 }
