@@ -268,10 +268,22 @@ pub fn run(
     }
 }
 
-/// Each address, taken once and alone: the shards share it afterwards, and so would another server that has it.
+/// Each address, taken once and alone: the shards share it afterwards, and so would another server that has it. One
+/// that was killed a moment ago gives its sockets back only when the kernel has taken its rings apart.
 fn probe(config: &Config) -> Result<()> {
+    const TRIES: u32 = 100;
+    const PAUSE: Duration = Duration::from_millis(50);
     for listener in &config.listeners {
-        let bound = std::net::TcpListener::bind(listener.address);
+        let mut tries = 1;
+        let bound = loop {
+            match std::net::TcpListener::bind(listener.address) {
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && tries < TRIES => {
+                    tries += 1;
+                    std::thread::sleep(PAUSE);
+                }
+                bound => break bound,
+            }
+        };
         bound
             .with_context(|| format!("{} cannot listen on {}", listener.service.name(), listener.address))?;
     }

@@ -4,7 +4,7 @@
 //! Memory is bounded by storage's inline limit and the scanner's; a larger body stands on disk before its record.
 
 use crate::accounts::{Accounts, Session};
-use crate::record::Message;
+use crate::record::{Message, Record};
 use culver_model::mime::{Limits, Scanner, body, bodystructure, envelope};
 use culver_model::{AccountId, FlagSet, Guid, InternalDate};
 use culver_shard::{random, time};
@@ -21,6 +21,8 @@ pub struct Arriving {
     writer: BodyWriter,
     scanner: Scanner,
     octets: u64,
+    inline_octets_max: u64,
+    mailbox: Guid,
     prefix_octets: u32,
     internal_date: InternalDate,
     flags: FlagSet,
@@ -30,12 +32,15 @@ impl Arriving {
     /// An APPEND to an account of this session.
     pub fn begin(
         session: &Session,
+        mailbox: Guid,
         internal_date: InternalDate,
         flags: FlagSet,
         octets_hint: u64,
     ) -> Arriving {
         let accounts = session.accounts();
-        Arriving::new(accounts, session.account().id(), internal_date, flags, octets_hint)
+        let mut arriving = Arriving::new(accounts, session.account().id(), internal_date, flags, octets_hint);
+        arriving.mailbox = mailbox;
+        arriving
     }
 
     /// A delivery to an account that need not be open.
@@ -58,7 +63,18 @@ impl Arriving {
         let storage = accounts.storage();
         let writer = storage.body_writer(storage.partition_of(account), account, Some(octets_hint));
         let scanner = Scanner::new(Limits::default());
-        Arriving { writer, scanner, octets: 0, prefix_octets: 0, internal_date, flags }
+        let inline_octets_max = storage.limits().inline_body_max as u64;
+        let mailbox = Guid::INBOX;
+        Arriving {
+            writer,
+            scanner,
+            octets: 0,
+            inline_octets_max,
+            mailbox,
+            prefix_octets: 0,
+            internal_date,
+            flags,
+        }
     }
 
     /// So many octets at the front are the recipient's own.
@@ -97,6 +113,13 @@ impl Arriving {
             pop3_order: 0,
             key_id: 0,
         };
-        Ok((message, self.writer.finish().await?))
+        if self.octets <= self.inline_octets_max {
+            return Ok((message, self.writer.finish().await?));
+        }
+        // In a pack of its own the message carries what its record says of it, so that the pack alone can tell.
+        let record = Record::Append { mailbox: self.mailbox, message: Box::new(message) };
+        let body = self.writer.finish_labelled(&record.encode()).await?;
+        let Record::Append { message, .. } = record else { unreachable!("made above") };
+        Ok((*message, body))
     }
 }

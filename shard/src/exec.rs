@@ -214,6 +214,7 @@ impl Seat {
             let world = World::Real(Real { queues, annex, disk });
             let context = context::Context::new(shard, shards, world, Rc::new(limits), mesh);
             let _entered = context::enter(context.clone());
+            heartbeats();
             let outcome = serve(context.clone(), inbox, left, root).await;
             context.locals.borrow_mut().clear();
             match outcome {
@@ -222,6 +223,29 @@ impl Seat {
                 Err(message) => Err(RunError::Panicked { shard, message }),
             }
         })
+    }
+}
+
+/// How many heartbeats a shard has, and how often each beats.
+const HEARTBEATS: u64 = 4;
+const HEARTBEAT: Duration = Duration::from_millis(100);
+
+/// Keeps a shard from sleeping on work.
+///
+/// glommio 0.9 parks with runnable tasks where its preemption timer expires before it has run the first of them
+/// (`run_task_queues` then says that nothing ran): a thread that loses its core for two milliseconds at that point
+/// sleeps until the next event, for ever on an idle machine. A timer that is armed is such an event. One alone would
+/// not do, for its own task may be what was left runnable; several, staggered, bound the sleep at a fraction of
+/// [`HEARTBEAT`] each.
+fn heartbeats() {
+    for number in 0..HEARTBEATS {
+        spawn(Queue::Interactive, "heartbeat", async move {
+            crate::time::sleep(HEARTBEAT * number as u32 / HEARTBEATS as u32).await;
+            loop {
+                crate::time::sleep(HEARTBEAT).await;
+            }
+        })
+        .detach();
     }
 }
 

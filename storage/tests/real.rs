@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use culver_model::{AccountId, Guid, PartitionId};
 use culver_shard::{Config, Queue, mesh, spawn, time};
@@ -91,6 +91,7 @@ where
 {
     let dir = dir.to_owned();
     let config = Config { shards, pin: false, ..Config::default() };
+    let _alone = alone();
     culver_shard::run(config, move |shard| {
         let (dir, limits, work) = (dir.clone(), limits.clone(), work.clone());
         async move {
@@ -112,6 +113,12 @@ where
         }
     })
     .unwrap();
+}
+
+/// A process has one set of shards at a time, as a server does.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn on_shard<F, Fut>(share: Share, work: F)
@@ -241,6 +248,7 @@ where
     Fut: Future<Output = ()>,
 {
     let config = Config { shards: 1, pin: false, ..Config::default() };
+    let _alone = alone();
     culver_shard::run(config, move |_| {
         let work = work.clone();
         async move {

@@ -12,6 +12,7 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -178,6 +179,8 @@ def main():
     arguments = parser.parse_args()
     arguments.binary = binary(arguments.binary)
     say(f"powercut: {arguments.cuts} cuts, --seed {arguments.seed}, {arguments.control or 'no'} control")
+    # An end in order, so that the machine and its disk do not stay behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("powercut: terminated"))
     started = time.monotonic()
     work = tempfile.mkdtemp(prefix="culver-powercut-")
     try:

@@ -149,7 +149,7 @@ async fn append(here: &Here, session: &Session, mailbox: Guid) {
     let id = session.account().id();
     let (serial, octets) = (here.life.oracle.serial(), octets());
     let flags = FlagSet { system: some_flags(), keywords: Vec::new() };
-    let arriving = Arriving::begin(session, InternalDate::new(serial as i64, 60), flags, octets);
+    let arriving = Arriving::begin(session, mailbox, InternalDate::new(serial as i64, 60), flags, octets);
     let Some((message, body)) = feed(arriving, serial, octets).await else { return };
     note(here, id, serial, &message, Some(mailbox));
     let result =

@@ -47,7 +47,7 @@ impl Imap {
         let (mailbox, _) = target.expect("refused above");
         let now = time::wall().0;
         let internal_date = offer.internal_date.unwrap_or(InternalDate { seconds: now, zone_minutes: 0 });
-        let arriving = Arriving::begin(session, internal_date, offer.flags, offer.octets);
+        let arriving = Arriving::begin(session, mailbox, internal_date, offer.flags, offer.octets);
         if self.server.accept_append() {
             self.out.extend_from_slice(response::CONTINUE);
         }
