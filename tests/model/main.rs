@@ -166,3 +166,40 @@ fn sessions_agree_with_the_model() {
 fn sessions_that_move_between_commands_agree_with_the_model() {
     compare(true);
 }
+
+/// One line of commands on a connection of its own; what came back until the tag, or until the end.
+fn talk(stream: &mut std::net::TcpStream, line: &str, until: &str) -> String {
+    use std::io::{Read, Write};
+    stream.write_all(line.as_bytes()).expect("the connection takes a line");
+    let mut said = String::new();
+    let mut octets = [0; 4096];
+    while !said.contains(until) {
+        match stream.read(&mut octets) {
+            Ok(0) | Err(_) => break,
+            Ok(count) => said.push_str(&String::from_utf8_lossy(&octets[..count])),
+        }
+    }
+    said
+}
+
+#[test]
+fn a_panic_in_one_session_ends_its_account_s_sessions_and_no_other() {
+    let server = server::Server::start(2, true);
+    let login = |account: usize| {
+        let mut stream = std::net::TcpStream::connect(server.imap).expect("the server listens");
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).expect("a timeout can be set");
+        let line = format!("a LOGIN {} {}\r\n", server::user(account), server::password(account));
+        assert!(talk(&mut stream, &line, "a OK").contains("a OK"));
+        stream
+    };
+    let (mut panics, mut same, mut other) = (login(0), login(0), login(1));
+    let message = "Subject: kept\r\n\r\nx\r\n";
+    let append = format!("b APPEND INBOX {{{}+}}\r\n{message}\r\n", message.len());
+    assert!(talk(&mut panics, &append, "b OK").contains("APPENDUID"));
+    assert_eq!(talk(&mut panics, "XPANIC NOOP\r\n", "never"), "", "the session ends without a word");
+    // The account is dropped and rebuilt: its other sessions end, and the next finds all that was acknowledged.
+    assert!(talk(&mut same, "c NOOP\r\n", "BYE").contains("BYE"));
+    assert!(talk(&mut other, "c NOOP\r\n", "c OK").contains("c OK"));
+    let mut again = login(0);
+    assert!(talk(&mut again, "d STATUS INBOX (MESSAGES UIDNEXT)\r\n", "d OK").contains("MESSAGES 1 UIDNEXT 2"));
+}
