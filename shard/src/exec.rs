@@ -57,7 +57,7 @@ impl Default for Config {
             pin: true,
             ring_depth: 128,
             io_memory: 64 << 10,
-            preempt: Duration::from_millis(5),
+            preempt: Duration::from_millis(20),
             limits: Limits::default(),
         }
     }
@@ -205,7 +205,9 @@ impl Seat {
             let queue = |shares, latency, name| {
                 glommio::executor().create_task_queue(Shares::Static(shares), latency, name)
             };
-            let soon = Latency::Matters(Duration::from_millis(2));
+            // No latency of a queue's own: it would make the preemption timer so short that the trap of
+            // `heartbeats` is met whenever a thread loses its core.
+            let soon = Latency::NotImportant;
             let queues = [
                 queue(1000, soon, "interactive"),
                 queue(1000, soon, "commit"),
@@ -233,7 +235,7 @@ const HEARTBEAT: Duration = Duration::from_millis(100);
 /// Keeps a shard from sleeping on work.
 ///
 /// glommio 0.9 parks with runnable tasks where its preemption timer expires before it has run the first of them
-/// (`run_task_queues` then says that nothing ran): a thread that loses its core for two milliseconds at that point
+/// (`run_task_queues` then says that nothing ran): a thread that loses its core for [`Config::preempt`] at that point
 /// sleeps until the next event, for ever on an idle machine. A timer that is armed is such an event. One alone would
 /// not do, for its own task may be what was left runnable; several, staggered, bound the sleep at a fraction of
 /// [`HEARTBEAT`] each.
@@ -348,9 +350,9 @@ pub async fn stopped() {
 /// Where a task waits for the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Queue {
-    /// What a client waits for: 1000 shares, latency matters.
+    /// What a client waits for: 1000 shares.
     Interactive,
-    /// Group commit, which many clients wait for: 1000 shares, latency matters.
+    /// Group commit, which many clients wait for: 1000 shares.
     Commit,
     /// Flush, compaction, search, checks: 100 shares.
     Background,

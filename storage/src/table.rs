@@ -350,6 +350,13 @@ pub(crate) async fn find_account(
     }
     let mut found: BTreeMap<Guid, KeyBlocks> = BTreeMap::new();
     for (guid, blocks) in newest_first {
+        // Deltas without the base that they stand on are no empty mailbox: something is missing.
+        if let Some((_, (table, _))) = blocks.first()
+            && blocks.iter().all(|(kind, _)| *kind == BlockKind::Delta)
+        {
+            let what = format!("account {account}: deltas of key {guid} without their base");
+            return Err(ReadError::corrupt(&table.path, 0, what));
+        }
         let blocks = counting(blocks);
         if !blocks.is_empty() {
             found.insert(guid, blocks);

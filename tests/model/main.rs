@@ -201,5 +201,7 @@ fn a_panic_in_one_session_ends_its_account_s_sessions_and_no_other() {
     assert!(talk(&mut same, "c NOOP\r\n", "BYE").contains("BYE"));
     assert!(talk(&mut other, "c NOOP\r\n", "c OK").contains("c OK"));
     let mut again = login(0);
-    assert!(talk(&mut again, "d STATUS INBOX (MESSAGES UIDNEXT)\r\n", "d OK").contains("MESSAGES 1 UIDNEXT 2"));
+    assert!(
+        talk(&mut again, "d STATUS INBOX (MESSAGES UIDNEXT)\r\n", "d OK").contains("MESSAGES 1 UIDNEXT 2")
+    );
 }
