@@ -21,7 +21,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "mkfs.ext4": "e2fsprogs"}
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "overlay")
 MEMORY_MIB = 1024
-DISK_MIB = 768
+DISK_MIB = 8192
 # Seconds; the emulated machine shares two cores with whatever else runs.
 BOOT_PATIENCE = 240
 COMMAND_PATIENCE = 240
