@@ -4,7 +4,8 @@
 //! at each look everything that was told must be there exactly once, nothing that was refused, and what had no answer
 //! whole or not at all.
 //!
-//! `CULVER_SIM_SEEDS=n` says how many seeds, `CULVER_SIM_SEED=n` runs one, `CULVER_TEST_LONG=1` runs 10,000.
+//! `CULVER_SIM_SEEDS=n` says how many seeds, `CULVER_SIM_SEED=n` runs one or, with both, is the first;
+//! `CULVER_TEST_LONG=1` runs 10,000.
 //!
 //! # Invariants
 //! The same seed gives the same run. Nothing here reads a clock.
@@ -79,7 +80,10 @@ fn all(seeds: std::ops::Range<u64>) -> Figures {
 fn everyday() {
     let long = number("CULVER_TEST_LONG") == Some(1);
     let count = number("CULVER_SIM_SEEDS").unwrap_or(if long { SEEDS_LONG } else { SEEDS });
-    let seeds = number("CULVER_SIM_SEED").map_or(1..count + 1, |seed| seed..seed + 1);
+    let seeds = match (number("CULVER_SIM_SEED"), number("CULVER_SIM_SEEDS")) {
+        (Some(seed), None) => seed..seed + 1,
+        (first, _) => first.unwrap_or(1)..first.unwrap_or(1) + count,
+    };
     let figures = all(seeds.clone());
     println!("CULVER_SIM_SEED={}..{}: {figures:?}", seeds.start, seeds.end);
     if seeds.end - seeds.start >= 20 {
