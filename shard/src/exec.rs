@@ -45,7 +45,7 @@ pub struct Config {
     pub ring_depth: usize,
     /// Octets of registered buffers for each ring of each shard; 64 KiB is the least.
     pub io_memory: usize,
-    /// How long a task may run before [`yield_if_needed`] yields.
+    /// After how long the executor looks for I/O although tasks are runnable. What a task may run is [`SLICE`].
     pub preempt: Duration,
     pub limits: Limits,
 }
@@ -228,8 +228,19 @@ impl Seat {
     }
 }
 
-/// How many heartbeats a shard has, and how often each beats.
-const HEARTBEATS: u64 = 4;
+/// How long a task runs before [`yield_if_needed`] yields.
+pub const SLICE: Duration = Duration::from_micros(500);
+
+/// How long a task that has used up its slice is away at least.
+const PASS: Duration = Duration::from_micros(10);
+
+thread_local! {
+    /// When the running poll first asked for its slice, in nanoseconds; 0: it has not.
+    static SLICE_BEGAN: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How many heartbeats a shard has, and how often each beats. Each costs an idle machine a wake-up.
+const HEARTBEATS: u64 = 2;
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// Keeps a shard from sleeping on work.
@@ -502,6 +513,7 @@ impl<F: Future> Future for Job<F> {
                 *waker = Some(cx.waker().clone());
             }
         }
+        SLICE_BEGAN.set(0);
         let result = match std::panic::catch_unwind(AssertUnwindSafe(|| fut.as_mut().poll(cx))) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(value)) => Ok(value),
@@ -609,8 +621,12 @@ pub async fn yield_now() {
     .await;
 }
 
-/// Yields when the task has had its time slice ([`Config::preempt`], or another queue is due); a few
-/// nanoseconds otherwise. For loops over messages. In the simulation it yields at the seed's whim.
+/// Yields when the task has had its time slice ([`SLICE`], counted from the first call of a poll); the price of reading a clock
+/// otherwise. For loops over messages. In the simulation it yields at the seed's whim.
+///
+/// A task that yields waits for a timer that is due at once: while any task is runnable glommio looks for I/O only every
+/// [`Config::preempt`], and a task that only wakes itself is always runnable. So all that is runnable runs, then I/O is
+/// looked for, then the task goes on.
 pub async fn yield_if_needed() {
     match context::seat() {
         Some(seat) => {
@@ -618,7 +634,15 @@ pub async fn yield_if_needed() {
                 yield_now().await;
             }
         }
-        None => glommio::yield_if_needed().await,
+        None => {
+            let (began, now) = (SLICE_BEGAN.get(), time::now().as_nanos().max(1));
+            if began == 0 {
+                SLICE_BEGAN.set(now);
+            } else if now.saturating_sub(began) >= SLICE.as_nanos() as u64 {
+                glommio::timer::Timer::new(PASS).await;
+                SLICE_BEGAN.set(0);
+            }
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::exec::{self, Queue};
 use crate::{mesh, time};
 
 /// How often lateness is measured.
-pub const TICK: Duration = Duration::from_millis(10);
+pub const TICK: Duration = Duration::from_millis(50);
 
 /// Lateness beyond this is counted as this: microseconds.
 const STALL_US_MAX: u64 = 60_000_000;

@@ -201,10 +201,15 @@ fn hog_that_yields_lets_timers_pass() {
             }
         });
         culver_shard::yield_now().await;
-        let began = time::now();
-        time::sleep(Duration::from_millis(2)).await;
-        let took = began.elapsed();
-        assert!(took < Duration::from_millis(200), "{took:?}");
+        let mut took = Vec::new();
+        for _ in 0..20 {
+            let began = time::now();
+            time::sleep(Duration::from_millis(2)).await;
+            took.push(began.elapsed());
+        }
+        // A machine that is busy with other work may stretch some of them; the executor's own time slice of 20 ms would stretch all.
+        took.sort();
+        assert!(took[5] < Duration::from_millis(8), "{took:?}");
         hog.await.unwrap();
     });
 }
