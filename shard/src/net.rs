@@ -68,6 +68,8 @@ impl Listener {
             // One address family a socket: `[::]` and `0.0.0.0` can both be listened on.
             socket.set_only_v6(true)?;
         }
+        // Accepted sockets inherit both.
+        tune(&SockRef::from(&socket))?;
         socket.bind(&addr.into())?;
         socket.listen(limits.listen_backlog)?;
         let addr = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
@@ -131,7 +133,7 @@ async fn accept(listener: TcpListener, to: flume::Sender<Accepted>, first_reserv
         let short = spare.is_none() || stream.as_raw_fd() >= first_reserved;
         let stream = Stream(Form::Real(stream));
         // A peer that is gone already is no connection.
-        let Ok(peer) = stream.tune().and_then(|()| stream.peer_addr()) else { continue };
+        let Ok(peer) = stream.peer_addr() else { continue };
         let accepted = if short { Accepted::Refuse(stream, peer) } else { Accepted::Conn(stream, peer) };
         if to.send_async(accepted).await.is_err() {
             return;
@@ -145,9 +147,9 @@ pub async fn connect(addr: SocketAddr) -> io::Result<Stream> {
     match context::seat() {
         Some(seat) => sim::connect(&seat, addr).await.map(Form::Sim).map(Stream),
         None => {
-            let stream = Stream(Form::Real(TcpStream::connect(addr).await.map_err(exec::into_io)?));
-            stream.tune()?;
-            Ok(stream)
+            let stream = TcpStream::connect(addr).await.map_err(exec::into_io)?;
+            tune(&SockRef::from(&borrow(&stream)))?;
+            Ok(Stream(Form::Real(stream)))
         }
     }
 }
@@ -218,17 +220,6 @@ impl Stream {
         }
     }
 
-    fn tune(&self) -> io::Result<()> {
-        if let Form::Real(s) = &self.0 {
-            let fd = borrow(s);
-            let socket = SockRef::from(&fd);
-            // A flight of small writes would wait for the peer's delayed acknowledgement.
-            socket.set_tcp_nodelay(true)?;
-            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))?;
-        }
-        Ok(())
-    }
-
     /// Takes the stream off this shard. What was read stays read; what was not is read there.
     pub fn detach(self) -> io::Result<Detached> {
         Ok(Detached(match self.0 {
@@ -263,6 +254,12 @@ pub struct Detached(DetachedForm);
 enum DetachedForm {
     Real(OwnedFd),
     Sim(sim::End),
+}
+
+fn tune(socket: &SockRef<'_>) -> io::Result<()> {
+    // A flight of small writes would wait for the peer's delayed acknowledgement.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))
 }
 
 fn borrow(stream: &TcpStream) -> BorrowedFd<'_> {

@@ -269,6 +269,7 @@ impl Ledger {
 
     fn told(&mut self, serial: Serial, op: &mut Op, applied: &Applied, errors: &mut Vec<String>) {
         let told_next = |guid: &Guid| op.uid_next.get(guid).copied().unwrap_or(1);
+        let inbox_went_to: Vec<Guid> = self.renames_of_inbox().map(|(target, _)| target).collect();
         let validity = |tree: &Tree, guid: Guid| {
             tree.entries.values().find(|entry| entry.guid == Some(guid)).map(|entry| entry.uid_validity)
         };
@@ -284,7 +285,9 @@ impl Ledger {
                 if validity(&self.tree, *guid).is_some_and(|known| known != uid_validity.get()) {
                     errors.push(format!("append {serial} got UIDVALIDITY {uid_validity}"));
                 }
-                if instance.is_some_and(|seen| seen != (*guid, uid)) {
+                // A rename of INBOX may have been seen to take it along before its own answer came.
+                let taken_along = |seen: (Guid, u32)| *guid == Guid::INBOX && inbox_went_to.contains(&seen.0);
+                if instance.is_some_and(|seen| seen != (*guid, uid) && !taken_along(seen)) {
                     errors.push(format!("append {serial} got UID {uid}, it was seen at {instance:?}"));
                 }
                 *instance = Some((*guid, uid));
