@@ -359,7 +359,7 @@ impl Storage {
             let _ = commit.await;
         }
         self.0.remove_garbage().await;
-        self.0.journal.drop_segment();
+        self.0.shorten_closed(true).await;
         *self.0.source.borrow_mut() = None;
     }
 }

@@ -5,7 +5,8 @@
 //! stands on, or the segment being written. A segment below it is removed when no committed manifest names it.
 //!
 //! # Order
-//! The low mark is durable before a segment below it is removed.
+//! A segment is shortened to its end before the low mark passes it, and the mark is durable before a segment below it is
+//! removed.
 //!
 //! # Crash
 //! Segments below the mark that were not yet removed are removed at the next start, or kept for their bodies.
@@ -26,6 +27,7 @@ impl Inner {
     /// Carries old Flush records forward, lowers the marks of this shard's journals, and removes segments.
     pub async fn trim(self: &Rc<Self>) -> Result<(), FlushError> {
         let _alone = self.trimming.acquire(1).await;
+        self.shorten_closed(false).await;
         self.carry_cold().await?;
         self.publish_needs();
         for ((epoch, shard), low, mark) in self.due_marks() {

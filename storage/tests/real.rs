@@ -230,6 +230,42 @@ fn a_store_lives_through_other_shard_counts_on_a_real_disk() {
     });
 }
 
+#[test]
+fn a_closed_segment_keeps_no_octet_that_no_record_fills() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { partitions: 4, segment_octets: 8 << 20, ..Limits::default() };
+    for start in 1..=6 {
+        with_store(dir.path(), limits.clone(), 2, move |storage| async move {
+            for account in (0..ACCOUNTS).map(account) {
+                if storage.partitions().contains(&storage.partition_of(&account)) {
+                    append(&storage, &account, start).await;
+                }
+            }
+            // From now on the segment is kept for its bodies alone.
+            storage.flush_all().await.unwrap();
+            storage.trim().await.unwrap();
+        });
+    }
+    let segments = files(&dir.path().join("journal"));
+    assert!(segments.len() >= 10, "{segments:?}");
+    for segment in segments {
+        let metadata = std::fs::metadata(&segment).unwrap();
+        let allocated = metadata.blocks() * 512;
+        assert!(metadata.len() < 64 << 10, "{} has {} octets", segment.display(), metadata.len());
+        assert!(allocated < 128 << 10, "{} takes {allocated} octets", segment.display());
+    }
+    with_store(dir.path(), limits, 1, |storage| async move {
+        for account in (0..ACCOUNTS).map(account) {
+            assert_eq!(rows(&storage, &account).await.2.len(), 6);
+            for (place, start) in rows(&storage, &account).await.2.iter().zip(1..) {
+                let partition = storage.partition_of(&account);
+                assert!(storage.read_place(partition, place, 0..u64::MAX).await.unwrap() == body(start));
+            }
+        }
+    });
+}
+
 fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {

@@ -104,6 +104,8 @@ struct State {
     next_lsn: u64,
     next_number: u64,
     segment: Option<Active>,
+    /// Segments that are written no more and were not yet shortened.
+    closed: Vec<Active>,
     full: bool,
     /// A cut is under way.
     broken: bool,
@@ -138,6 +140,7 @@ impl Journal {
                 next_lsn: 1,
                 next_number: 1,
                 segment: None,
+                closed: Vec::new(),
                 full: false,
                 broken: false,
                 closing: false,
@@ -182,9 +185,19 @@ impl Journal {
         self.wake.notify_all();
     }
 
-    /// Closes the active segment's file, when the commit task has ended.
-    pub fn drop_segment(&self) {
-        self.state.borrow_mut().segment = None;
+    /// The segments that end for good where their last durable batch does, with that end: those that have a successor,
+    /// and at the end of the journal (`active`) the last, unless nobody knows what it holds.
+    pub fn take_closed(&self, active: bool) -> Vec<(Rc<File>, ObjectId, u64)> {
+        let newest = self.active_number();
+        let mut state = self.state.borrow_mut();
+        let all = active && !state.stopped;
+        if active {
+            let last = state.segment.take();
+            state.closed.extend(last.filter(|_| all));
+        }
+        let decided = |segment: &mut Active| all || segment.id.number < newest;
+        let taken = state.closed.extract_if(.., decided);
+        taken.map(|segment| (segment.file, segment.id, segment.at)).collect()
     }
 
     pub async fn failed(&self) {
@@ -401,8 +414,9 @@ impl Inner {
         let mut state = self.journal.state.borrow_mut();
         state.next_number = number + 1;
         let file = Rc::new(file);
-        state.segment =
-            Some(Active { file, id: header.object(), seed: header.seed(), at: HEADER_BLOCK, capacity });
+        let opened = Active { file, id: header.object(), seed: header.seed(), at: HEADER_BLOCK, capacity };
+        let before = state.segment.replace(opened);
+        state.closed.extend(before);
         drop(state);
         // The low mark may move now.
         self.due.notify_all();
@@ -659,7 +673,8 @@ impl Inner {
             state.broken = true;
             let end = state.next_lsn;
             state.next_lsn += batch.len() as u64;
-            state.segment = None;
+            let failed = state.segment.take();
+            state.closed.extend(failed);
             (end, state.next_lsn)
         };
         let capacity = self.limits.segment_octets;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use culver_model::{AccountId, Guid, PartitionId};
 use culver_shard::sim::{Faults, NodeId, Sim, SimConfig};
 use culver_shard::sync::{Notify, oneshot};
-use culver_shard::{Queue, random, spawn, stopping, time};
+use culver_shard::{Queue, disk, random, spawn, stopping, time};
 use culver_storage::{
     AccountBlocks, BlockKind, Body, CommitError, Committed, Inside, Limits, LocalFuture, OpenError, Place,
     Position, Root, Share, Source, SourceError, Storage,
@@ -536,6 +536,7 @@ async fn run_shard(shard: usize, shards: usize, handover: Rc<Handover>, life: Li
         }
         match open(shards, &life).await {
             Ok((root, shares)) => {
+                older_segments_are_short(&life.oracle, root.epoch()).await;
                 handover.shares.borrow_mut().extend(shares.into_iter().map(|share| (share.shard(), share)));
                 held = Some(root);
             }
@@ -606,6 +607,26 @@ async fn check_store(oracle: &Oracle) {
     match culver_storage::check(Path::new(DIR), look).await {
         Ok(report) => report.findings.iter().for_each(|finding| oracle.error(format!("check: {finding}"))),
         Err(error) => oracle.error(format!("check: {error}")),
+    }
+}
+
+/// After a start no segment of an earlier epoch is longer than its records.
+async fn older_segments_are_short(oracle: &Oracle, epoch: u32) {
+    let journals = Path::new(DIR).join("journal");
+    for journal in disk::list(&journals).await.unwrap_or_default() {
+        if journal.name.starts_with(&format!("{epoch}-")) {
+            continue;
+        }
+        let dir = journals.join(&journal.name);
+        for segment in disk::list(&dir).await.unwrap_or_default() {
+            let mut text = String::new();
+            let dumped = culver_storage::dump(&dir.join(&segment.name), &mut text).await;
+            let end = format!("end at octet {},", segment.len);
+            if dumped.is_err() || !text.contains(&end) {
+                let last = text.lines().last().unwrap_or_default();
+                oracle.error(format!("{}/{}: {} octets, {last}", journal.name, segment.name, segment.len));
+            }
+        }
     }
 }
 
