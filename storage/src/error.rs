@@ -108,8 +108,8 @@ pub(crate) enum FlushError {
     Io { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Source(#[from] SourceError),
-    #[error("account {account}: blocks stand at {held}, records go to {current}")]
-    Behind { account: String, held: String, current: String },
+    #[error("a panic: {0}")]
+    Panicked(String),
     #[error("the flush record: {0}")]
     Submit(#[from] SubmitError),
     #[error("the flush record: {0}")]

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use culver_model::{AccountId, Guid, PartitionId};
@@ -13,6 +14,12 @@ use culver_storage::{
 };
 
 const KEY: Guid = Guid([9; 16]);
+
+/// Whether the accounts that cannot be flushed are mended.
+static MENDED: AtomicBool = AtomicBool::new(false);
+
+const UNREADABLE: &str = "unreadable@example.org";
+const PANICKING: &str = "panicking@example.org";
 
 fn account(nth: usize) -> AccountId {
     AccountId::parse(&format!("user{nth}@example.org")).unwrap()
@@ -54,6 +61,11 @@ impl Source for Rows {
         _: Position,
     ) -> LocalFuture<'a, Result<AccountBlocks, SourceError>> {
         Box::pin(async move {
+            let damaged = !MENDED.load(Ordering::Relaxed);
+            assert!(!(damaged && account.as_str() == PANICKING), "this account makes the program panic");
+            if damaged && account.as_str() == UNREADABLE {
+                return Err(SourceError("a block is damaged".into()));
+            }
             let (position, bytes, _) = rows(&self.storage(), account).await;
             Ok(AccountBlocks { position, blocks: vec![(KEY, BlockKind::Base, bytes)] })
         })
@@ -262,6 +274,59 @@ fn a_closed_segment_keeps_no_octet_that_no_record_fills() {
                 let partition = storage.partition_of(&account);
                 assert!(storage.read_place(partition, place, 0..u64::MAX).await.unwrap() == body(start));
             }
+        }
+    });
+}
+
+#[test]
+fn a_damaged_account_is_left_out_of_a_flush_and_holds_up_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { partitions: 1, segment_octets: 64 << 10, flush_octets: 1, ..Limits::default() };
+    let everybody = || {
+        let damaged = [UNREADABLE, PANICKING].map(|name| AccountId::parse(name).unwrap());
+        (0..4).map(account).chain(damaged).collect::<Vec<_>>()
+    };
+    let unflushed = async |storage: &Storage, account: &AccountId| {
+        storage.load(storage.partition_of(account), account).await.unwrap().records.len()
+    };
+    let numbers = async |storage: &Storage, account: &AccountId| -> Vec<u64> {
+        let (_, bytes, _) = rows(storage, account).await;
+        bytes.chunks(40).map(|row| u64::from_le_bytes(row[..8].try_into().unwrap())).collect()
+    };
+    with_store(dir.path(), limits.clone(), 1, move |storage| async move {
+        for round in 0..3 {
+            for account in everybody() {
+                for nth in round * 30..(round + 1) * 30 {
+                    append(&storage, &account, nth + 1).await;
+                }
+            }
+            storage.flush_all().await.unwrap();
+            storage.trim().await.unwrap();
+        }
+        let status = storage.status();
+        assert_eq!((status.left_out_accounts, status.unflushed_records, status.panics), (2, 180, 0));
+        // The housekeeping flushes whatever there is: what must be left out does not count.
+        assert_eq!(status.unflushed_octets, 0);
+        for account in (0..4).map(account) {
+            assert_eq!(unflushed(&storage, &account).await, 0, "{account}");
+        }
+    });
+    with_store(dir.path(), limits.clone(), 1, move |storage| async move {
+        for account in everybody() {
+            assert_eq!(numbers(&storage, &account).await, (1..=90).collect::<Vec<_>>(), "{account}");
+        }
+        storage.flush_all().await.unwrap();
+        assert_eq!(storage.status().left_out_accounts, 2);
+        MENDED.store(true, Ordering::Relaxed);
+        storage.flush_all().await.unwrap();
+        let status = storage.status();
+        assert_eq!((status.left_out_accounts, status.unflushed_records), (0, 0));
+        storage.trim().await.unwrap();
+    });
+    with_store(dir.path(), limits, 1, move |storage| async move {
+        for account in everybody() {
+            assert_eq!(unflushed(&storage, &account).await, 0);
+            assert_eq!(numbers(&storage, &account).await, (1..=90).collect::<Vec<_>>(), "{account}");
         }
     });
 }

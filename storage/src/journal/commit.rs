@@ -609,8 +609,13 @@ impl Inner {
             bodies: bodies.collect(),
         };
         partition.oldest.get_or_insert_with(time::now);
-        partition.unflushed_octets += pending.octets;
-        self.unflushed_octets.set(self.unflushed_octets.get() + pending.octets);
+        match partition.left_out.get_mut(account) {
+            Some(octets) => *octets += pending.octets,
+            None => {
+                partition.unflushed_octets += pending.octets;
+                self.unflushed_octets.set(self.unflushed_octets.get() + pending.octets);
+            }
+        }
         match partition.unflushed.get_mut(account) {
             Some(records) => records.push(record),
             None => drop(partition.unflushed.insert(account.clone(), vec![record])),

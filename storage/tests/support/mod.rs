@@ -403,6 +403,13 @@ impl Source for Mail {
         _: Position,
     ) -> LocalFuture<'a, Result<AccountBlocks, SourceError>> {
         Box::pin(async move {
+            // Such an account is left out; the others of its partition are flushed.
+            match random::below(60) {
+                0..3 => return Err(SourceError("this account cannot be read now".into())),
+                // Without a word on standard error, unlike a panic.
+                3 => std::panic::resume_unwind(Box::new("this account cannot be made into blocks now")),
+                _ => {}
+            }
             self.open(account).await.map_err(SourceError)?;
             if random::below(4) == 0 {
                 time::sleep(Duration::from_micros(random::below(500))).await;
