@@ -5,6 +5,11 @@ use std::path::{Path, PathBuf};
 
 use crate::place::Place;
 
+/// Whether an operation failed because the disk, or the user's part of it, is full.
+pub(crate) fn no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// A store that cannot be opened. A person must act; the message says on which file and how.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

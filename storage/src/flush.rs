@@ -125,7 +125,8 @@ impl Inner {
     /// Flushes what is old, and the partitions unflushed for longest while there is too much.
     async fn flush_due(self: &Rc<Self>) {
         loop {
-            let crowded = self.unflushed_octets.get() > self.limits.flush_octets;
+            // On a full disk what was expunged gives its octets back as soon as it is flushed.
+            let crowded = self.unflushed_octets.get() > self.limits.flush_octets || self.journal.full();
             let wanted = |partition: &Partition| {
                 let waits = partition.failed.is_some_and(|failed| failed.elapsed() < RETRY_AFTER);
                 let aged = partition.oldest.is_some_and(|oldest| oldest.elapsed() >= self.limits.flush_age);
@@ -259,7 +260,8 @@ impl Inner {
             let store = self.store;
             (Manifest { partition: id, object, store, cov, tables, bodies }, added, released)
         };
-        let flush = Flush { partition: id, manifest, accounts, added, written: Vec::new(), released, left_out };
+        let flush =
+            Flush { partition: id, manifest, accounts, added, written: Vec::new(), released, left_out };
         let done = async {
             let file = File::create_new(&path).await?;
             file.write_at(0, flush.manifest.encode()).await?;

@@ -29,7 +29,9 @@ use crate::partition::{Partition, PartitionSeed, Unflushed, UnflushedBody};
 use crate::paths::{Paths, parse_data_name, parse_journal_name};
 use crate::place::{ObjectId, ObjectKind, Position};
 use crate::root::format::{JournalRef, Low, Owner};
-use crate::root::{Root, Share, list, nonce, read_small, remove_leftover, small_fault};
+use crate::root::{
+    Root, START_RESERVE_OCTETS, Share, list, make_reserve, nonce, read_small, remove_leftover, small_fault,
+};
 
 /// What the shards of a process share about journal segments. Touched when a segment opens, a flush commits and at a
 /// trim, never for a record.
@@ -148,6 +150,11 @@ impl Root {
         .await?;
         self.remove_orphans(&seeds, &journals, &needs, shards).await?;
         self.shorten_older(&ends_of(&found, &ended)).await?;
+        // Before the shards take what shortening has given back. Without it the next start gives up one of theirs.
+        let reserve = self.paths.start_reserve();
+        if let Err(error) = make_reserve(&reserve, START_RESERVE_OCTETS).await {
+            tracing::warn!(path = %reserve.display(), %error, "no reserve for the next start");
+        }
         let shared = Arc::new(Shared::default());
         let kept = self.kept(&found, &journals, shards).await?;
         shared.with(|state| {

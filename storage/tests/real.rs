@@ -471,6 +471,86 @@ fn a_second_process_is_refused_by_name() {
 }
 
 #[test]
+fn a_full_file_system_is_started_on_and_works_again_when_it_has_room() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o size=14m culver \"$1\" || exit 77
+        exec \"$2\" --exact on_a_small_file_system --ignored --nocapture";
+    let ran = std::process::Command::new("unshare")
+        .args(["-Urm", "sh", "-c", script, "sh"])
+        .args([dir.path(), &std::env::current_exe().unwrap()])
+        .env("CULVER_SMALL_FILE_SYSTEM", dir.path())
+        .output();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match ran {
+        Ok(ran) if text(&ran.stdout).contains("running 1 test") => {
+            assert!(ran.status.success(), "{}\n{}", text(&ran.stdout), text(&ran.stderr));
+        }
+        // Past the harness, which keeps what a test prints that did not fail.
+        ran => {
+            let why = ran.map_or_else(|error| error.to_string(), |ran| text(&ran.stderr));
+            writeln!(std::io::stderr(), "SKIPPED: no file system can be mounted here: {}", why.trim())
+                .unwrap();
+        }
+    }
+}
+
+#[test]
+#[ignore = "run by the test above, on a file system of its own"]
+fn on_a_small_file_system() {
+    let Some(dir) = std::env::var_os("CULVER_SMALL_FILE_SYSTEM").map(PathBuf::from) else { return };
+    let store = dir.join("store");
+    let (first, last) = (dir.join("first"), dir.join("last"));
+    let limits =
+        Limits { partitions: 2, segment_octets: 2 << 20, reserve_octets: 512 << 10, ..Limits::default() };
+    std::fs::write(&first, vec![1; 6 << 20]).unwrap();
+    let commit = async |storage: &Storage, urgent: bool| {
+        let body = Body::inline(vec![7; 50_000], storage.limits()).ok().unwrap();
+        let bodies = if urgent { Vec::new() } else { vec![body] };
+        let (sender, receiver) = culver_shard::sync::oneshot::channel();
+        let told = Box::new(move |result: Result<_, _>| {
+            let _ = sender.send(result.is_ok());
+        });
+        let (account, partition) = (account(1), storage.partition_of(&account(1)));
+        match storage.submit_wait(partition, &account, vec![0; 8], bodies, urgent, told).await {
+            Ok(()) => receiver.await.unwrap(),
+            Err(_) => false,
+        }
+    };
+    with_store(&store, limits.clone(), 1, move |storage| async move {
+        let mut taken = 0;
+        while commit(&storage, false).await {
+            taken += 1;
+        }
+        assert!(taken > 60, "{taken} messages were taken");
+        assert!(storage.status().full);
+    });
+    let mut filler = std::fs::File::create(&last).unwrap();
+    while std::io::Write::write(&mut filler, &[1; 4096]).is_ok_and(|wrote| wrote > 0) {}
+    assert!(std::fs::write(dir.join("more"), [1; 4096]).is_err(), "the file system is not full");
+    for _ in 0..5 {
+        with_store(&store, limits.clone(), 1, move |storage| async move {
+            assert!(storage.status().full);
+            assert!(!commit(&storage, false).await, "a message was taken on a full disk");
+            assert!(commit(&storage, true).await, "what frees space was refused");
+        });
+    }
+    with_store(&store, limits, 1, move |storage| {
+        let (first, last) = (first.clone(), last.clone());
+        async move {
+            assert!(storage.status().full);
+            [first, last].iter().for_each(|filler| std::fs::remove_file(filler).unwrap());
+            for _ in 0..100 {
+                if storage.status().full {
+                    time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+            assert!(commit(&storage, false).await, "there is space again, and no message is taken");
+        }
+    });
+}
+
+#[test]
 #[ignore = "writes 256 MiB"]
 fn a_backlog_of_256_mib_is_recovered_within_3_seconds() {
     let dir = tempfile::tempdir().unwrap();

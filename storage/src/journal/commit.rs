@@ -34,12 +34,16 @@ use super::format::{
 };
 use crate::body::format::put_raw_frame;
 use crate::body::{Body, Form};
-use crate::error::{CommitError, OpenError, SubmitError};
+use crate::error::{CommitError, OpenError, SubmitError, no_space};
 use crate::fault::{self, Fault};
 use crate::limits::Limits;
 use crate::partition::{Unflushed, UnflushedBody};
 use crate::place::{ObjectId, ObjectKind, Place, Position};
+use crate::root::{START_RESERVE_OCTETS, give_up, make_reserve};
 use crate::storage::{Committed, Inner};
+
+/// Room for records that the smallest segment of a full disk has.
+const SMALL_SEGMENT_OCTETS_MIN: u64 = 16 << 10;
 
 /// What is told of a submitted record, once.
 pub type OnCommit = Box<dyn FnOnce(Result<Committed, CommitError>)>;
@@ -236,10 +240,6 @@ impl Journal {
     }
 }
 
-fn no_space(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
 impl Inner {
     /// Is there room for a record at once?
     pub fn check_room(&self, pending: &mut Pending) -> Result<(), SubmitError> {
@@ -303,64 +303,75 @@ impl Inner {
     /// Makes this shard's journal and its first segment.
     pub async fn open_journal(self: &Rc<Self>) -> Result<(), OpenError> {
         let dir = self.paths.journal(self.journal.epoch, self.journal.shard);
-        disk::create_dir_all(&dir).await.map_err(OpenError::io(&dir))?;
+        match disk::create_dir_all(&dir).await {
+            Err(error) if no_space(&error) => {
+                give_up(&self.paths.reserve(self.shard)).await.map_err(OpenError::io(&dir))?;
+                disk::create_dir_all(&dir).await
+            }
+            other => other,
+        }
+        .map_err(OpenError::io(&dir))?;
         let journals = self.paths.journals();
         disk::sync_dir(&journals).await.map_err(OpenError::io(&journals))?;
-        if let Err(error) = self.make_reserve().await {
-            let path = self.paths.reserve(self.shard);
-            if !no_space(&error) {
-                return Err(OpenError::Io { path, source: error });
-            }
-            self.journal.state.borrow_mut().full = true;
-        }
-        match self.open_segment(1, 1, self.limits.segment_octets).await {
-            Err(error) if no_space(&error) => {
-                self.journal.state.borrow_mut().full = true;
-                self.open_small_segment(1, 1, 0).await.map_err(OpenError::io(&dir))
-            }
-            other => other.map_err(OpenError::io(&dir)),
-        }
-    }
-
-    /// Preallocates the reserve where it is missing.
-    pub async fn make_reserve(&self) -> io::Result<()> {
         let path = self.paths.reserve(self.shard);
-        let file = match File::create_new(&path).await {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            other => other?,
+        let full = !make_reserve(&path, self.limits.reserve_octets).await.map_err(OpenError::io(&path))?;
+        let opened = match full {
+            // Where the reserve does not fit, a whole segment does not either.
+            true => self.open_small_segment(1, 1, 0).await,
+            false => match self.open_segment(1, 1, self.limits.segment_octets).await {
+                Err(error) if no_space(&error) => self.open_small_segment(1, 1, 0).await,
+                other => return other.map_err(OpenError::io(&dir)),
+            },
         };
-        let made = file.preallocate(self.limits.reserve_octets).await;
-        file.close().await?;
-        if made.is_err() {
-            disk::remove(&path).await?;
-        }
-        made
+        tracing::error!(shard = self.shard, "no space left for the journal; only what frees space is taken");
+        self.journal.state.borrow_mut().full = true;
+        opened.map_err(OpenError::io(&dir))
     }
 
     /// Looks whether a full disk has room again; the housekeeping asks.
     pub async fn look_for_space(&self) -> io::Result<()> {
         let space = disk::space(self.paths.root()).await?;
         if space.free_octets > 2 * (self.limits.segment_octets + self.limits.reserve_octets) {
-            self.make_reserve().await?;
+            let reserves = [
+                (self.paths.reserve(self.shard), self.limits.reserve_octets),
+                (self.paths.start_reserve(), START_RESERVE_OCTETS),
+            ];
+            for (path, octets) in reserves {
+                if !make_reserve(&path, octets).await? {
+                    return Ok(());
+                }
+            }
             self.journal.state.borrow_mut().full = false;
             tracing::info!(shard = self.shard, "there is space for the journal again");
         }
         Ok(())
     }
 
-    /// Gives the reserve up for a segment that takes `need` octets at least.
+    /// Gives the reserve up for a segment that takes `need` octets at least. Half of it is left to what has to be written
+    /// before space comes back; a segment that finds less is made as small as it must be, and in the end takes what was kept
+    /// for the next start, which will find what this one leaves.
     async fn open_small_segment(
         self: &Rc<Self>,
         base_lsn: u64,
         previous_end: u64,
         need: u64,
     ) -> io::Result<()> {
-        match disk::remove(self.paths.reserve(self.shard)).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        give_up(&self.paths.reserve(self.shard)).await?;
+        let least = HEADER_BLOCK + need.max(SMALL_SEGMENT_OCTETS_MIN);
+        let mut capacity = (self.limits.reserve_octets / 2).max(least);
+        while capacity > least {
+            match self.open_segment(base_lsn, previous_end, capacity).await {
+                Err(error) if no_space(&error) => capacity = (capacity / 2).max(least),
+                other => return other,
+            }
         }
-        let capacity = (self.limits.reserve_octets / 2).max(HEADER_BLOCK + need);
-        self.open_segment(base_lsn, previous_end, capacity).await
+        match self.open_segment(base_lsn, previous_end, least).await {
+            Err(error) if no_space(&error) => {
+                give_up(&self.paths.start_reserve()).await?;
+                self.open_segment(base_lsn, previous_end, least).await
+            }
+            other => other,
+        }
     }
 
     /// Opens the next segment; its predecessor's records from `previous_end` on are void when this returns.

@@ -57,7 +57,9 @@ impl Root {
                     None => Ok(None),
                 };
                 let shortened = match end {
-                    Ok(Some(end)) if end < entry.len => shorten_at(&path, end).await.map_err(OpenError::io(&path)),
+                    Ok(Some(end)) if end < entry.len => {
+                        shorten_at(&path, end).await.map_err(OpenError::io(&path))
+                    }
                     other => other.map(drop),
                 };
                 if let Err(error) = shortened {

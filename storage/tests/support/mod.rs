@@ -65,6 +65,9 @@ pub struct Oracle {
     pub lost: Cell<u64>,
     pub flushes: Cell<u64>,
     pub compactions: Cell<u64>,
+    pub starts: Cell<u64>,
+    /// Starts that ended with an I/O error.
+    pub failed_starts: RefCell<Vec<String>>,
 }
 
 impl Oracle {
@@ -551,6 +554,7 @@ async fn run_shard(shard: usize, shards: usize, handover: Rc<Handover>, life: Li
                 if !matches!(error, OpenError::Io { .. }) {
                     life.oracle.error(format!("recovery: {error}"));
                 }
+                life.oracle.failed_starts.borrow_mut().push(error.to_string());
                 handover.failed.set(true);
             }
         }
@@ -566,7 +570,11 @@ async fn run_shard(shard: usize, shards: usize, handover: Rc<Handover>, life: Li
         }
         handover.came.changed_since(seen).await;
     };
-    let Ok(storage) = Storage::start(share).await else { return };
+    let storage = match Storage::start(share).await {
+        Ok(storage) => storage,
+        Err(error) => return life.oracle.failed_starts.borrow_mut().push(error.to_string()),
+    };
+    life.oracle.starts.set(life.oracle.starts.get() + 1);
     let mail = Mail::new(storage.clone(), life.oracle.clone());
     culver_shard::set_local(mail.clone());
     let mine: Vec<AccountId> = (0..life.accounts)
@@ -693,6 +701,40 @@ pub fn run_full(seed: u64) -> ([u64; 3], Rc<Oracle>) {
     let handle = sim.clone();
     sim.run(async move { handle.exited(node).await });
     (acked, oracle)
+}
+
+/// The disk is filled to its last octet before the first of some starts, which must come up all the same and take what
+/// frees space; then it has room again. The acknowledged operations on the full disk and after it.
+#[allow(dead_code, reason = "not every test that shares this fills a disk")]
+pub fn run_starts_on_full(seed: u64) -> ([u64; 2], Rc<Oracle>) {
+    let sim = Sim::new(seed, SimConfig { panics_end_run: true, ..SimConfig::default() });
+    let node = sim.node("mail");
+    let oracle = Rc::new(Oracle::default());
+    let life = Life { oracle: oracle.clone(), accounts: 9, writers: 3, only_verify: false, limits: limits() };
+    let shards = 1 + (sim.random() % 3) as usize;
+    start(&sim, node, shards, life.clone());
+    sim.step(12_000);
+    let before = oracle.acked.get();
+    for nth in 0..4 {
+        match sim.random() % 2 {
+            0 => sim.kill(node),
+            _ => sim.crash(node),
+        }
+        if nth == 0 {
+            sim.faults(node, Faults { capacity_octets: sim.used_octets(node), ..Faults::default() });
+        }
+        start(&sim, node, shards, life.clone());
+        sim.step(4_000);
+    }
+    let full = oracle.acked.get();
+    sim.faults(node, Faults::default());
+    sim.step(15_000);
+    let after = oracle.acked.get();
+    sim.crash(node);
+    start(&sim, node, 3, Life { only_verify: true, ..life });
+    let handle = sim.clone();
+    sim.run(async move { handle.exited(node).await });
+    ([full - before, after - full], oracle)
 }
 
 /// One run: lives that end by crash, kill or stop, and a last one that verifies everything. The oracle, and why it is
