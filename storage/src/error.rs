@@ -44,7 +44,7 @@ pub enum SubmitError {
     /// Time acts: the bound of pending or unflushed octets is reached.
     #[error("too much waits to be committed")]
     Busy,
-    /// A person acts: the disk is full. Urgent records (deletes, expunges) are still taken.
+    /// A person acts: the disk is full. Urgent records (what frees space) are still taken.
     #[error("no space left for the journal")]
     NoSpace,
     /// The client acts: meta or body above [`crate::Limits`].
@@ -61,7 +61,7 @@ pub enum CommitError {
     /// The record is not stored and never will be: answer no, and drop what was prepared on top of it.
     #[error("not committed: the journal's disk failed")]
     Lost,
-    /// As [`CommitError::Lost`], because the disk is full.
+    /// The disk is full. Nothing was written, and nothing else of the account is touched.
     #[error("not committed: no space left")]
     NoSpace,
     /// It may or may not be found after a restart: answer neither yes nor no.

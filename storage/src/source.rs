@@ -80,6 +80,7 @@ pub trait Source {
     ) -> LocalFuture<'a, Result<(), SourceError>>;
 
     /// Drop the state of an account, or of all accounts (`None`), with all that was prepared and not committed, and
-    /// close its sessions: what was submitted will not commit, or applying a commit panicked.
+    /// close its sessions: a failed disk took what was submitted with it, or making its blocks or applying a commit
+    /// panicked. What was refused for want of space is told to who submitted it alone.
     fn reset(&self, account: Option<&AccountId>);
 }

@@ -11,6 +11,7 @@
 //! # Crash
 //! Segments below the mark that were not yet removed are removed at the next start, or kept for their bodies.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use culver_model::PartitionId;
@@ -33,7 +34,9 @@ impl Inner {
         for ((epoch, shard), low, mark) in self.due_marks() {
             self.mark_low(epoch, shard, low, mark).await?;
         }
+        let mut dirs = BTreeSet::new();
         for id in self.unneeded_segments() {
+            dirs.insert((id.epoch, id.shard));
             let path = self.paths.segment(id.epoch, id.shard, id.number);
             self.close_object(id);
             match disk::remove(&path).await {
@@ -49,6 +52,11 @@ impl Inner {
                     state.journals.remove(&(id.epoch, id.shard));
                 }
             });
+        }
+        // Some file systems have the space when the removal is durable.
+        for (epoch, shard) in dirs {
+            let dir = self.paths.journal(epoch, shard);
+            disk::sync_dir(&dir).await.map_err(FlushError::io(&dir))?;
         }
         Ok(())
     }

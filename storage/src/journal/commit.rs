@@ -18,7 +18,7 @@
 //! are not urgent are refused, and the reserve gives urgent ones a small segment.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -650,7 +650,8 @@ impl Inner {
         }
     }
 
-    /// Fails what is not urgent, and what was prepared on top of it; gives back the rest.
+    /// Fails what is not urgent; gives back the rest. Nothing of it was written, and no record stands on another, so the
+    /// accounts are none the worse for it.
     fn refuse_for_space(&self, batch: Vec<Pending>) -> Vec<Pending> {
         let queued = {
             let mut state = self.journal.state.borrow_mut();
@@ -658,25 +659,14 @@ impl Inner {
             std::mem::take(&mut state.queue)
         };
         tracing::error!(shard = self.shard, "no space left for the journal; only what frees space is taken");
-        let mut refused: BTreeSet<AccountId> = BTreeSet::new();
-        let mut judge = |pending: &Pending| {
-            let doomed = pending.account.as_ref().is_some_and(|account| refused.contains(account));
-            let refuse = doomed || !pending.urgent;
-            if refuse {
-                refused.extend(pending.account.clone());
-            }
-            refuse
-        };
-        let (fail, keep): (Vec<Pending>, Vec<Pending>) = batch.into_iter().partition(&mut judge);
-        let (fail_queued, keep_queued): (Vec<Pending>, Vec<Pending>) =
-            queued.into_iter().partition(&mut judge);
+        let (keep, fail): (Vec<Pending>, Vec<Pending>) =
+            batch.into_iter().partition(|pending| pending.urgent);
+        let (keep_queued, fail_queued): (Vec<Pending>, Vec<Pending>) =
+            queued.into_iter().partition(|pending| pending.urgent);
         // Put back before anybody is told: whoever is told may submit.
         self.journal.state.borrow_mut().queue = keep_queued.into();
         self.fail(fail, CommitError::NoSpace);
         self.fail(fail_queued, CommitError::NoSpace);
-        if let Some(source) = self.source() {
-            refused.iter().for_each(|account| source.reset(Some(account)));
-        }
         keep
     }
 
