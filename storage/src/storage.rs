@@ -103,6 +103,8 @@ pub(crate) struct Inner {
     /// One trim, and one compaction, at a time.
     pub trimming: Semaphore,
     pub compacting: Semaphore,
+    /// Objects whose compaction failed, and when.
+    pub resting: RefCell<BTreeMap<ObjectId, time::Instant>>,
     next_number: Cell<u64>,
     made_dirs: RefCell<std::collections::BTreeSet<u16>>,
     objects: RefCell<Objects>,
@@ -146,6 +148,7 @@ impl Storage {
             flushed: Notify::new(),
             trimming: Semaphore::new(1),
             compacting: Semaphore::new(1),
+            resting: RefCell::default(),
             next_number: Cell::new(1),
             made_dirs: RefCell::default(),
             objects: RefCell::default(),

@@ -18,6 +18,9 @@ const KEY: Guid = Guid([9; 16]);
 /// Whether the accounts that cannot be flushed are mended.
 static MENDED: AtomicBool = AtomicBool::new(false);
 
+/// The accounts of one test that were asked what is alive, and of how many places.
+static ASKED: Mutex<Vec<(String, usize)>> = Mutex::new(Vec::new());
+
 const UNREADABLE: &str = "unreadable@example.org";
 const PANICKING: &str = "panicking@example.org";
 
@@ -73,14 +76,16 @@ impl Source for Rows {
 
     fn flushed(&self, _: PartitionId, _: &AccountId, _: Position) {}
 
-    fn is_live<'a>(
+    fn live<'a>(
         &'a self,
         _: PartitionId,
-        _: &'a AccountId,
-        _: &'a [u8],
-        _: &'a Place,
-    ) -> LocalFuture<'a, Result<bool, SourceError>> {
-        Box::pin(async { Ok(true) })
+        account: &'a AccountId,
+        places: &'a [Place],
+    ) -> LocalFuture<'a, Result<Vec<bool>, SourceError>> {
+        if account.as_str().starts_with("asked") {
+            ASKED.lock().unwrap().push((account.to_string(), places.len()));
+        }
+        Box::pin(async { Ok(vec![true; places.len()]) })
     }
 
     fn relocated<'a>(
@@ -467,6 +472,40 @@ fn a_second_process_is_refused_by_name() {
             drop(first);
             Root::open(&path, Limits::default()).await.unwrap();
         }
+    });
+}
+
+#[test]
+fn a_compaction_asks_an_account_once_and_rests_after_a_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { partitions: 1, segment_octets: 256 << 10, ..Limits::default() };
+    with_store(dir.path(), limits, 1, |storage| async move {
+        let asked = [0, 1].map(|nth| AccountId::parse(&format!("asked{nth}@example.org")).unwrap());
+        let partition = storage.partition_of(&asked[0]);
+        let mut places = Vec::new();
+        for nth in 1..=20 {
+            for account in &asked {
+                places.push((account.clone(), append(&storage, account, nth).await));
+            }
+        }
+        // The segments after it carry what is journal still.
+        for nth in 0..8u64 {
+            let body = Body::inline(vec![0; 240 << 10], storage.limits()).ok().unwrap();
+            storage.commit(partition, &account(1), nth.to_le_bytes().to_vec(), vec![body]).await.unwrap();
+        }
+        storage.flush_all().await.unwrap();
+        storage.trim().await.unwrap();
+        let first = places[0].1.object;
+        let dead = places.iter().filter(|(_, place)| place.object == first && place.length > 0);
+        dead.for_each(|(account, place)| storage.released(partition, account, place));
+        // Its bodies are alive all the same, and cannot be moved here.
+        assert!(storage.compact().await.is_err());
+        assert!(!storage.compact().await.unwrap(), "the object that failed is tried again at once");
+        let of = |account: &AccountId| {
+            places.iter().filter(|(name, place)| name == account && place.object == first).count()
+        };
+        let expected: Vec<_> = asked.iter().map(|account| (account.to_string(), of(account))).collect();
+        assert_eq!(*ASKED.lock().unwrap(), expected);
     });
 }
 

@@ -456,18 +456,20 @@ impl Source for Mail {
         }
     }
 
-    fn is_live<'a>(
+    fn live<'a>(
         &'a self,
         _: PartitionId,
         account: &'a AccountId,
-        _: &'a [u8],
-        place: &'a Place,
-    ) -> LocalFuture<'a, Result<bool, SourceError>> {
+        places: &'a [Place],
+    ) -> LocalFuture<'a, Result<Vec<bool>, SourceError>> {
         Box::pin(async move {
+            if places.iter().collect::<std::collections::BTreeSet<_>>().len() < places.len() {
+                self.oracle.error(format!("{account}: asked twice for one place"));
+            }
             self.open(account).await.map_err(SourceError)?;
             let accounts = self.accounts.borrow();
             let state = accounts.get(account).ok_or_else(|| SourceError("reset".into()))?;
-            Ok(state.messages.values().any(|held| held == place))
+            Ok(places.iter().map(|place| state.messages.values().any(|held| held == place)).collect())
         })
     }
 
