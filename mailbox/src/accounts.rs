@@ -13,13 +13,15 @@
 //! [`Limits`] has them.
 
 use crate::fault::{self, Fault};
-use crate::record::{Message, Record};
+use crate::record::{Message, Record, StoreOp};
 use crate::state::{Applied, Refusal, State};
 use culver_index::Block as IndexBlock;
-use culver_model::{AccountId, Guid, MailboxName, PartitionId};
+use culver_model::{AccountId, Guid, MailboxName, PartitionId, SystemFlag};
 use culver_shard::shards;
 use culver_shard::sync::{Notify, Semaphore, oneshot};
-use culver_storage::{Body, CommitError, Committed, Loaded, Place, Position, ReadError, Storage};
+use culver_storage::{
+    Body, CommitError, Committed, Loaded, Place, Position, ReadError, Storage, SubmitError,
+};
 use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
@@ -50,6 +52,9 @@ pub enum ChangeError {
     /// The client's to act on; nothing was changed.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// A person's to act on: the disk is full, and nothing was changed. What frees space is taken all the same.
+    #[error("the change was not made: no space left")]
+    NoSpace,
     /// Time's to act on: nothing was changed, or it is not known whether it was. Never a success.
     #[error("the change could not be committed: {0}")]
     Unavailable(String),
@@ -242,21 +247,26 @@ impl Accounts {
     ) -> Result<Option<Applied>, ChangeError> {
         let partition = self.storage().partition_of(id);
         let meta = record.encode();
-        let urgent =
-            matches!(record, Record::Expunge { .. } | Record::Delete { .. } | Record::Relocate { .. });
+        let urgent = frees_space(&record);
         let (answer, answered) = oneshot::channel();
         let _pending = Pending::count(self.opened(id));
         let accounts = self.clone();
         let owner = id.clone();
         let on_commit = Box::new(move |committed: Result<Committed, CommitError>| {
             let result = committed
-                .map_err(|error| ChangeError::Unavailable(error.to_string()))
+                .map_err(|error| match error {
+                    CommitError::NoSpace => ChangeError::NoSpace,
+                    error => ChangeError::Unavailable(error.to_string()),
+                })
                 .and_then(|committed| accounts.committed(&owner, &record, &committed));
             // Nobody waits any more where the session has ended; the change stands all the same.
             let _ = answer.send(result);
         });
         let submitted = self.storage().submit_wait(partition, id, meta, bodies, urgent, on_commit).await;
-        submitted.map_err(|error| ChangeError::Unavailable(error.to_string()))?;
+        submitted.map_err(|error| match error {
+            SubmitError::NoSpace => ChangeError::NoSpace,
+            error => ChangeError::Unavailable(error.to_string()),
+        })?;
         match answered.await {
             Ok(result) => result,
             Err(_) => Err(ChangeError::Unavailable("the shard is stopping".into())),
@@ -334,6 +344,18 @@ impl Accounts {
         }
         let record = Record::Append { mailbox: target, message: Box::new(message) };
         self.change(id, record, vec![body]).await
+    }
+}
+
+/// Whether a change is taken on a full disk: what sets octets free, and what has to come before that.
+fn frees_space(record: &Record) -> bool {
+    match record {
+        Record::Expunge { .. } | Record::Delete { .. } | Record::Relocate { .. } | Record::DeleteAccount => {
+            true
+        }
+        // RFC 3501 §6.4.3: EXPUNGE takes what was marked before.
+        Record::Store { op: StoreOp::Add, flags, .. } => flags.has(SystemFlag::Deleted),
+        _ => false,
     }
 }
 

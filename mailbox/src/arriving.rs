@@ -16,6 +16,13 @@ use thiserror::Error;
 #[error("the message cannot be stored: {0}")]
 pub struct ArriveError(#[from] std::io::Error);
 
+impl ArriveError {
+    /// The disk is full.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self.0.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+    }
+}
+
 /// One message arriving.
 pub struct Arriving {
     writer: BodyWriter,

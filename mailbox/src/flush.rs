@@ -12,7 +12,7 @@ use crate::state::{ACCOUNT_KEY, State};
 use culver_index::{FlushToken, PLACE_OCTETS};
 use culver_model::{AccountId, Guid, PartitionId};
 use culver_storage::{AccountBlocks, BlockKind, Body, LocalFuture, Place, Position, Source, SourceError};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Deltas that may stand on a base before a new base is written.
@@ -125,22 +125,20 @@ impl Source for Accounts {
         }
     }
 
-    fn is_live<'a>(
+    fn live<'a>(
         &'a self,
         partition: PartitionId,
         account: &'a AccountId,
-        _meta: &'a [u8],
-        place: &'a Place,
-    ) -> LocalFuture<'a, Result<bool, SourceError>> {
+        places: &'a [Place],
+    ) -> LocalFuture<'a, Result<Vec<bool>, SourceError>> {
         Box::pin(async move {
-            let place = place.to_bytes();
             if let Some(open) = self.opened(account) {
-                return Ok(names(&open.state(), &place));
+                return Ok(named(&open.state(), places));
             }
             let loaded = self.storage().load(partition, account).await;
             let loaded = loaded.map_err(|error| SourceError(error.to_string()))?;
             let (state, _, _) = rebuild(account, loaded).map_err(|error| SourceError(error.to_string()))?;
-            Ok(names(&state, &place))
+            Ok(named(&state, places))
         })
     }
 
@@ -167,6 +165,12 @@ impl Source for Accounts {
     }
 }
 
-fn names(state: &State, place: &[u8; PLACE_OCTETS]) -> bool {
-    state.mailboxes.values().any(|index| index.rows_all().any(|row| row.place() == place))
+/// Which of the places rows of the state name: one pass over the rows for all of them.
+fn named(state: &State, places: &[Place]) -> Vec<bool> {
+    let places: Vec<[u8; PLACE_OCTETS]> = places.iter().map(Place::to_bytes).collect();
+    let wanted: HashSet<&[u8; PLACE_OCTETS]> = places.iter().collect();
+    let rows = state.mailboxes.values().flat_map(|index| index.rows_all());
+    let found: HashSet<[u8; PLACE_OCTETS]> =
+        rows.map(|row| *row.place()).filter(|place| wanted.contains(place)).collect();
+    places.iter().map(|place| found.contains(place)).collect()
 }

@@ -646,8 +646,8 @@ pub async fn yield_if_needed() {
     }
 }
 
-/// A future whose panic is a value.
-pub(crate) async fn catch<T>(fut: impl Future<Output = T>) -> Result<T, String> {
+/// A future whose panic is a value: its message. For work that stands for several, of which one must not end the others.
+pub async fn catch<T>(fut: impl Future<Output = T>) -> Result<T, String> {
     let mut fut = Box::pin(fut);
     std::future::poll_fn(move |cx| {
         match std::panic::catch_unwind(AssertUnwindSafe(|| fut.as_mut().poll(cx))) {

@@ -352,6 +352,11 @@ impl Sim {
         self.world().nodes.borrow()[node.0].disk.faults.replace(faults);
     }
 
+    /// Octets that the files of the node's disk take, to set its capacity by.
+    pub fn used_octets(&self, node: NodeId) -> u64 {
+        self.world().nodes.borrow()[node.0].disk.used_octets()
+    }
+
     /// Every file on the node's disk, with what a reader would see now.
     pub fn files(&self, node: NodeId) -> Vec<(std::path::PathBuf, Vec<u8>)> {
         let disk = self.world().nodes.borrow()[node.0].disk.clone();

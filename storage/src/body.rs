@@ -152,6 +152,10 @@ impl BodyWriter {
 
     /// Takes octets. After an error the body is lost: drop the writer. `FileTooLarge` above `body_octets_max`.
     pub async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        // What is left of a full disk is for those who free space: a pack of one would take it from them.
+        if self.inner.journal.full() {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
         if self.octets() + bytes.len() as u64 > self.inner.limits.body_octets_max {
             return Err(std::io::ErrorKind::FileTooLarge.into());
         }

@@ -5,7 +5,7 @@
 //! covers them writes a manifest without the old object; then the old object is removed.
 //!
 //! # Invariants
-//! The estimates only choose: what is alive is asked of the source, body by body. Only segments below the low mark and
+//! The estimates only choose: what is alive is asked of the source, account by account. Only segments below the low mark and
 //! packs that no unflushed record names are touched.
 //!
 //! # Crash
@@ -17,10 +17,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 
 use culver_model::{AccountId, PartitionId};
 use culver_shard::disk::File;
-use culver_shard::yield_if_needed;
+use culver_shard::{catch, time, yield_if_needed};
 
 use crate::body::{Body, Form, Frame, Unnamed};
 use crate::error::{FlushError, OpenError, ReadError};
@@ -35,6 +36,9 @@ use crate::storage::Inner;
 
 /// Bodies relocated by one record.
 const MOVES_MAX: usize = 256;
+
+/// How long an object is left alone whose compaction failed.
+const REST: Duration = Duration::from_secs(60);
 
 /// A body in an object, and whose it is.
 struct Labelled {
@@ -53,12 +57,34 @@ impl Inner {
         let Some(source) = self.source() else { return Ok(false) };
         let _alone = self.compacting.acquire(1).await;
         let Some((object, partitions)) = self.choose_object() else { return Ok(false) };
+        let done = match catch(self.compact(&*source, object, &partitions)).await {
+            Ok(done) => done,
+            Err(panic) => {
+                self.status.borrow_mut().panics += 1;
+                Err(FlushError::Panicked(panic))
+            }
+        };
+        // An object of which an account cannot say what is alive must not keep the others from their turn.
+        let mut resting = self.resting.borrow_mut();
+        resting.retain(|_, since| since.elapsed() < REST);
+        if done.is_err() {
+            resting.insert(object, time::now());
+        }
+        done.map(|()| true)
+    }
+
+    async fn compact(
+        self: &Rc<Self>,
+        source: &dyn Source,
+        object: ObjectId,
+        partitions: &[PartitionId],
+    ) -> Result<(), FlushError> {
         let entries = match object.kind {
-            ObjectKind::Segment => self.segment_entries(object, &partitions).await?,
-            _ => self.pack_entries(object, &partitions).await?,
+            ObjectKind::Segment => self.segment_entries(object, partitions).await?,
+            _ => self.pack_entries(object, partitions).await?,
         };
         let mut packs: BTreeMap<PartitionId, (PackWriter, Rc<Unnamed>)> = BTreeMap::new();
-        let moves = self.copy_alive(&*source, entries, &mut packs).await?;
+        let moves = self.copy_alive(source, entries, &mut packs).await?;
         let mut unnamed = BTreeMap::new();
         for (partition, (writer, guard)) in packs {
             writer.finish().await?;
@@ -77,7 +103,7 @@ impl Inner {
             }
         }
         let until = self.journal.next_position();
-        for id in &partitions {
+        for id in partitions {
             self.partition(*id).borrow_mut().retiring.insert(object, until);
             if fault::on(Fault::CompactTooEarly) {
                 self.garbage.borrow_mut().push(self.paths.object(*id, object));
@@ -85,7 +111,7 @@ impl Inner {
         }
         self.status.borrow_mut().compactions += 1;
         self.due.notify_all();
-        Ok(true)
+        Ok(())
     }
 
     /// The object to compact, with the partitions of this shard that name it.
@@ -106,6 +132,7 @@ impl Inner {
                 partitions.push(partition.id);
             }
         }
+        busy.extend(self.resting.borrow().keys());
         let journal_still = |id: &ObjectId| {
             let kept = |state: &mut crate::recover::SharedState| {
                 state.journals.get(&(id.epoch, id.shard)).is_none_or(|kept| id.number >= kept.low)
@@ -184,10 +211,7 @@ impl Inner {
     ) -> Result<Moves, FlushError> {
         let mut moves = Moves::new();
         let mut open: Option<(ObjectId, Rc<File>)> = None;
-        for Labelled { partition, account, meta, place } in entries {
-            if !source.is_live(partition, &account, &meta, &place).await? {
-                continue;
-            }
+        for Labelled { partition, account, meta, place } in alive(source, entries).await? {
             let path = self.paths.object(partition, place.object);
             let file = match &open {
                 Some((object, file)) if *object == place.object => file.clone(),
@@ -210,4 +234,22 @@ impl Inner {
         }
         Ok(moves)
     }
+}
+
+/// What messages still name, by account and then as it stands in the object. An account is asked, and where it is not open
+/// opened, once.
+async fn alive(source: &dyn Source, mut entries: Vec<Labelled>) -> Result<Vec<Labelled>, FlushError> {
+    entries.sort_by(|a, b| {
+        (a.partition, &a.account, a.place.offset).cmp(&(b.partition, &b.account, b.place.offset))
+    });
+    let same = |a: &Labelled, b: &Labelled| (a.partition, &a.account) == (b.partition, &b.account);
+    let mut keep = Vec::with_capacity(entries.len());
+    for group in entries.chunk_by(same) {
+        let places: Vec<Place> = group.iter().map(|entry| entry.place).collect();
+        keep.extend(source.live(group[0].partition, &group[0].account, &places).await?);
+        yield_if_needed().await;
+    }
+    let mut keep = keep.into_iter();
+    entries.retain(|_| keep.next().unwrap_or(true));
+    Ok(entries)
 }

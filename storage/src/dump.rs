@@ -91,13 +91,14 @@ async fn segment(path: &Path, out: &mut dyn Write) -> Result<(), DumpError> {
     let header = segment.header;
     writeln!(
         out,
-        "segment {} of epoch {} shard {}, store {}: records from {}; its predecessor ends before {}; {} octets",
+        "segment {} of epoch {} shard {}, store {}: records from {}; its predecessor ends before {}; {} octets of {} preallocated",
         header.number,
         header.epoch,
         header.shard,
         hex(&header.store),
         header.base_lsn,
         header.previous_end,
+        segment.octets(),
         header.capacity
     )?;
     let mut failed = None;

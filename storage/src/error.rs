@@ -5,6 +5,11 @@ use std::path::{Path, PathBuf};
 
 use crate::place::Place;
 
+/// Whether an operation failed because the disk, or the user's part of it, is full.
+pub(crate) fn no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// A store that cannot be opened. A person must act; the message says on which file and how.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -39,7 +44,7 @@ pub enum SubmitError {
     /// Time acts: the bound of pending or unflushed octets is reached.
     #[error("too much waits to be committed")]
     Busy,
-    /// A person acts: the disk is full. Urgent records (deletes, expunges) are still taken.
+    /// A person acts: the disk is full. Urgent records (what frees space) are still taken.
     #[error("no space left for the journal")]
     NoSpace,
     /// The client acts: meta or body above [`crate::Limits`].
@@ -56,7 +61,7 @@ pub enum CommitError {
     /// The record is not stored and never will be: answer no, and drop what was prepared on top of it.
     #[error("not committed: the journal's disk failed")]
     Lost,
-    /// As [`CommitError::Lost`], because the disk is full.
+    /// The disk is full. Nothing was written, and nothing else of the account is touched.
     #[error("not committed: no space left")]
     NoSpace,
     /// It may or may not be found after a restart: answer neither yes nor no.
@@ -108,8 +113,8 @@ pub(crate) enum FlushError {
     Io { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Source(#[from] SourceError),
-    #[error("account {account}: blocks stand at {held}, records go to {current}")]
-    Behind { account: String, held: String, current: String },
+    #[error("a panic: {0}")]
+    Panicked(String),
     #[error("the flush record: {0}")]
     Submit(#[from] SubmitError),
     #[error("the flush record: {0}")]

@@ -9,6 +9,8 @@
 //! # Invariants
 //! A manifest contains every record before its `cov`. It may contain later ones too: each account's blocks tell the
 //! last record they contain, and nobody applies that or an earlier one again.
+//! An account that cannot give its blocks is left out. `cov` then stops before its first unflushed record, so its
+//! records stay in the journal, and the low mark before them, until somebody has mended it; the others are flushed.
 //!
 //! # Crash
 //! Without the record, table and manifest are orphans, and recovery replays the journal as if the flush had not begun.
@@ -24,7 +26,7 @@ use std::time::Duration;
 use culver_model::{AccountId, PartitionId};
 use culver_shard::disk::{self, File};
 use culver_shard::sync::oneshot;
-use culver_shard::{time, yield_if_needed};
+use culver_shard::{catch, time, yield_if_needed};
 
 use crate::error::{CommitError, FlushError};
 use crate::fault::{self, Fault};
@@ -35,7 +37,7 @@ use crate::pack::format::FileHeader;
 use crate::partition::Partition;
 use crate::place::{ObjectId, ObjectKind, Position};
 use crate::recover::needs_of;
-use crate::source::Source;
+use crate::source::{AccountBlocks, Source};
 use crate::storage::Inner;
 use crate::table::merge::{choose, merge};
 use crate::table::{Table, TableWriter};
@@ -87,39 +89,49 @@ struct Flush {
     /// Files that are garbage if the record does not commit.
     written: Vec<PathBuf>,
     released: BTreeMap<ObjectId, u64>,
+    left_out: BTreeSet<AccountId>,
 }
 
 impl Inner {
-    /// Flushes until what is due is done, trims and compacts, again and again.
+    /// Flushes until what is due is done, trims and compacts, again and again. A panic ends one round, not the task.
     pub async fn housekeeping(self: Rc<Self>) {
         loop {
-            let seen = self.due.version();
-            let ticked = time::deadline(self.limits.tick, self.due.changed_since(seen)).await.is_err();
-            self.remove_garbage().await;
-            if self.journal.full()
-                && let Err(error) = self.look_for_space().await
-            {
-                tracing::debug!(%error, "still no space");
+            if let Err(panic) = catch(self.round()).await {
+                tracing::error!(shard = self.shard, panic, "the housekeeping panicked; it goes on");
+                self.status.borrow_mut().panics += 1;
+                time::sleep(RETRY_AFTER).await;
             }
-            self.flush_due().await;
-            if let Err(error) = self.trim().await {
-                tracing::warn!(shard = self.shard, %error, "cannot trim the journal; tried again later");
-            }
-            if ticked && let Err(error) = self.compact_one().await {
-                tracing::warn!(shard = self.shard, %error, "a compaction failed; tried again later");
-            }
+        }
+    }
+
+    async fn round(self: &Rc<Self>) {
+        let seen = self.due.version();
+        let ticked = time::deadline(self.limits.tick, self.due.changed_since(seen)).await.is_err();
+        self.remove_garbage().await;
+        if self.journal.full()
+            && let Err(error) = self.look_for_space().await
+        {
+            tracing::debug!(%error, "still no space");
+        }
+        self.flush_due().await;
+        if let Err(error) = self.trim().await {
+            tracing::warn!(shard = self.shard, %error, "cannot trim the journal; tried again later");
+        }
+        if ticked && let Err(error) = self.compact_one().await {
+            tracing::warn!(shard = self.shard, %error, "a compaction failed; tried again later");
         }
     }
 
     /// Flushes what is old, and the partitions unflushed for longest while there is too much.
     async fn flush_due(self: &Rc<Self>) {
         loop {
-            let crowded = self.unflushed_octets.get() > self.limits.flush_octets;
+            // On a full disk what was expunged gives its octets back as soon as it is flushed.
+            let crowded = self.unflushed_octets.get() > self.limits.flush_octets || self.journal.full();
             let wanted = |partition: &Partition| {
                 let waits = partition.failed.is_some_and(|failed| failed.elapsed() < RETRY_AFTER);
                 let aged = partition.oldest.is_some_and(|oldest| oldest.elapsed() >= self.limits.flush_age);
                 let retires = partition.unflushed.is_empty() && !partition.retiring.is_empty();
-                let dirty = !partition.unflushed.is_empty();
+                let dirty = partition.unflushed_octets > 0;
                 !waits && !partition.flushing && (aged || retires || (crowded && dirty))
             };
             let partitions = self.partitions.values().map(|partition| partition.borrow());
@@ -147,7 +159,14 @@ impl Inner {
             }
         }
         let Some(source) = self.source() else { return Ok(()) };
-        let result = self.flush(id, source, flushing).await;
+        // A partition that makes its flush panic must not keep the others from theirs.
+        let result = match catch(self.flush(id, source, flushing)).await {
+            Ok(result) => result,
+            Err(panic) => {
+                self.status.borrow_mut().panics += 1;
+                Err(FlushError::Panicked(panic))
+            }
+        };
         self.partition(id).borrow_mut().failed = result.is_err().then(time::now);
         self.remove_garbage().await;
         result
@@ -161,7 +180,8 @@ impl Inner {
     ) -> Result<(), FlushError> {
         let mut written = Vec::new();
         match self.write_flush(id, &*source, &mut written).await {
-            Ok(flush) => self.commit_flush(Flush { written, ..flush }, source, flushing).await,
+            Ok(Some(flush)) => self.commit_flush(Flush { written, ..flush }, source, flushing).await,
+            Ok(None) => Ok(()),
             Err(error) => {
                 self.garbage.borrow_mut().extend(written);
                 Err(error)
@@ -169,13 +189,13 @@ impl Inner {
         }
     }
 
-    /// Writes table and manifest.
+    /// Writes table and manifest; `None` where every account that has something to flush had to be left out.
     async fn write_flush(
         self: &Rc<Self>,
         id: PartitionId,
         source: &dyn Source,
         written: &mut Vec<PathBuf>,
-    ) -> Result<Flush, FlushError> {
+    ) -> Result<Option<Flush>, FlushError> {
         // Everything before is committed and applied; a batch in flight has this position or a later one.
         let cov = self.journal.next_position();
         let dir = self.paths.partition(id);
@@ -189,16 +209,44 @@ impl Inner {
         let old = self.tables(id).await?;
         let mut tables: Vec<TableRef> = old.iter().map(|table| table.reference).collect();
         let mut accounts = BTreeMap::new();
+        let mut left_out = BTreeSet::new();
         let mut spared = BTreeSet::new();
-        if !dirty.is_empty() {
-            let (object, path) = self.new_file(id, ObjectKind::Table);
-            written.push(path.clone());
-            let mut writer = TableWriter::create(path, self.file_header(id, object)).await?;
-            for (account, last) in dirty {
-                spared.extend(alive_objects(&self.partition(id).borrow(), &account));
-                let position = write_account(&mut writer, source, id, &account, last).await?;
-                accounts.insert(account, position);
+        let mut table: Option<(TableWriter, ObjectId)> = None;
+        for (account, last) in dirty {
+            spared.extend(alive_objects(&self.partition(id).borrow(), &account));
+            let content = match account_blocks(source, id, &account, last).await {
+                Ok(content) => content,
+                Err(why) => {
+                    tracing::error!(
+                        partition = %id, account = account.as_str(), why,
+                        "this account is left out of the flush and its journal is kept: run `culver check`, and restore \
+                         what it names"
+                    );
+                    left_out.insert(account);
+                    continue;
+                }
+            };
+            if table.is_none() {
+                let (object, path) = self.new_file(id, ObjectKind::Table);
+                written.push(path.clone());
+                table = Some((TableWriter::create(path, self.file_header(id, object)).await?, object));
             }
+            let (writer, _) = table.as_mut().expect("made above");
+            accounts.insert(account.clone(), content.position);
+            write_account(writer, &account, content).await?;
+        }
+        let cov = {
+            let mut partition = self.partition(id).borrow_mut();
+            let kept = left_out.iter().filter_map(|account| partition.unflushed.get(account)?.first());
+            let cov = kept.map(|record| record.position).min().map_or(cov, |first| first.min(cov));
+            let retires = partition.retiring.values().any(|until| *until <= cov);
+            if table.is_none() && !left_out.is_empty() && !retires {
+                self.settle_left_out(&mut partition, &left_out);
+                return Ok(None);
+            }
+            cov
+        };
+        if let Some((writer, object)) = table {
             tables.push(writer.finish(object, 0).await?);
         }
         self.merge_tables(id, &mut tables, cov, written).await?;
@@ -212,7 +260,8 @@ impl Inner {
             let store = self.store;
             (Manifest { partition: id, object, store, cov, tables, bodies }, added, released)
         };
-        let flush = Flush { partition: id, manifest, accounts, added, written: Vec::new(), released };
+        let flush =
+            Flush { partition: id, manifest, accounts, added, written: Vec::new(), released, left_out };
         let done = async {
             let file = File::create_new(&path).await?;
             file.write_at(0, flush.manifest.encode()).await?;
@@ -224,7 +273,15 @@ impl Inner {
             self.give_back(&flush);
             return Err(FlushError::Io { path, source: error });
         }
-        Ok(flush)
+        Ok(Some(flush))
+    }
+
+    /// Notes whom a flush left out; they are asked again when their records have aged once more.
+    fn settle_left_out(&self, partition: &mut Partition, left_out: &BTreeSet<AccountId>) {
+        let before = partition.unflushed_octets;
+        partition.note_left_out(left_out);
+        partition.oldest = (!partition.unflushed.is_empty()).then(time::now);
+        self.unflushed_octets.set(self.unflushed_octets.get() + partition.unflushed_octets - before);
     }
 
     /// Merges the newest tables where there are too many.
@@ -292,7 +349,6 @@ impl Inner {
     /// The Flush record is committed: the partition stands on the new manifest.
     fn apply_flush(&self, flush: Flush, meta: FlushMeta, source: &dyn Source) {
         let mut partition = self.partition(flush.partition).borrow_mut();
-        let before = partition.unflushed_octets;
         // What lost its last message between the manifest's writing and now counts against the next one.
         let late = added_bodies(&partition, &flush.accounts, meta.cov);
         for (object, share) in &flush.added {
@@ -302,8 +358,7 @@ impl Inner {
             }
         }
         let mut gone = drop_flushed(&mut partition, &flush.accounts);
-        let bound = if partition.unflushed.is_empty() { None } else { Some(time::now()) };
-        partition.oldest = bound;
+        self.settle_left_out(&mut partition, &flush.left_out);
         let old = partition.manifest.replace(Rc::new(flush.manifest));
         let new = partition.manifest.clone().expect("just set");
         if let Some(old) = old {
@@ -318,9 +373,8 @@ impl Inner {
         partition.generation += 1;
         partition.retiring.retain(|object, _| new.bodies.contains_key(object));
         let needs = needs_of(&partition);
-        let (after, id) = (partition.unflushed_octets, partition.id);
+        let id = partition.id;
         drop(partition);
-        self.unflushed_octets.set(self.unflushed_octets.get() + after - before);
         self.status.borrow_mut().flushes += 1;
         self.shared.with(|state| state.needs.insert(id.0, needs));
         for object in gone {
@@ -375,22 +429,30 @@ impl Inner {
     }
 }
 
-/// Writes one account's blocks; the position they stand at.
-async fn write_account(
-    writer: &mut TableWriter,
+/// The blocks of one account, or why it has to be left out.
+async fn account_blocks(
     source: &dyn Source,
     id: PartitionId,
     account: &AccountId,
     last: Position,
-) -> Result<Position, FlushError> {
-    let mut content = source.blocks(id, account, last).await?;
-    if content.position < last {
-        return Err(FlushError::Behind {
-            account: account.to_string(),
-            held: content.position.to_string(),
-            current: last.to_string(),
-        });
+) -> Result<AccountBlocks, String> {
+    match catch(source.blocks(id, account, last)).await {
+        Ok(Ok(content)) if content.position >= last => Ok(content),
+        Ok(Ok(content)) => Err(format!("its blocks stand at {}, its records go to {last}", content.position)),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(panic) => {
+            source.reset(Some(account));
+            Err(format!("a panic: {panic}"))
+        }
     }
+}
+
+/// Writes one account's blocks.
+async fn write_account(
+    writer: &mut TableWriter,
+    account: &AccountId,
+    mut content: AccountBlocks,
+) -> Result<(), FlushError> {
     content.blocks.sort_by_key(|(guid, ..)| *guid);
     let mut entries = Vec::with_capacity(content.blocks.len());
     for (guid, kind, bytes) in &content.blocks {
@@ -402,7 +464,7 @@ async fn write_account(
     }
     writer.put_account(account.as_str(), position, entries);
     yield_if_needed().await;
-    Ok(content.position)
+    Ok(())
 }
 
 /// Octets of the bodies that the records up to these positions brought, by object.
@@ -473,7 +535,6 @@ fn drop_flushed(partition: &mut Partition, accounts: &BTreeMap<AccountId, Positi
             if record.position > *position && !all {
                 return true;
             }
-            partition.unflushed_octets -= u64::from(record.octets);
             packs.extend(
                 record.bodies.iter().map(|body| body.place.object).filter(|id| id.kind == ObjectKind::Pack),
             );

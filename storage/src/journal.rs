@@ -3,6 +3,7 @@
 pub(crate) mod commit;
 pub(crate) mod format;
 pub(crate) mod scan;
+pub(crate) mod shorten;
 
 #[cfg(test)]
 mod tests;

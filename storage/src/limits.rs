@@ -28,6 +28,9 @@ pub struct Limits {
     pub flush_octets: u64,
     /// Octets of committed but unflushed journal at which submissions that are not urgent wait. 256 MiB.
     pub unflushed_octets_max: u64,
+    /// Octets of journal that an account may have which flushes have to leave out (its blocks cannot be read or made);
+    /// above it only its urgent changes are taken. 64 MiB.
+    pub left_out_octets_max: u64,
     /// Age of the oldest unflushed record of a partition at which it is flushed. 10 minutes.
     pub flush_age: Duration,
     /// Tables a partition may have after a flush; above it some are merged. 8.
@@ -62,6 +65,7 @@ impl Default for Limits {
             body_memory_octets_max: 64 << 20,
             flush_octets: 128 << 20,
             unflushed_octets_max: 256 << 20,
+            left_out_octets_max: 64 << 20,
             flush_age: Duration::from_secs(600),
             tables_max: 8,
             reserve_octets: 8 << 20,

@@ -1,6 +1,6 @@
 //! What a shard knows of one of its partitions: the manifest it stands on, and what is committed beyond it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use culver_model::{AccountId, PartitionId};
@@ -47,7 +47,11 @@ pub(crate) struct Partition {
     /// The manifest's tables, oldest first; opened at the first use.
     pub tables: Option<Rc<[Rc<Table>]>>,
     pub unflushed: BTreeMap<AccountId, Vec<Unflushed>>,
+    /// Octets of the unflushed records of accounts that are not left out.
     pub unflushed_octets: u64,
+    /// Accounts that the last flush had to leave out, with the octets of their records. They neither hurry a flush nor
+    /// hold up changes of others.
+    pub left_out: BTreeMap<AccountId, u64>,
     /// When the oldest unflushed record was committed (or recovered).
     pub oldest: Option<Instant>,
     /// Grows with each committed flush.
@@ -77,11 +81,25 @@ impl Partition {
             oldest: (!seed.unflushed.is_empty()).then_some(now),
             unflushed: seed.unflushed,
             unflushed_octets: octets,
+            left_out: BTreeMap::new(),
             generation: 0,
             flushing: false,
             failed: None,
             released: BTreeMap::new(),
             retiring: BTreeMap::new(),
+        }
+    }
+
+    /// Notes whom the newest flush left out, and counts octets anew.
+    pub fn note_left_out(&mut self, accounts: &BTreeSet<AccountId>) {
+        self.left_out.clear();
+        self.unflushed_octets = 0;
+        for (account, records) in &self.unflushed {
+            let octets = records.iter().map(|record| u64::from(record.octets)).sum::<u64>();
+            match accounts.contains(account) {
+                true => drop(self.left_out.insert(account.clone(), octets)),
+                false => self.unflushed_octets += octets,
+            }
         }
     }
 

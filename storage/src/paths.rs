@@ -53,6 +53,11 @@ impl Paths {
         self.root.join(format!("reserve-{shard}"))
     }
 
+    /// What a start gives up to add its owner on a full disk.
+    pub fn start_reserve(&self) -> PathBuf {
+        self.root.join("reserve-start")
+    }
+
     pub fn lows(&self) -> PathBuf {
         self.root.join("low")
     }

@@ -3,7 +3,7 @@
 //! # Order
 //! Read the retained journals; settle their tails (write the last batch again and sync it, so that what was read from
 //! the page cache is on the disk before anything is built on it); then add the new owner, which fixes where each older
-//! journal ends; then remove orphans.
+//! journal ends; then remove orphans, and give back what closed segments had preallocated.
 //!
 //! # Crash
 //! Before the new owner exists nothing was changed but tails written over with the same octets. After it, the journals
@@ -23,12 +23,15 @@ use crate::error::OpenError;
 use crate::fault::{self, Fault};
 use crate::journal::format::{FlushMeta, HEADER_BLOCK, RecordKind, account_of};
 use crate::journal::scan::{Ended, Expected, Scanned, Segment};
+use crate::journal::shorten::ends_of;
 use crate::manifest::Manifest;
 use crate::partition::{Partition, PartitionSeed, Unflushed, UnflushedBody};
 use crate::paths::{Paths, parse_data_name, parse_journal_name};
 use crate::place::{ObjectId, ObjectKind, Position};
 use crate::root::format::{JournalRef, Low, Owner};
-use crate::root::{Root, Share, list, nonce, read_small, remove_leftover, small_fault};
+use crate::root::{
+    Root, START_RESERVE_OCTETS, Share, list, make_reserve, nonce, read_small, remove_leftover, small_fault,
+};
 
 /// What the shards of a process share about journal segments. Touched when a segment opens, a flush commits and at a
 /// trim, never for a record.
@@ -114,13 +117,14 @@ impl Root {
     pub async fn recover(&mut self, shards: usize) -> Result<Vec<Share>, OpenError> {
         assert!((1..=usize::from(u16::MAX)).contains(&shards), "a process has 1 to 65,535 shards");
         let mut found = find_journals(&self.paths, &self.owner).await?;
-        let (replay, ends) = replay_all(&self.paths, &found, self.identity.partitions).await?;
+        let (replay, ended) = replay_all(&self.paths, &found, self.identity.partitions).await?;
         let seeds = self.seeds(replay).await?;
-        for (journal, end) in found.iter_mut().zip(&ends) {
+        for (journal, ended) in found.iter_mut().zip(&ended) {
+            let end = ended.last();
             if !journal.settled {
                 self.settle(journal, end).await?;
             }
-            journal.reference.end_lsn = end.as_ref().map_or(journal.reference.end_lsn, |end| end.next_lsn);
+            journal.reference.end_lsn = end.map_or(journal.reference.end_lsn, |end| end.next_lsn);
             journal.reference.last =
                 journal.segments.last().map_or(journal.reference.last, |s| s.header.number);
         }
@@ -145,6 +149,12 @@ impl Root {
         })
         .await?;
         self.remove_orphans(&seeds, &journals, &needs, shards).await?;
+        self.shorten_older(&ends_of(&found, &ended)).await?;
+        // Before the shards take what shortening has given back. Without it the next start gives up one of theirs.
+        let reserve = self.paths.start_reserve();
+        if let Err(error) = make_reserve(&reserve, START_RESERVE_OCTETS).await {
+            tracing::warn!(path = %reserve.display(), %error, "no reserve for the next start");
+        }
         let shared = Arc::new(Shared::default());
         let kept = self.kept(&found, &journals, shards).await?;
         shared.with(|state| {
@@ -249,7 +259,7 @@ impl Root {
 
     /// Makes durable what was read of a journal's last segment. The octets may stand in the page cache alone, and after
     /// a failed sync the kernel may even believe them written; so they are written again.
-    async fn settle(&self, journal: &FoundJournal, end: &Option<Ended>) -> Result<(), OpenError> {
+    async fn settle(&self, journal: &FoundJournal, end: Option<&Ended>) -> Result<(), OpenError> {
         let (Some(segment), Some(end)) = (journal.segments.last(), end) else { return Ok(()) };
         let path = &segment.path;
         let file = File::open_rw(path).await.map_err(OpenError::io(path))?;
@@ -432,27 +442,26 @@ async fn newest_low(paths: &Paths, epoch: u32, shard: u16, store: [u8; 16]) -> R
     Ok((low.first, newest + 1))
 }
 
-/// Reads all records of the journals; how each journal ended.
+/// Reads all records of the journals; how each segment of each journal ended.
 pub(crate) async fn replay_all(
     paths: &Paths,
     found: &[FoundJournal],
     partitions: u16,
-) -> Result<(Replay, Vec<Option<Ended>>), OpenError> {
+) -> Result<(Replay, Vec<Vec<Ended>>), OpenError> {
     let mut replay = Replay::default();
-    let mut ends = Vec::new();
+    let mut ended = Vec::new();
     for journal in found {
-        let end = scan_journal(journal, &mut |record| replay.record(paths, record, partitions)).await?;
-        ends.push(end);
+        ended.push(scan_journal(journal, &mut |record| replay.record(paths, record, partitions)).await?);
     }
-    Ok((replay, ends))
+    Ok((replay, ended))
 }
 
-/// Gives every record of a journal that is not void to `visit`; how its last segment ended.
+/// Gives every record of a journal that is not void to `visit`; how each of its segments ended.
 pub(crate) async fn scan_journal(
     journal: &FoundJournal,
     visit: &mut dyn FnMut(&Scanned<'_>) -> Result<(), OpenError>,
-) -> Result<Option<Ended>, OpenError> {
-    let mut last = None;
+) -> Result<Vec<Ended>, OpenError> {
+    let mut all = Vec::new();
     let mut end = None;
     for (at, segment) in journal.segments.iter().enumerate() {
         if let Some(end) = end
@@ -478,9 +487,9 @@ pub(crate) async fn scan_journal(
             return Err(OpenError::corrupt(&segment.path, ended.offset, what));
         }
         end = Some(cut.unwrap_or(ended.next_lsn));
-        last = Some(ended);
+        all.push(ended);
     }
-    Ok(last)
+    Ok(all)
 }
 
 impl Replay {

@@ -10,18 +10,22 @@
 
 pub(crate) mod format;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use culver_shard::disk::{self, Lock, LockError};
+use culver_shard::disk::{self, File, Lock, LockError};
 use culver_shard::{random, time};
 
 use self::format::{Owner, SmallFault, StoreIdentity, VERSION};
-use crate::error::OpenError;
+use crate::error::{OpenError, no_space};
 use crate::limits::Limits;
 use crate::partition::PartitionSeed;
 use crate::paths::{Paths, parse_journal_name};
 use crate::recover::Shared;
+
+/// Octets of the reserve that a start gives up first: for its owner object and what names it.
+pub(crate) const START_RESERVE_OCTETS: u64 = 64 << 10;
 
 /// A locked store. Keep it until every shard's [`crate::Storage`] is closed: the lock goes with it.
 pub struct Root {
@@ -90,12 +94,78 @@ impl Root {
         self.owner.epoch
     }
 
-    /// Adds this process to the chain of owners.
+    /// Adds this process to the chain of owners. On a full disk reserves are given up for it: a server that cannot start
+    /// cannot free space either.
     pub(crate) async fn claim(&mut self, owner: Owner) -> Result<(), OpenError> {
-        let path = self.paths.owner(owner.epoch);
-        disk::create_durable(&path, &owner.encode()).await.map_err(OpenError::io(&path))?;
+        let (path, octets) = (self.paths.owner(owner.epoch), owner.encode());
+        let mut reserves = self.reserves().await?;
+        let mut tried = false;
+        loop {
+            match disk::create_durable(&path, &octets).await {
+                Ok(()) => break,
+                Err(error) if no_space(&error) => {
+                    let Some(reserve) = reserves.pop() else { return Err(OpenError::io(&path)(error)) };
+                    tracing::error!(path = %reserve.display(), "no space left to start; a reserve is given up");
+                    give_up(&reserve).await.map_err(OpenError::io(&reserve))?;
+                    tried = true;
+                }
+                // The try that found no space may have got as far as the name.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && tried => {
+                    if read_small(&path).await?.as_deref() != Some(&octets) {
+                        return Err(OpenError::io(&path)(error));
+                    }
+                    let dir = self.paths.owners();
+                    disk::sync_dir(&dir).await.map_err(OpenError::io(&dir))?;
+                    break;
+                }
+                Err(error) => return Err(OpenError::io(&path)(error)),
+            }
+        }
         self.owner = owner;
         Ok(())
+    }
+
+    /// The reserves there are, the one that is given up first last.
+    async fn reserves(&self) -> Result<Vec<PathBuf>, OpenError> {
+        let start = self.paths.start_reserve();
+        let names = list(self.paths.root()).await?.into_iter().map(|entry| entry.name);
+        let of_shards =
+            names.filter(|name| name.starts_with("reserve-")).map(|name| self.paths.root().join(name));
+        let mut reserves: Vec<PathBuf> = of_shards.collect();
+        reserves.sort_by_key(|path| *path == start);
+        Ok(reserves)
+    }
+}
+
+/// Preallocates a reserve where it is missing or was not finished. False where there is no space for it.
+pub(crate) async fn make_reserve(path: &Path, octets: u64) -> std::io::Result<bool> {
+    match disk::file_len(path).await {
+        Ok(len) if len >= octets => return Ok(true),
+        Ok(_) => disk::remove(path).await?,
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let made = async {
+        let file = File::create_new(path).await?;
+        file.preallocate(octets).await?;
+        file.sync_data().await?;
+        file.close().await?;
+        disk::sync_dir(path.parent().unwrap_or(path)).await
+    };
+    match made.await {
+        Err(error) if no_space(&error) => match disk::remove(path).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(false),
+        },
+        other => other.map(|()| true),
+    }
+}
+
+/// Removes a reserve. Its octets can be had when that is durable: some file systems keep them until then.
+pub(crate) async fn give_up(reserve: &Path) -> std::io::Result<()> {
+    match disk::remove(reserve).await {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => disk::sync_dir(reserve.parent().unwrap_or(reserve)).await,
     }
 }
 
@@ -110,7 +180,7 @@ pub(crate) fn nonce() -> [u8; 16] {
 pub(crate) async fn read_small(path: &Path) -> Result<Option<Vec<u8>>, OpenError> {
     match disk::read(path).await {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(source) => Err(OpenError::Io { path: path.to_owned(), source }),
     }
 }
@@ -127,7 +197,7 @@ pub(crate) fn small_fault(path: &Path) -> impl Fn(SmallFault) -> OpenError {
 pub(crate) async fn list(path: &Path) -> Result<Vec<disk::Entry>, OpenError> {
     match disk::list(path).await {
         Ok(entries) => Ok(entries),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(source) => Err(OpenError::Io { path: path.to_owned(), source }),
     }
 }
@@ -146,7 +216,7 @@ async fn make_store(paths: &Paths, limits: &Limits) -> Result<StoreIdentity, Ope
     for dir in [&*owner_dir, paths.root()].into_iter().chain(above) {
         match disk::sync_dir(dir).await {
             // Above the root one may be allowed to pass and not to read; such a directory is not new.
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && dir != paths.root() => {}
+            Err(error) if error.kind() == ErrorKind::PermissionDenied && dir != paths.root() => {}
             other => other.map_err(OpenError::io(dir))?,
         }
     }

@@ -59,15 +59,14 @@ pub trait Source {
     /// Without it (a failed flush) the next `blocks` must give the same changes again.
     fn flushed(&self, partition: PartitionId, account: &AccountId, position: Position);
 
-    /// Does a message of the account still name this place? `meta` is the meta of the record or pack entry that
-    /// brought the body; it is empty for a pack of one.
-    fn is_live<'a>(
+    /// Which of these places messages of the account still name, in their order. Asked once for all bodies that an object
+    /// has of an account; the account may have to be opened for it.
+    fn live<'a>(
         &'a self,
         partition: PartitionId,
         account: &'a AccountId,
-        meta: &'a [u8],
-        place: &'a Place,
-    ) -> LocalFuture<'a, Result<bool, SourceError>>;
+        places: &'a [Place],
+    ) -> LocalFuture<'a, Result<Vec<bool>, SourceError>>;
 
     /// Bodies of the account have a new place. Journal that with a record that carries these bodies (so that the new
     /// places count as named), and name the new places in every message that named the old ones, when it commits.
@@ -80,6 +79,7 @@ pub trait Source {
     ) -> LocalFuture<'a, Result<(), SourceError>>;
 
     /// Drop the state of an account, or of all accounts (`None`), with all that was prepared and not committed, and
-    /// close its sessions: what was submitted will not commit, or applying a commit panicked.
+    /// close its sessions: a failed disk took what was submitted with it, or making its blocks or applying a commit
+    /// panicked. What was refused for want of space is told to who submitted it alone.
     fn reset(&self, account: Option<&AccountId>);
 }

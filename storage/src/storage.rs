@@ -70,6 +70,10 @@ pub struct Status {
     pub cuts: u64,
     /// The disk is full: only urgent records are taken.
     pub full: bool,
+    /// Accounts that the last flush of their partition had to leave out: somebody has to look at them.
+    pub left_out_accounts: u64,
+    /// Panics of flushes and of the housekeeping, since the start.
+    pub panics: u64,
 }
 
 /// The storage of this shard. Clones are the same storage.
@@ -99,6 +103,8 @@ pub(crate) struct Inner {
     /// One trim, and one compaction, at a time.
     pub trimming: Semaphore,
     pub compacting: Semaphore,
+    /// Objects whose compaction failed, and when.
+    pub resting: RefCell<BTreeMap<ObjectId, time::Instant>>,
     next_number: Cell<u64>,
     made_dirs: RefCell<std::collections::BTreeSet<u16>>,
     objects: RefCell<Objects>,
@@ -142,6 +148,7 @@ impl Storage {
             flushed: Notify::new(),
             trimming: Semaphore::new(1),
             compacting: Semaphore::new(1),
+            resting: RefCell::default(),
             next_number: Cell::new(1),
             made_dirs: RefCell::default(),
             objects: RefCell::default(),
@@ -196,6 +203,8 @@ impl Storage {
         let records = |partition: &RefCell<Partition>| {
             partition.borrow().unflushed.values().map(|records| records.len() as u64).sum::<u64>()
         };
+        let left_out = |partition: &RefCell<Partition>| partition.borrow().left_out.len() as u64;
+        status.left_out_accounts = self.0.partitions.values().map(left_out).sum();
         status.unflushed_records = self.0.partitions.values().map(records).sum();
         status
     }
@@ -359,7 +368,7 @@ impl Storage {
             let _ = commit.await;
         }
         self.0.remove_garbage().await;
-        self.0.journal.drop_segment();
+        self.0.shorten_closed(true).await;
         *self.0.source.borrow_mut() = None;
     }
 }
@@ -408,6 +417,10 @@ impl Inner {
         if meta.len() > self.limits.meta_octets_max || bodies.len() > usize::from(u16::MAX) {
             let limit = self.limits.meta_octets_max as u64;
             return Err(SubmitError::TooLarge { octets: meta.len() as u64, limit });
+        }
+        let stuck = self.partition(partition).borrow().left_out.get(account).copied().unwrap_or(0);
+        if stuck > self.limits.left_out_octets_max && !urgent {
+            return Err(SubmitError::Busy);
         }
         let kind = RecordKind::Data;
         let pending = Pending::new(kind, partition, Some(account.clone()), meta, bodies, urgent, on_commit);

@@ -5,11 +5,13 @@
 //! stands on, or the segment being written. A segment below it is removed when no committed manifest names it.
 //!
 //! # Order
-//! The low mark is durable before a segment below it is removed.
+//! A segment is shortened to its end before the low mark passes it, and the mark is durable before a segment below it is
+//! removed.
 //!
 //! # Crash
 //! Segments below the mark that were not yet removed are removed at the next start, or kept for their bodies.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use culver_model::PartitionId;
@@ -26,12 +28,15 @@ impl Inner {
     /// Carries old Flush records forward, lowers the marks of this shard's journals, and removes segments.
     pub async fn trim(self: &Rc<Self>) -> Result<(), FlushError> {
         let _alone = self.trimming.acquire(1).await;
+        self.shorten_closed(false).await;
         self.carry_cold().await?;
         self.publish_needs();
         for ((epoch, shard), low, mark) in self.due_marks() {
             self.mark_low(epoch, shard, low, mark).await?;
         }
+        let mut dirs = BTreeSet::new();
         for id in self.unneeded_segments() {
+            dirs.insert((id.epoch, id.shard));
             let path = self.paths.segment(id.epoch, id.shard, id.number);
             self.close_object(id);
             match disk::remove(&path).await {
@@ -47,6 +52,11 @@ impl Inner {
                     state.journals.remove(&(id.epoch, id.shard));
                 }
             });
+        }
+        // Some file systems have the space when the removal is durable.
+        for (epoch, shard) in dirs {
+            let dir = self.paths.journal(epoch, shard);
+            disk::sync_dir(&dir).await.map_err(FlushError::io(&dir))?;
         }
         Ok(())
     }

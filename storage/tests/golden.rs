@@ -60,14 +60,13 @@ impl Source for Fixed {
 
     fn flushed(&self, _: PartitionId, _: &AccountId, _: Position) {}
 
-    fn is_live<'a>(
+    fn live<'a>(
         &'a self,
         _: PartitionId,
         _: &'a AccountId,
-        _: &'a [u8],
-        _: &'a Place,
-    ) -> LocalFuture<'a, Result<bool, SourceError>> {
-        Box::pin(async { Ok(true) })
+        places: &'a [Place],
+    ) -> LocalFuture<'a, Result<Vec<bool>, SourceError>> {
+        Box::pin(async { Ok(vec![true; places.len()]) })
     }
 
     fn relocated<'a>(

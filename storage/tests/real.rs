@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use culver_model::{AccountId, Guid, PartitionId};
@@ -13,6 +14,15 @@ use culver_storage::{
 };
 
 const KEY: Guid = Guid([9; 16]);
+
+/// Whether the accounts that cannot be flushed are mended.
+static MENDED: AtomicBool = AtomicBool::new(false);
+
+/// The accounts of one test that were asked what is alive, and of how many places.
+static ASKED: Mutex<Vec<(String, usize)>> = Mutex::new(Vec::new());
+
+const UNREADABLE: &str = "unreadable@example.org";
+const PANICKING: &str = "panicking@example.org";
 
 fn account(nth: usize) -> AccountId {
     AccountId::parse(&format!("user{nth}@example.org")).unwrap()
@@ -54,6 +64,11 @@ impl Source for Rows {
         _: Position,
     ) -> LocalFuture<'a, Result<AccountBlocks, SourceError>> {
         Box::pin(async move {
+            let damaged = !MENDED.load(Ordering::Relaxed);
+            assert!(!(damaged && account.as_str() == PANICKING), "this account makes the program panic");
+            if damaged && account.as_str() == UNREADABLE {
+                return Err(SourceError("a block is damaged".into()));
+            }
             let (position, bytes, _) = rows(&self.storage(), account).await;
             Ok(AccountBlocks { position, blocks: vec![(KEY, BlockKind::Base, bytes)] })
         })
@@ -61,14 +76,16 @@ impl Source for Rows {
 
     fn flushed(&self, _: PartitionId, _: &AccountId, _: Position) {}
 
-    fn is_live<'a>(
+    fn live<'a>(
         &'a self,
         _: PartitionId,
-        _: &'a AccountId,
-        _: &'a [u8],
-        _: &'a Place,
-    ) -> LocalFuture<'a, Result<bool, SourceError>> {
-        Box::pin(async { Ok(true) })
+        account: &'a AccountId,
+        places: &'a [Place],
+    ) -> LocalFuture<'a, Result<Vec<bool>, SourceError>> {
+        if account.as_str().starts_with("asked") {
+            ASKED.lock().unwrap().push((account.to_string(), places.len()));
+        }
+        Box::pin(async { Ok(vec![true; places.len()]) })
     }
 
     fn relocated<'a>(
@@ -230,6 +247,95 @@ fn a_store_lives_through_other_shard_counts_on_a_real_disk() {
     });
 }
 
+#[test]
+fn a_closed_segment_keeps_no_octet_that_no_record_fills() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { partitions: 4, segment_octets: 8 << 20, ..Limits::default() };
+    for start in 1..=6 {
+        with_store(dir.path(), limits.clone(), 2, move |storage| async move {
+            for account in (0..ACCOUNTS).map(account) {
+                if storage.partitions().contains(&storage.partition_of(&account)) {
+                    append(&storage, &account, start).await;
+                }
+            }
+            // From now on the segment is kept for its bodies alone.
+            storage.flush_all().await.unwrap();
+            storage.trim().await.unwrap();
+        });
+    }
+    let segments = files(&dir.path().join("journal"));
+    assert!(segments.len() >= 10, "{segments:?}");
+    for segment in segments {
+        let metadata = std::fs::metadata(&segment).unwrap();
+        let allocated = metadata.blocks() * 512;
+        assert!(metadata.len() < 64 << 10, "{} has {} octets", segment.display(), metadata.len());
+        assert!(allocated < 128 << 10, "{} takes {allocated} octets", segment.display());
+    }
+    with_store(dir.path(), limits, 1, |storage| async move {
+        for account in (0..ACCOUNTS).map(account) {
+            assert_eq!(rows(&storage, &account).await.2.len(), 6);
+            for (place, start) in rows(&storage, &account).await.2.iter().zip(1..) {
+                let partition = storage.partition_of(&account);
+                assert!(storage.read_place(partition, place, 0..u64::MAX).await.unwrap() == body(start));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_damaged_account_is_left_out_of_a_flush_and_holds_up_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { partitions: 1, segment_octets: 64 << 10, flush_octets: 1, ..Limits::default() };
+    let everybody = || {
+        let damaged = [UNREADABLE, PANICKING].map(|name| AccountId::parse(name).unwrap());
+        (0..4).map(account).chain(damaged).collect::<Vec<_>>()
+    };
+    let unflushed = async |storage: &Storage, account: &AccountId| {
+        storage.load(storage.partition_of(account), account).await.unwrap().records.len()
+    };
+    let numbers = async |storage: &Storage, account: &AccountId| -> Vec<u64> {
+        let (_, bytes, _) = rows(storage, account).await;
+        bytes.chunks(40).map(|row| u64::from_le_bytes(row[..8].try_into().unwrap())).collect()
+    };
+    with_store(dir.path(), limits.clone(), 1, move |storage| async move {
+        for round in 0..3 {
+            for account in everybody() {
+                for nth in round * 30..(round + 1) * 30 {
+                    append(&storage, &account, nth + 1).await;
+                }
+            }
+            storage.flush_all().await.unwrap();
+            storage.trim().await.unwrap();
+        }
+        let status = storage.status();
+        assert_eq!((status.left_out_accounts, status.unflushed_records, status.panics), (2, 180, 0));
+        // The housekeeping flushes whatever there is: what must be left out does not count.
+        assert_eq!(status.unflushed_octets, 0);
+        for account in (0..4).map(account) {
+            assert_eq!(unflushed(&storage, &account).await, 0, "{account}");
+        }
+    });
+    with_store(dir.path(), limits.clone(), 1, move |storage| async move {
+        for account in everybody() {
+            assert_eq!(numbers(&storage, &account).await, (1..=90).collect::<Vec<_>>(), "{account}");
+        }
+        storage.flush_all().await.unwrap();
+        assert_eq!(storage.status().left_out_accounts, 2);
+        MENDED.store(true, Ordering::Relaxed);
+        storage.flush_all().await.unwrap();
+        let status = storage.status();
+        assert_eq!((status.left_out_accounts, status.unflushed_records), (0, 0));
+        storage.trim().await.unwrap();
+    });
+    with_store(dir.path(), limits, 1, move |storage| async move {
+        for account in everybody() {
+            assert_eq!(unflushed(&storage, &account).await, 0);
+            assert_eq!(numbers(&storage, &account).await, (1..=90).collect::<Vec<_>>(), "{account}");
+        }
+    });
+}
+
 fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -365,6 +471,120 @@ fn a_second_process_is_refused_by_name() {
             assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
             drop(first);
             Root::open(&path, Limits::default()).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_compaction_asks_an_account_once_and_rests_after_a_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { partitions: 1, segment_octets: 256 << 10, ..Limits::default() };
+    with_store(dir.path(), limits, 1, |storage| async move {
+        let asked = [0, 1].map(|nth| AccountId::parse(&format!("asked{nth}@example.org")).unwrap());
+        let partition = storage.partition_of(&asked[0]);
+        let mut places = Vec::new();
+        for nth in 1..=20 {
+            for account in &asked {
+                places.push((account.clone(), append(&storage, account, nth).await));
+            }
+        }
+        // The segments after it carry what is journal still.
+        for nth in 0..8u64 {
+            let body = Body::inline(vec![0; 240 << 10], storage.limits()).ok().unwrap();
+            storage.commit(partition, &account(1), nth.to_le_bytes().to_vec(), vec![body]).await.unwrap();
+        }
+        storage.flush_all().await.unwrap();
+        storage.trim().await.unwrap();
+        let first = places[0].1.object;
+        let dead = places.iter().filter(|(_, place)| place.object == first && place.length > 0);
+        dead.for_each(|(account, place)| storage.released(partition, account, place));
+        // Its bodies are alive all the same, and cannot be moved here.
+        assert!(storage.compact().await.is_err());
+        assert!(!storage.compact().await.unwrap(), "the object that failed is tried again at once");
+        let of = |account: &AccountId| {
+            places.iter().filter(|(name, place)| name == account && place.object == first).count()
+        };
+        let expected: Vec<_> = asked.iter().map(|account| (account.to_string(), of(account))).collect();
+        assert_eq!(*ASKED.lock().unwrap(), expected);
+    });
+}
+
+#[test]
+fn a_full_file_system_is_started_on_and_works_again_when_it_has_room() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o size=14m culver \"$1\" || exit 77
+        exec \"$2\" --exact on_a_small_file_system --ignored --nocapture";
+    let ran = std::process::Command::new("unshare")
+        .args(["-Urm", "sh", "-c", script, "sh"])
+        .args([dir.path(), &std::env::current_exe().unwrap()])
+        .env("CULVER_SMALL_FILE_SYSTEM", dir.path())
+        .output();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match ran {
+        Ok(ran) if text(&ran.stdout).contains("running 1 test") => {
+            assert!(ran.status.success(), "{}\n{}", text(&ran.stdout), text(&ran.stderr));
+        }
+        // Past the harness, which keeps what a test prints that did not fail.
+        ran => {
+            let why = ran.map_or_else(|error| error.to_string(), |ran| text(&ran.stderr));
+            writeln!(std::io::stderr(), "SKIPPED: no file system can be mounted here: {}", why.trim())
+                .unwrap();
+        }
+    }
+}
+
+#[test]
+#[ignore = "run by the test above, on a file system of its own"]
+fn on_a_small_file_system() {
+    let Some(dir) = std::env::var_os("CULVER_SMALL_FILE_SYSTEM").map(PathBuf::from) else { return };
+    let store = dir.join("store");
+    let (first, last) = (dir.join("first"), dir.join("last"));
+    let limits =
+        Limits { partitions: 2, segment_octets: 2 << 20, reserve_octets: 512 << 10, ..Limits::default() };
+    std::fs::write(&first, vec![1; 6 << 20]).unwrap();
+    let commit = async |storage: &Storage, urgent: bool| {
+        let body = Body::inline(vec![7; 50_000], storage.limits()).ok().unwrap();
+        let bodies = if urgent { Vec::new() } else { vec![body] };
+        let (sender, receiver) = culver_shard::sync::oneshot::channel();
+        let told = Box::new(move |result: Result<_, _>| {
+            let _ = sender.send(result.is_ok());
+        });
+        let (account, partition) = (account(1), storage.partition_of(&account(1)));
+        match storage.submit_wait(partition, &account, vec![0; 8], bodies, urgent, told).await {
+            Ok(()) => receiver.await.unwrap(),
+            Err(_) => false,
+        }
+    };
+    with_store(&store, limits.clone(), 1, move |storage| async move {
+        let mut taken = 0;
+        while commit(&storage, false).await {
+            taken += 1;
+        }
+        assert!(taken > 60, "{taken} messages were taken");
+        assert!(storage.status().full);
+    });
+    let mut filler = std::fs::File::create(&last).unwrap();
+    while std::io::Write::write(&mut filler, &[1; 4096]).is_ok_and(|wrote| wrote > 0) {}
+    assert!(std::fs::write(dir.join("more"), [1; 4096]).is_err(), "the file system is not full");
+    for _ in 0..5 {
+        with_store(&store, limits.clone(), 1, move |storage| async move {
+            assert!(storage.status().full);
+            assert!(!commit(&storage, false).await, "a message was taken on a full disk");
+            assert!(commit(&storage, true).await, "what frees space was refused");
+        });
+    }
+    with_store(&store, limits, 1, move |storage| {
+        let (first, last) = (first.clone(), last.clone());
+        async move {
+            assert!(storage.status().full);
+            [first, last].iter().for_each(|filler| std::fs::remove_file(filler).unwrap());
+            for _ in 0..100 {
+                if storage.status().full {
+                    time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+            assert!(commit(&storage, false).await, "there is space again, and no message is taken");
         }
     });
 }

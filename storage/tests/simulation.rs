@@ -46,6 +46,19 @@ fn a_full_disk_refuses_and_loses_nothing() {
 }
 
 #[test]
+fn a_start_on_a_full_disk_succeeds_and_what_frees_space_is_taken() {
+    for seed in seeds(15) {
+        let (acked, oracle) = support::run_starts_on_full(seed);
+        let errors = oracle.errors.borrow();
+        assert!(errors.is_empty(), "CULVER_SEED={seed} CULVER_SEEDS=1: {errors:#?}");
+        println!("seed {seed}: {} shards started, acknowledged {acked:?} (full, after)", oracle.starts.get());
+        let failed = oracle.failed_starts.borrow();
+        assert!(failed.is_empty(), "CULVER_SEED={seed} CULVER_SEEDS=1: {failed:#?}");
+        assert!(acked.iter().all(|acked| *acked > 0), "CULVER_SEED={seed} CULVER_SEEDS=1: {acked:?}");
+    }
+}
+
+#[test]
 fn what_was_lost_in_a_failed_sync_never_returns() {
     all_seeds(25, 8, Faults { sync_eio: 5, ..Faults::default() });
 }

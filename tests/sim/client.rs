@@ -247,11 +247,14 @@ fn answer(result: Result<Option<Applied>, ChangeError>) -> Answer {
     match result {
         Ok(applied) => Answer::Yes(applied),
         Err(ChangeError::Refused(refusal)) => Answer::Refused(refusal),
+        Err(ChangeError::NoSpace) => Answer::No,
         Err(ChangeError::Unavailable(why)) => {
-            let lost = [CommitError::Lost, CommitError::NoSpace].map(|error| error.to_string());
-            let not_taken =
-                [SubmitError::Busy, SubmitError::NoSpace, SubmitError::Stopped].map(|e| e.to_string());
-            if lost.contains(&why) || not_taken.contains(&why) { Answer::No } else { Answer::Unknown }
+            let no = [SubmitError::Busy, SubmitError::Stopped].map(|error| error.to_string());
+            if why == CommitError::Lost.to_string() || no.contains(&why) {
+                Answer::No
+            } else {
+                Answer::Unknown
+            }
         }
     }
 }

@@ -144,9 +144,12 @@ pub(super) async fn lock(path: PathBuf) -> Result<std::fs::File, LockError> {
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&inner)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
-                file.set_len(0)?;
-                writeln!(file, "{}", std::process::id())?;
-                Ok(Ok(file))
+                // The id is for people: on a full disk the lock holds without it.
+                let named = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+                match named {
+                    Err(error) if error.kind() != io::ErrorKind::StorageFull => Err(error),
+                    _ => Ok(Ok(file)),
+                }
             }
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut text = String::new();

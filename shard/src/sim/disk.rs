@@ -19,6 +19,9 @@ use crate::time;
 
 const SECTOR: u64 = 512;
 
+/// Room without which no file can be made.
+pub const NAME_OCTETS: u64 = 4096;
+
 /// What goes wrong on a disk. Chances are in a thousand.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
@@ -27,7 +30,8 @@ pub struct Faults {
     pub read_eio: u64,
     /// A write that lengthens a file, and the making of a file, fail with ENOSPC.
     pub full: bool,
-    /// Octets that all files may hold together; 0 means no bound.
+    /// Octets that all files may be long together, what was preallocated included; 0 means no bound. The making of a
+    /// file needs [`NAME_OCTETS`] of room, which it gives back.
     pub capacity_octets: u64,
     /// Added to the delay of every operation.
     pub slow: Duration,
@@ -120,15 +124,15 @@ enum Write {
 impl Inode {
     fn lose(&self, mood: Mood, random: &mut dyn FnMut() -> u64) {
         let mut state = self.state.borrow_mut();
-        let before = state.now.len() as u64;
+        let before = state.len;
         state.lose(mood, random);
-        self.used.set((self.used.get() + state.now.len() as u64).saturating_sub(before));
+        self.used.set((self.used.get() + state.len).saturating_sub(before));
     }
 }
 
 impl Drop for Inode {
     fn drop(&mut self) {
-        let held = self.state.get_mut().now.len() as u64;
+        let held = self.state.get_mut().len;
         self.used.set(self.used.get().saturating_sub(held));
     }
 }
@@ -249,6 +253,11 @@ impl Disk {
             }
             *dir.names.borrow_mut() = dir.durable.borrow().clone();
         });
+    }
+
+    /// Octets of all files, what was preallocated included.
+    pub fn used_octets(&self) -> u64 {
+        self.used.get()
     }
 
     /// The end of every process: nothing is lost, locks are free.
@@ -401,7 +410,7 @@ pub(crate) async fn open(seat: &Seat, path: &Path, mode: Mode) -> io::Result<Fil
         if dir.names.borrow().contains_key(&name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        disk.room(0)?;
+        disk.room(NAME_OCTETS)?;
         let inode =
             Rc::new(Inode { state: RefCell::default(), locked: Cell::new(false), used: disk.used.clone() });
         disk.change(vec![(dir, name, Some(Node::File(inode.clone())))]);
@@ -442,13 +451,10 @@ impl File {
         let disk = self.seat.disk();
         let mut state = self.inode.state.borrow_mut();
         let state = &mut *state;
-        let more = (offset + bytes.len() as u64).saturating_sub(state.now.len() as u64);
+        // Reserved space is there even on a full disk.
+        let more = (offset + bytes.len() as u64).saturating_sub(state.len);
         if more > 0 {
-            // Reserved space is there even on a full disk.
-            let reserved = offset + bytes.len() as u64 <= state.len;
-            if !reserved {
-                disk.room(more)?;
-            }
+            disk.room(more)?;
             disk.used.set(disk.used.get() + more);
         }
         put(&mut state.now, &mut state.len, offset, bytes);
@@ -486,11 +492,11 @@ impl File {
             return Ok(());
         }
         if len > state.len {
-            disk.room(0)?;
+            disk.room(len - state.len)?;
         }
-        let before = state.now.len() as u64;
+        let before = state.len;
         cut(&mut state.now, &mut state.len, len);
-        disk.used.set((disk.used.get() + state.now.len() as u64).saturating_sub(before));
+        disk.used.set((disk.used.get() + len).saturating_sub(before));
         state.pending.push((disk.number(), Write::Len(len)));
         Ok(())
     }

@@ -170,6 +170,13 @@ impl Page {
                 sum(|s| s.cuts),
             ),
             (
+                "left_out_accounts",
+                "Accounts that flushes have to leave out because they are damaged",
+                false,
+                sum(|s| s.left_out_accounts),
+            ),
+            ("panics", "Panics of flushes and of the housekeeping", true, sum(|s| s.panics)),
+            (
                 "full_shards",
                 "Shards that take no mail because the disk is full",
                 false,

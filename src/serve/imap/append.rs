@@ -3,7 +3,7 @@
 use super::select::reason;
 use super::{End, Flow, Imap, User};
 use culver_mailbox::record::Record;
-use culver_mailbox::{Applied, Arriving, Refusal};
+use culver_mailbox::{Applied, ArriveError, Arriving, Refusal};
 use culver_model::{Guid, InternalDate, UidSet};
 use culver_proto::imap::{Append, Code, Event, Reason, Status, response};
 use culver_shard::time;
@@ -21,6 +21,11 @@ pub struct Incoming {
     /// Why it will be refused when it is whole.
     refused: Option<Reason>,
     literal8: bool,
+}
+
+/// Why the octets of a message cannot be taken, in the words of IMAP.
+fn not_taken(error: &ArriveError) -> Reason {
+    if error.is_no_space() { Reason::NoSpace } else { Reason::Unavailable }
 }
 
 impl Imap {
@@ -73,7 +78,7 @@ impl Imap {
                         && let Err(error) = incoming.arriving.feed(octets).await
                     {
                         tracing::warn!(session = %self.peer.id, %error, "a message cannot be taken");
-                        incoming.refused = Some(Reason::Unavailable);
+                        incoming.refused = Some(not_taken(&error));
                     }
                 }
                 Event::AppendEnd => whole = Some(None),
@@ -119,7 +124,7 @@ impl Imap {
             Ok(done) => done,
             Err(error) => {
                 tracing::warn!(session = %self.peer.id, %error, "a message cannot be taken");
-                return Reason::Unavailable.write(&tag, &mut self.out);
+                return not_taken(&error).write(&tag, &mut self.out);
             }
         };
         let record = Record::Append { mailbox, message: Box::new(message) };

@@ -38,6 +38,7 @@ pub fn write_flags(out: &mut Vec<u8>, index: &MailboxIndex, read_only: bool) {
 pub fn reason(error: &ChangeError, refused: impl FnOnce(Refused) -> Reason) -> Reason {
     match error {
         ChangeError::Refused(refusal) => refused(*refusal),
+        ChangeError::NoSpace => Reason::NoSpace,
         ChangeError::Unavailable(why) => {
             tracing::warn!(%why, "a change was not committed");
             Reason::Unavailable

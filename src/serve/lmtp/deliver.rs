@@ -47,6 +47,8 @@ impl Failure {
     fn refusal(&self) -> Refusal {
         match self {
             Failure::Change(ChangeError::Refused(ChangeRefusal::TooBig)) => Refusal::TooLarge,
+            Failure::Change(ChangeError::NoSpace) => Refusal::NoSpace,
+            Failure::Arrive(error) if error.is_no_space() => Refusal::NoSpace,
             _ => Refusal::Temporary,
         }
     }
@@ -128,4 +130,23 @@ async fn feed(arriving: &mut Arriving, file: &File, octets: u64) -> Result<(), F
         shard::yield_if_needed().await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_apart_from_what_failed() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        for (failure, refusal) in [
+            (Failure::Change(ChangeError::NoSpace), Refusal::NoSpace),
+            (Failure::Arrive(full.into()), Refusal::NoSpace),
+            (Failure::Arrive(io::Error::other("a disk").into()), Refusal::Temporary),
+            (Failure::Change(ChangeError::Unavailable("a disk".into())), Refusal::Temporary),
+            (Failure::Change(ChangeRefusal::TooBig.into()), Refusal::TooLarge),
+        ] {
+            assert_eq!(failure.refusal(), refusal, "{failure}");
+        }
+    }
 }

@@ -18,7 +18,7 @@
 //! are not urgent are refused, and the reserve gives urgent ones a small segment.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -34,12 +34,16 @@ use super::format::{
 };
 use crate::body::format::put_raw_frame;
 use crate::body::{Body, Form};
-use crate::error::{CommitError, OpenError, SubmitError};
+use crate::error::{CommitError, OpenError, SubmitError, no_space};
 use crate::fault::{self, Fault};
 use crate::limits::Limits;
 use crate::partition::{Unflushed, UnflushedBody};
 use crate::place::{ObjectId, ObjectKind, Place, Position};
+use crate::root::{START_RESERVE_OCTETS, give_up, make_reserve};
 use crate::storage::{Committed, Inner};
+
+/// Room for records that the smallest segment of a full disk has.
+const SMALL_SEGMENT_OCTETS_MIN: u64 = 16 << 10;
 
 /// What is told of a submitted record, once.
 pub type OnCommit = Box<dyn FnOnce(Result<Committed, CommitError>)>;
@@ -104,6 +108,8 @@ struct State {
     next_lsn: u64,
     next_number: u64,
     segment: Option<Active>,
+    /// Segments that are written no more and were not yet shortened.
+    closed: Vec<Active>,
     full: bool,
     /// A cut is under way.
     broken: bool,
@@ -138,6 +144,7 @@ impl Journal {
                 next_lsn: 1,
                 next_number: 1,
                 segment: None,
+                closed: Vec::new(),
                 full: false,
                 broken: false,
                 closing: false,
@@ -182,9 +189,19 @@ impl Journal {
         self.wake.notify_all();
     }
 
-    /// Closes the active segment's file, when the commit task has ended.
-    pub fn drop_segment(&self) {
-        self.state.borrow_mut().segment = None;
+    /// The segments that end for good where their last durable batch does, with that end: those that have a successor,
+    /// and at the end of the journal (`active`) the last, unless nobody knows what it holds.
+    pub fn take_closed(&self, active: bool) -> Vec<(Rc<File>, ObjectId, u64)> {
+        let newest = self.active_number();
+        let mut state = self.state.borrow_mut();
+        let all = active && !state.stopped;
+        if active {
+            let last = state.segment.take();
+            state.closed.extend(last.filter(|_| all));
+        }
+        let decided = |segment: &mut Active| all || segment.id.number < newest;
+        let taken = state.closed.extract_if(.., decided);
+        taken.map(|segment| (segment.file, segment.id, segment.at)).collect()
     }
 
     pub async fn failed(&self) {
@@ -221,10 +238,6 @@ impl Journal {
         }
         state.broken.then_some(SubmitError::Busy)
     }
-}
-
-fn no_space(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl Inner {
@@ -290,64 +303,75 @@ impl Inner {
     /// Makes this shard's journal and its first segment.
     pub async fn open_journal(self: &Rc<Self>) -> Result<(), OpenError> {
         let dir = self.paths.journal(self.journal.epoch, self.journal.shard);
-        disk::create_dir_all(&dir).await.map_err(OpenError::io(&dir))?;
+        match disk::create_dir_all(&dir).await {
+            Err(error) if no_space(&error) => {
+                give_up(&self.paths.reserve(self.shard)).await.map_err(OpenError::io(&dir))?;
+                disk::create_dir_all(&dir).await
+            }
+            other => other,
+        }
+        .map_err(OpenError::io(&dir))?;
         let journals = self.paths.journals();
         disk::sync_dir(&journals).await.map_err(OpenError::io(&journals))?;
-        if let Err(error) = self.make_reserve().await {
-            let path = self.paths.reserve(self.shard);
-            if !no_space(&error) {
-                return Err(OpenError::Io { path, source: error });
-            }
-            self.journal.state.borrow_mut().full = true;
-        }
-        match self.open_segment(1, 1, self.limits.segment_octets).await {
-            Err(error) if no_space(&error) => {
-                self.journal.state.borrow_mut().full = true;
-                self.open_small_segment(1, 1, 0).await.map_err(OpenError::io(&dir))
-            }
-            other => other.map_err(OpenError::io(&dir)),
-        }
-    }
-
-    /// Preallocates the reserve where it is missing.
-    pub async fn make_reserve(&self) -> io::Result<()> {
         let path = self.paths.reserve(self.shard);
-        let file = match File::create_new(&path).await {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            other => other?,
+        let full = !make_reserve(&path, self.limits.reserve_octets).await.map_err(OpenError::io(&path))?;
+        let opened = match full {
+            // Where the reserve does not fit, a whole segment does not either.
+            true => self.open_small_segment(1, 1, 0).await,
+            false => match self.open_segment(1, 1, self.limits.segment_octets).await {
+                Err(error) if no_space(&error) => self.open_small_segment(1, 1, 0).await,
+                other => return other.map_err(OpenError::io(&dir)),
+            },
         };
-        let made = file.preallocate(self.limits.reserve_octets).await;
-        file.close().await?;
-        if made.is_err() {
-            disk::remove(&path).await?;
-        }
-        made
+        tracing::error!(shard = self.shard, "no space left for the journal; only what frees space is taken");
+        self.journal.state.borrow_mut().full = true;
+        opened.map_err(OpenError::io(&dir))
     }
 
     /// Looks whether a full disk has room again; the housekeeping asks.
     pub async fn look_for_space(&self) -> io::Result<()> {
         let space = disk::space(self.paths.root()).await?;
         if space.free_octets > 2 * (self.limits.segment_octets + self.limits.reserve_octets) {
-            self.make_reserve().await?;
+            let reserves = [
+                (self.paths.reserve(self.shard), self.limits.reserve_octets),
+                (self.paths.start_reserve(), START_RESERVE_OCTETS),
+            ];
+            for (path, octets) in reserves {
+                if !make_reserve(&path, octets).await? {
+                    return Ok(());
+                }
+            }
             self.journal.state.borrow_mut().full = false;
             tracing::info!(shard = self.shard, "there is space for the journal again");
         }
         Ok(())
     }
 
-    /// Gives the reserve up for a segment that takes `need` octets at least.
+    /// Gives the reserve up for a segment that takes `need` octets at least. Half of it is left to what has to be written
+    /// before space comes back; a segment that finds less is made as small as it must be, and in the end takes what was kept
+    /// for the next start, which will find what this one leaves.
     async fn open_small_segment(
         self: &Rc<Self>,
         base_lsn: u64,
         previous_end: u64,
         need: u64,
     ) -> io::Result<()> {
-        match disk::remove(self.paths.reserve(self.shard)).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        give_up(&self.paths.reserve(self.shard)).await?;
+        let least = HEADER_BLOCK + need.max(SMALL_SEGMENT_OCTETS_MIN);
+        let mut capacity = (self.limits.reserve_octets / 2).max(least);
+        while capacity > least {
+            match self.open_segment(base_lsn, previous_end, capacity).await {
+                Err(error) if no_space(&error) => capacity = (capacity / 2).max(least),
+                other => return other,
+            }
         }
-        let capacity = (self.limits.reserve_octets / 2).max(HEADER_BLOCK + need);
-        self.open_segment(base_lsn, previous_end, capacity).await
+        match self.open_segment(base_lsn, previous_end, least).await {
+            Err(error) if no_space(&error) => {
+                give_up(&self.paths.start_reserve()).await?;
+                self.open_segment(base_lsn, previous_end, least).await
+            }
+            other => other,
+        }
     }
 
     /// Opens the next segment; its predecessor's records from `previous_end` on are void when this returns.
@@ -401,8 +425,9 @@ impl Inner {
         let mut state = self.journal.state.borrow_mut();
         state.next_number = number + 1;
         let file = Rc::new(file);
-        state.segment =
-            Some(Active { file, id: header.object(), seed: header.seed(), at: HEADER_BLOCK, capacity });
+        let opened = Active { file, id: header.object(), seed: header.seed(), at: HEADER_BLOCK, capacity };
+        let before = state.segment.replace(opened);
+        state.closed.extend(before);
         drop(state);
         // The low mark may move now.
         self.due.notify_all();
@@ -595,8 +620,13 @@ impl Inner {
             bodies: bodies.collect(),
         };
         partition.oldest.get_or_insert_with(time::now);
-        partition.unflushed_octets += pending.octets;
-        self.unflushed_octets.set(self.unflushed_octets.get() + pending.octets);
+        match partition.left_out.get_mut(account) {
+            Some(octets) => *octets += pending.octets,
+            None => {
+                partition.unflushed_octets += pending.octets;
+                self.unflushed_octets.set(self.unflushed_octets.get() + pending.octets);
+            }
+        }
         match partition.unflushed.get_mut(account) {
             Some(records) => records.push(record),
             None => drop(partition.unflushed.insert(account.clone(), vec![record])),
@@ -620,7 +650,8 @@ impl Inner {
         }
     }
 
-    /// Fails what is not urgent, and what was prepared on top of it; gives back the rest.
+    /// Fails what is not urgent; gives back the rest. Nothing of it was written, and no record stands on another, so the
+    /// accounts are none the worse for it.
     fn refuse_for_space(&self, batch: Vec<Pending>) -> Vec<Pending> {
         let queued = {
             let mut state = self.journal.state.borrow_mut();
@@ -628,25 +659,14 @@ impl Inner {
             std::mem::take(&mut state.queue)
         };
         tracing::error!(shard = self.shard, "no space left for the journal; only what frees space is taken");
-        let mut refused: BTreeSet<AccountId> = BTreeSet::new();
-        let mut judge = |pending: &Pending| {
-            let doomed = pending.account.as_ref().is_some_and(|account| refused.contains(account));
-            let refuse = doomed || !pending.urgent;
-            if refuse {
-                refused.extend(pending.account.clone());
-            }
-            refuse
-        };
-        let (fail, keep): (Vec<Pending>, Vec<Pending>) = batch.into_iter().partition(&mut judge);
-        let (fail_queued, keep_queued): (Vec<Pending>, Vec<Pending>) =
-            queued.into_iter().partition(&mut judge);
+        let (keep, fail): (Vec<Pending>, Vec<Pending>) =
+            batch.into_iter().partition(|pending| pending.urgent);
+        let (keep_queued, fail_queued): (Vec<Pending>, Vec<Pending>) =
+            queued.into_iter().partition(|pending| pending.urgent);
         // Put back before anybody is told: whoever is told may submit.
         self.journal.state.borrow_mut().queue = keep_queued.into();
         self.fail(fail, CommitError::NoSpace);
         self.fail(fail_queued, CommitError::NoSpace);
-        if let Some(source) = self.source() {
-            refused.iter().for_each(|account| source.reset(Some(account)));
-        }
         keep
     }
 
@@ -659,7 +679,8 @@ impl Inner {
             state.broken = true;
             let end = state.next_lsn;
             state.next_lsn += batch.len() as u64;
-            state.segment = None;
+            let failed = state.segment.take();
+            state.closed.extend(failed);
             (end, state.next_lsn)
         };
         let capacity = self.limits.segment_octets;

@@ -100,6 +100,11 @@ impl Segment {
         Ok(Some(Segment { header, path: path.to_owned(), file, octets }))
     }
 
+    /// Octets of the file: what was preallocated, or where the segment ends if it was shortened.
+    pub fn octets(&self) -> u64 {
+        self.octets
+    }
+
     /// Gives every record below `end_lsn` to `visit`, in order.
     pub async fn scan(
         &self,

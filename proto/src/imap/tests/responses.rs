@@ -80,6 +80,7 @@ fn every_reason_has_its_code() {
         (Reason::AuthenticationFailed, "a NO [AUTHENTICATIONFAILED] Authentication failed\r\n"),
         (Reason::TryCreate, "a NO [TRYCREATE] No such mailbox\r\n"),
         (Reason::OverQuota, "a NO [OVERQUOTA] Quota exceeded\r\n"),
+        (Reason::NoSpace, "a NO [UNAVAILABLE] No space left for mail, try again later\r\n"),
         (Reason::NotSelected, "a BAD [CLIENTBUG] No mailbox selected\r\n"),
         (Reason::ShuttingDown, "* BYE [UNAVAILABLE] Server is shutting down\r\n"),
     ] {
