@@ -5,12 +5,18 @@ use crate::config::reader::{Problems, Section};
 use culver_users::Network;
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 mod reader;
 
 pub use reader::{Problem, Problems as ConfigProblems};
+
+/// RFC 2177 §3 has clients begin their IDLE anew after 29 minutes: a keep-alive beyond that would never be sent.
+const KEEPALIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(29 * 60);
+/// RFC 1939 §3 gives a silent client ten minutes: what yields later would never yield.
+const LOCK_SILENCES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
 /// Everything that a process needs to know to serve.
 #[derive(Clone, Debug)]
@@ -87,6 +93,7 @@ pub struct UsersConfig {
 #[derive(Clone, Debug)]
 pub struct ImapConfig {
     pub append_octets_max: u64,
+    /// How often an idle client hears that the server is still there.
     pub idle_keepalive: Duration,
     /// RFC 3501 §5.4: at least 30 minutes.
     pub inactivity: Duration,
@@ -107,6 +114,8 @@ pub struct LmtpConfig {
 #[derive(Clone, Debug)]
 pub struct Pop3Config {
     pub lock: bool,
+    /// Silence after which the holder of a maildrop yields to the next login.
+    pub lock_silence: Duration,
     pub inactivity: Duration,
 }
 
@@ -162,7 +171,11 @@ impl Config {
                 refuse_bare_newlines: false,
                 timeout: Duration::from_secs(300),
             },
-            pop3: Pop3Config { lock: false, inactivity: Duration::from_secs(600) },
+            pop3: Pop3Config {
+                lock: false,
+                lock_silence: Duration::from_secs(60),
+                inactivity: Duration::from_secs(600),
+            },
             limits: LimitsConfig {
                 connections_max: 100_000,
                 connections_per_user_max: 100,
@@ -232,7 +245,9 @@ impl Config {
 
         let mut imap = root.section("imap", problems);
         imap.octets("append_octets_max", problems, |value| config.imap.append_octets_max = value);
-        imap.duration("idle_keepalive", problems, |value| config.imap.idle_keepalive = value);
+        imap.duration_within("idle_keepalive", KEEPALIVES, problems, |value| {
+            config.imap.idle_keepalive = value;
+        });
         imap.duration("login_timeout", problems, |value| config.imap.login_timeout = value);
         if let Some((value, line)) = imap.duration_at("inactivity", problems) {
             // RFC 3501 §5.4: an autologout timer must be at least 30 minutes.
@@ -276,6 +291,9 @@ impl Config {
 
         let mut pop3 = root.section("pop3", problems);
         pop3.flag("lock", problems, |value| config.pop3.lock = value);
+        pop3.duration_within("lock_silence", LOCK_SILENCES, problems, |value| {
+            config.pop3.lock_silence = value;
+        });
         pop3.duration("inactivity", problems, |value| config.pop3.inactivity = value);
         pop3.finish(problems);
 
@@ -341,7 +359,6 @@ impl Config {
             problems.whole(&format!("the host name {:?} cannot be one", config.hostname), remedy);
         }
         for (key, value) in [
-            ("imap.idle_keepalive", config.imap.idle_keepalive),
             ("imap.login_timeout", config.imap.login_timeout),
             ("lmtp.timeout", config.lmtp.timeout),
             ("pop3.inactivity", config.pop3.inactivity),

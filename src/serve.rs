@@ -24,7 +24,7 @@ use culver_shard::tls::{CertificateFiles, Tickets};
 use culver_shard::{Queue, mesh, random, time};
 use culver_storage::{Root, Storage};
 use culver_users::{Directory, Entry, PasswdFile, Stored};
-use metrics::{Counters, Gauge, count};
+use metrics::{Counters, count};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::net::IpAddr;
@@ -41,6 +41,8 @@ pub const HANDSHAKE: Duration = Duration::from_secs(30);
 pub struct Shard {
     config: Arc<Config>,
     directory: RefCell<Arc<Directory>>,
+    /// The last reading of the users failed: whom `directory` does not know may be there all the same.
+    directory_stale: Cell<bool>,
     tls: RefCell<Option<Arc<rustls::ServerConfig>>>,
     accounts: Rc<Accounts>,
     counters: Counters,
@@ -115,6 +117,11 @@ impl Shard {
         self.directory.borrow().clone()
     }
 
+    /// What the directory refuses may be right by now: nobody is told a verdict on it.
+    pub fn directory_stale(&self) -> bool {
+        self.directory_stale.get()
+    }
+
     pub fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
         self.tls.borrow().clone()
     }
@@ -158,30 +165,48 @@ impl Shard {
     }
 }
 
-/// Sends an authenticated session to its user's shard.
-pub fn hand_over(target: usize, session: HandOver) {
-    let posted = mesh::post(target, move || async move {
+/// An open connection, counted on the shard that it is on.
+struct Open(Rc<Shard>);
+
+impl Open {
+    fn count(shard: &Rc<Shard>) -> Open {
+        count(&shard.counters.connections_open);
+        Open(shard.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let open = &self.0.counters.connections_open;
+        open.set(open.get() - 1);
+    }
+}
+
+/// Sends an authenticated session to its user's shard. Where that shard's queue is full the session waits, and its
+/// client with it. It is counted here until it is counted there.
+pub async fn hand_over(target: usize, session: HandOver) {
+    let taken = mesh::call(target, move || async move {
         let Some(here) = Shard::here() else { return };
-        let counted = here.clone();
+        let open = Open::count(&here);
         match session {
             HandOver::Imap(session) => {
                 let id = session.id();
                 supervise(id, "imap", async move {
-                    let _open = Gauge::hold(&counted.counters.connections_open);
+                    let _open = open;
                     imap::Imap::take_over(here, *session).await.to_string()
                 });
             }
             HandOver::Pop3(session) => {
                 let id = session.id();
                 supervise(id, "pop3", async move {
-                    let _open = Gauge::hold(&counted.counters.connections_open);
+                    let _open = open;
                     pop3::Pop3::take_over(here, *session).await.to_string()
                 });
             }
         }
     });
-    if let Err(error) = posted {
-        // The connection is closed with what was posted.
+    if let Err(error) = taken.await {
+        // The shard has ended, and the connection with what was sent to it.
         tracing::warn!(%error, target, "a session could not be handed over");
     }
 }
@@ -322,6 +347,7 @@ async fn serve_shard<A: FnOnce()>(
     accounts.attach(storage.clone());
     let here = Rc::new(Shard {
         directory: RefCell::new(shared.directory.lock().map(|it| it.clone()).unwrap_or_default()),
+        directory_stale: Cell::new(false),
         tls: RefCell::new(shared.tls.lock().map(|it| it.clone()).unwrap_or_default()),
         accounts: accounts.clone(),
         counters: Counters::default(),
@@ -492,8 +518,7 @@ async fn connection(
     tls: bool,
     full: bool,
 ) -> String {
-    let counted = shard.clone();
-    let _open = Gauge::hold(&counted.counters.connections_open);
+    let _open = Open::count(&shard);
     let mut conn = Conn::new(stream);
     if service != Service::Admin {
         peer.counted = if full { None } else { auth::admit(peer.address).await.map(Arc::new) };
@@ -552,35 +577,49 @@ async fn signals(shared: Arc<Shared>, terminate: Signals, hangup: Signals) {
     }
 }
 
+/// Users and certificates are read again, each for itself: what cannot be read stays as it was. Users that stayed may
+/// be out of date, so from then on nobody is told that there is no such user, or that a password is wrong.
 async fn reload(shared: &Arc<Shared>) {
     let (config, tickets) = (shared.config.clone(), shared.tickets.clone());
-    let loaded = shard::annex::run(move || (load_directory(&config), load_tls(&config, &tickets))).await;
-    let Ok((directory, tls)) = loaded else {
-        tracing::error!("reload: the annex is busy; nothing was changed, send SIGHUP again");
-        return;
+    let read = shard::annex::run(move || (load_directory(&config), load_tls(&config, &tickets))).await;
+    let (directory, tls) = match read {
+        Ok((directory, tls)) => (Some(directory.map(Arc::new)), Some(tls)),
+        Err(error) => {
+            tracing::error!(%error, "reload: nothing could be read; send SIGHUP again");
+            (None, None)
+        }
     };
-    match (directory, tls) {
-        (Ok(directory), Ok(tls)) => {
-            let directory = Arc::new(directory);
-            for at in 0..shard::shards() {
-                let (directory, tls) = (directory.clone(), tls.clone());
-                let _ = mesh::call(at, move || async move {
-                    if let Some(shard) = Shard::here() {
-                        shard.directory.replace(directory);
-                        shard.tls.replace(tls);
-                        shard.home.clear();
-                    }
-                })
-                .await;
-            }
-            tracing::info!("certificates and users read again");
-        }
-        (directory, tls) => {
-            for error in [directory.err(), tls.err()].into_iter().flatten() {
-                tracing::error!(error = %format!("{error:#}"), "reload: nothing was changed");
-            }
-        }
+    if let Some(Err(error)) = &directory {
+        tracing::error!(error = %one_line(error), "reload: the users stay as they were");
     }
+    if let Some(Err(error)) = &tls {
+        tracing::error!(error = %one_line(error), "reload: the certificates stay as they were");
+    }
+    let whole = matches!((&directory, &tls), (Some(Ok(_)), Some(Ok(_))));
+    let (directory, tls) = (directory.and_then(Result::ok), tls.and_then(Result::ok));
+    for at in 0..shard::shards() {
+        let (directory, tls) = (directory.clone(), tls.clone());
+        let _ = mesh::call(at, move || async move {
+            let Some(shard) = Shard::here() else { return };
+            shard.directory_stale.set(directory.is_none());
+            if let Some(directory) = directory {
+                shard.directory.replace(directory);
+                shard.home.clear();
+            }
+            if let Some(tls) = tls {
+                shard.tls.replace(tls);
+            }
+        })
+        .await;
+    }
+    if whole {
+        tracing::info!("certificates and users read again");
+    }
+}
+
+/// All of an error where only one line is to be had, as in a log.
+fn one_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").replace('\n', " ")
 }
 
 pub fn load_directory(config: &Config) -> Result<Directory> {

@@ -260,6 +260,22 @@ impl Section {
         }
     }
 
+    pub fn duration_within(
+        &mut self,
+        key: &str,
+        range: RangeInclusive<Duration>,
+        problems: &mut Problems,
+        put: impl FnOnce(Duration),
+    ) {
+        let wanted = format!("a duration from {:?} to {:?}, in quotes", range.start(), range.end());
+        let value = self.value(key, &wanted, problems, |value| {
+            parse_duration(value.as_str()?).filter(|duration| range.contains(duration))
+        });
+        if let Some((value, _)) = value {
+            put(value);
+        }
+    }
+
     pub fn choice(&mut self, key: &str, among: &[&str], problems: &mut Problems, put: impl FnOnce(usize)) {
         let wanted =
             format!("one of {}", among.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(", "));

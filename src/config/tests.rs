@@ -36,6 +36,22 @@ fn all_mistakes_are_found_in_one_reading() {
 }
 
 #[test]
+fn durations_have_bounds() {
+    for (section, key, good, bad) in [
+        ("imap", "idle_keepalive", ["1s", "2m", "29m"], ["999ms", "30m", "soon"]),
+        ("pop3", "lock_silence", ["1s", "60s", "10m"], ["0s", "11m", "60"]),
+    ] {
+        let found = |value: &str| mistakes(&format!("{GOOD}[{section}]\n{key} = \"{value}\"\n"));
+        for value in good {
+            assert_eq!(found(value), [], "{key} = {value}");
+        }
+        for value in bad {
+            assert_eq!(found(value), [(13, format!("{section}.{key}"))], "{key} = {value}");
+        }
+    }
+}
+
+#[test]
 fn a_syntax_error_names_its_line() {
     assert_eq!(mistakes("a = 1\nb = = 2\n").first().map(|found| found.0), Some(2));
 }

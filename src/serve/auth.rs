@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //! The penalty of an address, and the cache and the connections of a name, have one home shard each: a guesser gets no
-//! more tries where there are more cores. A directory or a queue that gives no answer is `Unavailable`, never a wrong
-//! password.
+//! more tries where there are more cores. A directory or a queue that gives no answer, and a no from a directory that
+//! could not be read anew, is `Unavailable`, never a wrong password.
 
 use super::metrics::count;
 use super::{Peer, Shard};
@@ -235,7 +235,9 @@ async fn decide(shard: &Rc<Shard>, user: &str, password: &Secret, peer: &Peer) -
             if punish {
                 at_home(&address_key, move |home| home.penalty.borrow_mut().failed(address, now_ms())).await;
             }
-            Login::Failed
+            // A new user, or a new password, may stand where it could not be read. Known names and unknown ones
+            // hear the same, and a guesser waits as ever.
+            if shard.directory_stale() { Login::Unavailable } else { Login::Failed }
         }
     }
 }
@@ -244,6 +246,8 @@ async fn decide(shard: &Rc<Shard>, user: &str, password: &Secret, peer: &Peer) -
 pub async fn exists(shard: &Rc<Shard>, account: &AccountId) -> Existence {
     match shard.directory().find(account) {
         Some(_) => Existence::Yes,
+        // A bounce cannot be taken back.
+        None if shard.directory_stale() => Existence::Unavailable,
         None => Existence::No,
     }
 }

@@ -361,7 +361,7 @@ impl Imap {
         };
         count(&shard.counters().hand_overs);
         let hand_over = HandOver { moved, peer, server, tag, account, connection };
-        super::hand_over(target, super::HandOver::Imap(Box::new(hand_over)));
+        super::hand_over(target, super::HandOver::Imap(Box::new(hand_over))).await;
         End::HandedOver(target)
     }
 

@@ -260,7 +260,7 @@ impl Pop3 {
         };
         count(&self.shard.counters().hand_overs);
         let hand_over = HandOver { moved, peer: self.peer, server: self.server, account, connection };
-        super::hand_over(target, super::HandOver::Pop3(Box::new(hand_over)));
+        super::hand_over(target, super::HandOver::Pop3(Box::new(hand_over))).await;
         End::HandedOver
     }
 
@@ -268,7 +268,7 @@ impl Pop3 {
     async fn begin(&mut self, account: &AccountId, connection: auth::Connection) {
         let hold = match self.shard.config().pop3.lock {
             false => None,
-            true => match Hold::take(account) {
+            true => match Hold::take(account, self.shard.config().pop3.lock_silence) {
                 Some(hold) => Some(hold),
                 None => return self.refuse(Refusal::InUse),
             },

@@ -52,7 +52,7 @@ fn killed(arguments: &Arguments) -> Fallible {
     let kills = number("CULVER_TEST_KILLS").unwrap_or(if arguments.long { KILLS_LONG } else { KILLS });
     println!("durability: {kills} kills, CULVER_TEST_SEED={seed}");
     let mut random = Random::new(seed);
-    let mut target = Target::start("durability", Options { accounts: ACCOUNTS, shards: 2 })?;
+    let mut target = Target::start("durability", Options { accounts: ACCOUNTS, ..Options::default() })?;
     let mut ledgers: Vec<Ledger> = (0..ACCOUNTS).map(Ledger::new).collect();
     let next_id = Arc::new(AtomicU64::new(1));
     for ledger in &mut ledgers {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::imap::Imap;
 use crate::support::lmtp::Lmtp;
-use crate::support::server::{Culver, Options, Target, password, user};
+use crate::support::server::{Culver, Options, Target, own_process, password, user};
 use crate::support::{Fallible, eventually, process, skip};
 use crate::{Test, ensure};
 
@@ -23,11 +23,8 @@ pub fn tests() -> Vec<Test> {
 }
 
 fn start(name: &str) -> Fallible<Culver> {
-    match std::env::var("CULVER_TEST_TARGET").as_deref() {
-        Err(_) | Ok("" | "culver") => {}
-        _ => return skip("needs a server process of the test's own"),
-    }
-    match Target::start(name, Options { accounts: 4, shards: 2 })? {
+    own_process()?;
+    match Target::start(name, Options { accounts: 4, ..Options::default() })? {
         Target::Culver(culver) => Ok(*culver),
         _ => skip("needs a Culver"),
     }

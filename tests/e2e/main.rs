@@ -6,6 +6,7 @@
 //! transcripts play at once.
 
 mod clients;
+mod configured;
 mod durability;
 mod hostile;
 mod lifecycle;
@@ -123,6 +124,7 @@ fn main() {
     }];
     tests.extend(clients::tests());
     tests.extend(lifecycle::tests());
+    tests.extend(configured::tests());
     tests.extend(durability::tests());
     tests.extend(hostile::tests());
     tests.retain(|test| arguments.wants(test.name));

@@ -15,6 +15,7 @@ const ALL: &[Planted] = &[
     Planted::Storage(InStorage::AckBeforeSync),
     Planted::Storage(InStorage::SkipSync),
     Planted::Storage(InStorage::AckOutOfOrder),
+    Planted::Storage(InStorage::IgnoreBatchChecksum),
     Planted::Storage(InStorage::ForgetCut),
     Planted::Storage(InStorage::TrimTooEarly),
     Planted::Storage(InStorage::LoseNewestFlush),

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! A hold ends when it is dropped, so with its session, however that ends. A holder from which nothing was heard for
-//! [`SILENCE_MAX`] yields to the next login: its connection is dead, or as good as.
+//! `pop3.lock_silence` yields to the next login: its connection is dead, or as good as.
 //!
 //! # RFC
 //! 1939 §4 (exclusive access), 2449 §8.1.1 (IN-USE).
@@ -15,9 +15,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
-
-/// Silence after which a holder yields.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// The holds of this shard: one for each POP3 session at most.
 #[derive(Default)]
@@ -37,14 +34,14 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// `None`: another session holds it.
-    pub fn take(account: &AccountId) -> Option<Hold> {
+    /// `None`: another session holds it, from which something was heard within `silence_max`.
+    pub fn take(account: &AccountId, silence_max: Duration) -> Option<Hold> {
         let locks = shard::local::<Locks>().unwrap_or_else(|| {
             let locks = Rc::new(Locks::default());
             shard::set_local(locks.clone());
             locks
         });
-        locks.take(account, time::now())
+        locks.take(account, silence_max, time::now())
     }
 
     /// Something was heard of the client.
@@ -79,12 +76,12 @@ impl Drop for Hold {
 }
 
 impl Locks {
-    fn take(self: &Rc<Self>, account: &AccountId, now: Instant) -> Option<Hold> {
+    fn take(self: &Rc<Self>, account: &AccountId, silence_max: Duration, now: Instant) -> Option<Hold> {
         let holder =
             Rc::new(Holder { heard: Cell::new(now), lost: Cell::new(false), changed: Notify::new() });
         let mut locks = self.0.borrow_mut();
         if let Some(before) = locks.get(account) {
-            if now - before.heard.get() < SILENCE_MAX {
+            if now - before.heard.get() < silence_max {
                 return None;
             }
             before.lost.set(true);
@@ -99,22 +96,27 @@ impl Locks {
 mod tests {
     use super::*;
 
+    const SILENCE_MAX: Duration = Duration::from_secs(60);
+
     #[test]
     fn a_hold_is_alone_until_it_ends_or_falls_silent() {
         let locks = Rc::new(Locks::default());
         let account = |name: &str| AccountId::parse(name).expect("an account");
         let (alice, bob) = (account("alice@example.test"), account("bob@example.test"));
         let begin = Instant(0);
-        let first = locks.take(&alice, begin).expect("free");
-        assert!(locks.take(&alice, begin + (SILENCE_MAX - Duration::from_nanos(1))).is_none());
-        assert!(locks.take(&bob, begin).is_some());
+        let first = locks.take(&alice, SILENCE_MAX, begin).expect("free");
+        assert!(locks.take(&alice, SILENCE_MAX, begin + (SILENCE_MAX - Duration::from_nanos(1))).is_none());
+        assert!(locks.take(&bob, SILENCE_MAX, begin).is_some());
 
-        let second = locks.take(&alice, begin + SILENCE_MAX).expect("the first is silent");
+        let second = locks.take(&alice, SILENCE_MAX, begin + SILENCE_MAX).expect("the first is silent");
         assert!(first.is_lost() && !second.is_lost());
         drop(first);
-        assert!(locks.take(&alice, begin + SILENCE_MAX).is_none(), "the end of a lost hold frees nothing");
+        assert!(
+            locks.take(&alice, SILENCE_MAX, begin + SILENCE_MAX).is_none(),
+            "the end of a lost hold frees nothing"
+        );
         drop(second);
-        assert!(locks.take(&alice, begin + SILENCE_MAX).is_some());
+        assert!(locks.take(&alice, SILENCE_MAX, begin + SILENCE_MAX).is_some());
         assert!(locks.0.borrow().is_empty());
     }
 }

@@ -4,7 +4,7 @@
 
 mod mail;
 mod sync;
-mod tls;
+pub mod tls;
 mod transfer;
 
 use std::sync::{Mutex, OnceLock};
@@ -53,7 +53,7 @@ pub struct Client {
 fn client(account: usize) -> Fallible<Client> {
     let mut target = TARGET.get_or_init(|| Mutex::new(None)).lock().unwrap_or_else(|e| e.into_inner());
     if target.is_none() {
-        *target = Some(Target::start("clients", Options { accounts: ACCOUNTS, shards: 2 })?);
+        *target = Some(Target::start("clients", Options { accounts: ACCOUNTS, ..Options::default() })?);
     }
     let target = target.as_ref().expect("just set");
     Ok(Client {

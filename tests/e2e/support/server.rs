@@ -17,7 +17,7 @@ use super::dovecot::Dovecot;
 use super::process;
 use super::random::Random;
 use super::temp::TempDir;
-use super::{Fallible, Skipped};
+use super::{Fallible, Skipped, skip};
 use crate::fail;
 
 /// Accounts of a target.
@@ -84,11 +84,16 @@ pub fn free_port_base() -> Fallible<u16> {
 pub struct Options {
     pub accounts: usize,
     pub shards: usize,
+    /// Lines of a configuration, dotted keys as `pop3.lock = true`, for `culver serve` where `culver quickstart` has
+    /// made accounts and certificate. Users are read from the passwd-file; the other services are as there.
+    pub config: Option<Vec<String>>,
+    /// The limit of descriptors that the process starts under.
+    pub descriptors: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { accounts: 20, shards: 2 }
+        Options { accounts: 20, shards: 2, config: None, descriptors: None }
     }
 }
 
@@ -98,6 +103,14 @@ pub struct Culver {
     options: Options,
     child: Option<Child>,
     pub ports: Ports,
+}
+
+/// Skips the test unless the target is a Culver that the test itself can start.
+pub fn own_process() -> Fallible {
+    match env::var("CULVER_TEST_TARGET").as_deref() {
+        Err(_) | Ok("" | "culver") => Ok(()),
+        _ => skip("needs a server process of the test's own"),
+    }
 }
 
 /// The binary under test.
@@ -136,24 +149,67 @@ impl Culver {
         fail!("culver did not start: {last}")
     }
 
+    /// A server with a configuration: the accounts and the certificate are those that `culver quickstart` makes.
+    pub fn configured(name: &str, options: Options, lines: &[&str]) -> Fallible<Culver> {
+        let mut culver = Culver::start(name, options)?;
+        culver.terminate()?;
+        culver.configure(lines)?;
+        Ok(culver)
+    }
+
+    /// Ends the server where it still runs, and starts it again with this configuration.
+    pub fn configure(&mut self, lines: &[&str]) -> Fallible {
+        self.terminate()?;
+        self.options.config = Some(lines.iter().map(|line| (*line).to_owned()).collect());
+        self.restart(self.options.shards)
+    }
+
+    pub fn passwd_file(&self) -> PathBuf {
+        self.data().join("passwd")
+    }
+
+    fn write_config(&self, lines: &[String]) -> Fallible<PathBuf> {
+        let data = self.data();
+        let data = data.display();
+        let mut text = format!("hostname = \"localhost\"\nshards = {}\n", self.options.shards);
+        text += &format!("storage.url = \"file://{data}/store\"\nusers.passwd_file = \"{data}/passwd\"\n");
+        for line in lines {
+            text += &format!("{line}\n");
+        }
+        text +=
+            &format!("[[tls.certificate]]\nchain = \"{data}/tls-cert.pem\"\nkey = \"{data}/tls-key.pem\"\n");
+        let ports = &self.ports;
+        let tls = |service, port: Option<SocketAddr>| port.map(|port| (service, port, true));
+        let listeners =
+            [("imap", ports.imap, false), ("pop3", ports.pop3, false), ("lmtp", ports.lmtp, false)]
+                .into_iter()
+                .chain(tls("imap", ports.imaps))
+                .chain(tls("pop3", ports.pop3s))
+                .chain(ports.admin.map(|port| ("admin", port, false)));
+        for (service, address, tls) in listeners {
+            text += &format!("[[listener]]\nservice = \"{service}\"\naddress = \"{address}\"\ntls = {tls}\n");
+        }
+        let path = self.dir.path().join("culver.toml");
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    /// The program, under its limit of descriptors.
+    fn program(&self) -> Fallible<Command> {
+        let Some(descriptors) = self.options.descriptors else { return Ok(Command::new(binary()?)) };
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("ulimit -n {descriptors} && exec \"$@\"")).arg("sh").arg(binary()?);
+        Ok(command)
+    }
+
     /// Starts the process on the same directory and ports; returns when it is ready.
     fn spawn(&mut self) -> Fallible {
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = Command::new(binary()?);
-        command
-            .arg("quickstart")
-            .arg("--dir")
-            .arg(self.data())
-            .arg("--port-base")
-            .arg(self.port_base.to_string())
-            .arg("--shards")
-            .arg(self.options.shards.to_string())
-            .arg("--no-samples")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log);
-        for n in 0..self.options.accounts {
-            command.arg("--account").arg(format!("{}:{}", user(n), password(n)));
+        let mut command = self.program()?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        match &self.options.config {
+            Some(lines) => drop(command.arg("serve").arg("--config").arg(self.write_config(lines)?)),
+            None => self.quickstart(&mut command),
         }
         let mut child = command.spawn().map_err(|e| format!("cannot start the binary: {e}"))?;
         let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
@@ -180,6 +236,21 @@ impl Culver {
                 self.kill();
                 fail!("the server was not ready after {READY:?}")
             }
+        }
+    }
+
+    fn quickstart(&self, command: &mut Command) {
+        command
+            .arg("quickstart")
+            .arg("--dir")
+            .arg(self.data())
+            .arg("--port-base")
+            .arg(self.port_base.to_string())
+            .arg("--shards")
+            .arg(self.options.shards.to_string())
+            .arg("--no-samples");
+        for n in 0..self.options.accounts {
+            command.arg("--account").arg(format!("{}:{}", user(n), password(n)));
         }
     }
 

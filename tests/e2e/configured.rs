@@ -1,0 +1,292 @@
+//! What only a configuration of its own shows: `culver serve --config`, each test with its own server.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::clients::{Client, tls};
+use crate::support::connection::{Connection, Read1};
+use crate::support::imap::Imap;
+use crate::support::lmtp::Lmtp;
+use crate::support::pop3::Pop3;
+use crate::support::process::signal;
+use crate::support::server::{Culver, Options, own_process, password, user};
+use crate::support::{Fallible, eventually};
+use crate::{Test, ensure};
+
+/// How long a reload may take to reach every shard.
+const RELOAD: Duration = Duration::from_secs(10);
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        Test { name: "configured_no_password_without_tls", run: |_| no_password_without_tls() },
+        Test { name: "configured_pop3_lock_yields_after_silence", run: |_| pop3_lock() },
+        Test { name: "configured_users_that_cannot_be_read_are_no_verdict", run: |_| users_unavailable() },
+        Test { name: "configured_idle_keepalive_comes_in_time", run: |_| idle_keepalive() },
+    ]
+}
+
+fn configured(name: &str, lines: &[&str]) -> Fallible<Culver> {
+    own_process()?;
+    Culver::configured(name, Options { accounts: 4, ..Options::default() }, lines)
+}
+
+/// One line of the client, one of the server.
+fn ask(connection: &mut Connection, line: &str) -> Fallible<String> {
+    connection.send_line(line)?;
+    connection.read_line()
+}
+
+/// A connection that has read the greeting.
+fn greeted(address: std::net::SocketAddr) -> Fallible<(Connection, String)> {
+    let mut connection = Connection::open(address)?;
+    let greeting = connection.read_line()?;
+    Ok((connection, greeting))
+}
+
+/// The lines of CAPA.
+fn capa(connection: &mut Connection) -> Fallible<Vec<String>> {
+    let mut lines = vec![ask(connection, "CAPA")?];
+    while lines.last().is_some_and(|line| line != ".") {
+        lines.push(connection.read_line()?);
+    }
+    Ok(lines)
+}
+
+/// RFC 3501 §6.2.3 and §11.1, RFC 5530 (PRIVACYREQUIRED). Loopback stands for any network that is not secure.
+fn no_password_without_tls() -> Fallible {
+    let mut culver = configured("privacy", &["users.secure_networks = [\"192.0.2.0/24\"]"])?;
+    let (mut imap, greeting) = greeted(culver.ports.imap)?;
+    let listed = ask(&mut imap, "a CAPABILITY")?;
+    ensure!(imap.read_line()?.starts_with("a OK"), "CAPABILITY");
+    for said in [&greeting, &listed] {
+        ensure!(said.contains("LOGINDISABLED") && said.contains("STARTTLS"), "{said}");
+        ensure!(!said.contains("AUTH=") && !said.contains("SASL-IR"), "{said}");
+    }
+    // "\0u000@example.test\0pw-u000"
+    let plain = "AHUwMDBAZXhhbXBsZS50ZXN0AHB3LXUwMDA=";
+    let login = format!("LOGIN {} ", user(0));
+    // Right or wrong, known or not: the answer is the same, and no continuation asks for a secret.
+    for command in [
+        login.clone() + &password(0),
+        login + "wrong",
+        "LOGIN nobody@example.test x".to_owned(),
+        format!("AUTHENTICATE PLAIN {plain}"),
+        "AUTHENTICATE PLAIN".to_owned(),
+        "AUTHENTICATE LOGIN".to_owned(),
+    ] {
+        let answer = ask(&mut imap, &format!("b {command}"))?;
+        ensure!(answer.starts_with("b NO [PRIVACYREQUIRED] "), "{command}: {answer}");
+    }
+    let answer = ask(&mut imap, "c SELECT INBOX")?;
+    ensure!(answer.starts_with("c BAD"), "logged in all the same: {answer}");
+
+    let (mut pop3, _) = greeted(culver.ports.pop3)?;
+    let offered = capa(&mut pop3)?;
+    ensure!(offered.iter().any(|line| line == "STLS"), "{offered:?}");
+    ensure!(!offered.iter().any(|line| line == "USER" || line.starts_with("SASL")), "{offered:?}");
+    for command in [format!("USER {}", user(0)), format!("AUTH PLAIN {plain}"), "AUTH PLAIN".to_owned()] {
+        let answer = ask(&mut pop3, &command)?;
+        ensure!(answer.starts_with("-ERR [AUTH] "), "{command}: {answer}");
+    }
+    ensure!(ask(&mut pop3, "STAT")?.starts_with("-ERR"), "logged in all the same");
+
+    // Over TLS all of it works.
+    tls::handshakes(&Client { server: "culver", ports: culver.ports, user: user(1), password: password(1) })?;
+
+    culver.configure(&["users.secure_networks = [\"192.0.2.0/24\"]", "users.plaintext_login = true"])?;
+    let (mut imap, greeting) = greeted(culver.ports.imap)?;
+    ensure!(!greeting.contains("LOGINDISABLED") && greeting.contains("AUTH=PLAIN"), "{greeting}");
+    let answer = ask(&mut imap, &format!("a AUTHENTICATE PLAIN {plain}"))?;
+    ensure!(answer.starts_with("a OK"), "{answer}");
+    Pop3::login(culver.ports.pop3, &user(0), &password(0))?;
+    culver.terminate()
+}
+
+/// The answer to PASS.
+fn pop3_login(culver: &Culver, account: usize) -> Fallible<(Connection, String)> {
+    let (mut pop3, _) = greeted(culver.ports.pop3)?;
+    ask(&mut pop3, &format!("USER {}", user(account)))?;
+    let answer = ask(&mut pop3, &format!("PASS {}", password(account)))?;
+    Ok((pop3, answer))
+}
+
+/// RFC 1939 §4 and RFC 2449 §8.1.1.
+fn pop3_lock() -> Fallible {
+    const SILENCE: Duration = Duration::from_secs(1);
+    let mut culver = configured("lock", &["pop3.lock = true", "pop3.lock_silence = \"1s\""])?;
+    let mut lmtp = Lmtp::open(culver.ports.lmtp)?;
+    lmtp.deliver("s@example.net", &[&user(0)], b"Subject: one\r\n\r\nx\r\n")?;
+    let in_use = |culver: &Culver| -> Fallible<bool> {
+        let (_, answer) = pop3_login(culver, 0)?;
+        ensure!(answer.starts_with("+OK") || answer.starts_with("-ERR [IN-USE] "), "{answer}");
+        Ok(answer.starts_with("-ERR"))
+    };
+
+    let mut first = Pop3::login(culver.ports.pop3, &user(0), &password(0))?;
+    ensure!(in_use(&culver)?, "two sessions hold one maildrop");
+    // The refused connection may try again; another user's maildrop is another; IMAP is not held up.
+    let (mut second, _) = pop3_login(&culver, 0)?;
+    Pop3::login(culver.ports.pop3, &user(1), &password(1))?;
+    Imap::login(culver.ports.imap, &user(0), &password(0))?.must("SELECT INBOX")?;
+    // Who is heard of keeps it, for longer than silence would be borne.
+    let began = Instant::now();
+    while began.elapsed() < SILENCE + SILENCE / 2 {
+        first.must("NOOP")?;
+        ensure!(in_use(&culver)?, "a session that speaks lost its maildrop after {:?}", began.elapsed());
+    }
+    first.must("QUIT")?;
+    ask(&mut second, &format!("USER {}", user(0)))?;
+    let answer = ask(&mut second, &format!("PASS {}", password(0)))?;
+    ensure!(answer.starts_with("+OK"), "after QUIT: {answer}");
+    // A connection that is lost holds nothing.
+    second.shutdown();
+    drop(second);
+    eventually("a lost connection frees the maildrop", SILENCE / 2, || Ok(!in_use(&culver)?))?;
+
+    // A silent holder yields, hears why, and has deleted nothing.
+    let mut silent = loop {
+        // The session of the last look may still be on its way out.
+        let (mut pop3, answer) = pop3_login(&culver, 0)?;
+        if answer.starts_with("+OK") {
+            ensure!(ask(&mut pop3, "DELE 1")?.starts_with("+OK"), "DELE");
+            break pop3;
+        }
+    };
+    let since = Instant::now();
+    let mut next = None;
+    eventually("a silent holder yields", SILENCE * 8, || {
+        let (pop3, answer) = pop3_login(&culver, 0)?;
+        next = answer.starts_with("+OK").then_some(pop3);
+        Ok(next.is_some())
+    })?;
+    ensure!(since.elapsed() + Duration::from_millis(50) > SILENCE, "it yielded after {:?}", since.elapsed());
+    let last = silent.read_line()?;
+    ensure!(last.starts_with("-ERR [IN-USE] "), "the silent holder heard {last}");
+    ensure!(
+        matches!(silent.read_within(false, silent.limit)?, Read1::End),
+        "the silent holder is still there"
+    );
+    let mut next = next.ok_or("nobody logged in")?;
+    let stat = ask(&mut next, "STAT")?;
+    ensure!(stat.starts_with("+OK 1 "), "after a holder that yielded: {stat}");
+    culver.terminate()
+}
+
+fn reload(culver: &Culver) -> Fallible {
+    signal(culver.pid().ok_or("no process")?, "HUP")
+}
+
+/// The answer to RCPT of an address that never was.
+fn rcpt_of_nobody(culver: &Culver) -> Fallible<String> {
+    let mut lmtp = Lmtp::open(culver.ports.lmtp)?;
+    lmtp.command("MAIL FROM:<s@example.net>", "250")?;
+    ask(&mut lmtp.connection, "RCPT TO:<nobody@example.test>")
+}
+
+/// The tagged answer to LOGIN.
+fn imap_login(culver: &Culver, user: &str, password: &str) -> Fallible<String> {
+    Ok(Imap::open(culver.ports.imap)?.command(&format!("LOGIN {user} {password}"))?.result)
+}
+
+/// A passwd-file that cannot be read is nobody's wrong password and nobody's bounce.
+fn users_unavailable() -> Fallible {
+    let mut culver = configured("users", &["log.level = \"info\""])?;
+    let file = culver.passwd_file();
+    let whole = fs::read_to_string(&file)?;
+    let mut old = Imap::login(culver.ports.imap, &user(2), &password(2))?;
+    ensure!(rcpt_of_nobody(&culver)?.starts_with("550 5.1.1"), "nobody is unknown while all is well");
+    let failed = "NO [AUTHENTICATIONFAILED]";
+    ensure!(imap_login(&culver, &user(0), "wrong")?.starts_with(failed), "a wrong password");
+
+    let unreadable: [(&str, &dyn Fn() -> std::io::Result<()>); 2] = [
+        ("a mistake in it", &|| fs::write(&file, format!("{whole}this is no user\n"))),
+        ("no file at all", &|| fs::remove_file(&file)),
+    ];
+    for (what, damage) in unreadable {
+        damage()?;
+        reload(&culver)?;
+        eventually(&format!("{what}: 451"), RELOAD, || {
+            let answer = rcpt_of_nobody(&culver)?;
+            ensure!(answer.starts_with("550 5.1.1") || answer.starts_with("451 4.3.0"), "{what}: {answer}");
+            Ok(answer.starts_with("451"))
+        })?;
+        eventually("the log names the file", RELOAD, || {
+            Ok(culver.log().lines().any(|line| line.contains("users stay") && line.contains("passwd")))
+        })?;
+        // Another shard may hear of it a moment later than the one that was asked.
+        eventually("every shard knows", RELOAD, || {
+            let answers =
+                [imap_login(&culver, &user(0), "wrong")?, imap_login(&culver, "nobody@example.test", "x")?];
+            Ok(answers.iter().all(|answer| answer.starts_with("NO [UNAVAILABLE]")))
+        })?;
+        // Nobody learns from the answer whether there is such a user.
+        let wrong = imap_login(&culver, &user(0), "wrong")?;
+        ensure!(wrong == imap_login(&culver, "nobody@example.test", "x")?, "{what}: {wrong}");
+        let (mut pop3, _) = greeted(culver.ports.pop3)?;
+        ask(&mut pop3, "USER nobody@example.test")?;
+        let answer = ask(&mut pop3, "PASS x")?;
+        ensure!(answer.starts_with("-ERR [SYS/TEMP] "), "{what}: {answer}");
+        // Whom the server knows it serves.
+        let mut lmtp = Lmtp::open(culver.ports.lmtp)?;
+        let replies = lmtp.deliver("s@example.net", &[&user(0)], b"Subject: x\r\n\r\nx\r\n")?;
+        ensure!(replies[0].starts_with("250"), "{what}: {}", replies[0]);
+        ensure!(imap_login(&culver, &user(0), &password(0))?.starts_with("OK"), "{what}: the right password");
+        Pop3::login(culver.ports.pop3, &user(0), &password(0))?;
+        old.must("SELECT INBOX")?;
+    }
+
+    // Mended, with one account that may not log in and a new one.
+    let begins = format!("{}:", user(1));
+    let mended: String = whole
+        .lines()
+        .map(|line| if line.starts_with(&begins) { format!("{line}nologin\n") } else { format!("{line}\n") })
+        .chain(["new@example.test:{PLAIN}fresh\n".to_owned()])
+        .collect();
+    fs::write(&file, mended)?;
+    reload(&culver)?;
+    eventually("nobody is unknown again", RELOAD, || Ok(rcpt_of_nobody(&culver)?.starts_with("550 5.1.1")))?;
+    eventually("the new user is known", RELOAD, || {
+        Ok(imap_login(&culver, "new@example.test", "fresh")?.starts_with("OK"))
+    })?;
+    eventually("every shard knows", RELOAD, || {
+        Ok(imap_login(&culver, &user(0), "wrong")?.starts_with(failed))
+    })?;
+    let answer = imap_login(&culver, &user(1), &password(1))?;
+    ensure!(answer.starts_with("NO [CONTACTADMIN] "), "an account that may not log in: {answer}");
+    ensure!(imap_login(&culver, &user(1), "wrong")?.starts_with(failed), "its wrong password tells nothing");
+    let (_, answer) = pop3_login(&culver, 1)?;
+    ensure!(answer.starts_with("-ERR [AUTH] "), "an account that may not log in: {answer}");
+    let mut lmtp = Lmtp::open(culver.ports.lmtp)?;
+    let replies = lmtp.deliver("s@example.net", &[&user(1)], b"Subject: x\r\n\r\nx\r\n")?;
+    ensure!(replies[0].starts_with("250"), "mail for it: {}", replies[0]);
+    culver.terminate()
+}
+
+/// RFC 2177 §3 leaves it to the server; without it a NAT forgets the connection.
+fn idle_keepalive() -> Fallible {
+    const EVERY: Duration = Duration::from_secs(1);
+    let mut culver = configured("idle", &["imap.idle_keepalive = \"1s\""])?;
+    let mut imap = Imap::login(culver.ports.imap, &user(0), &password(0))?;
+    imap.must("SELECT INBOX")?;
+    let tag = imap.send("IDLE")?;
+    ensure!(imap.connection.read_line()?.starts_with('+'), "IDLE was not accepted");
+    let began = Instant::now();
+    let line = imap.connection.read_line()?;
+    let after = began.elapsed();
+    ensure!(line == "* OK Still here", "the keep-alive: {line}");
+    ensure!(after > EVERY * 9 / 10 && after < EVERY * 5, "the keep-alive came after {after:?}");
+    // It comes again; news stand for it, and the time runs anew.
+    let quiet = imap.connection.read_within(false, EVERY / 2)?;
+    ensure!(matches!(quiet, Read1::Nothing), "something came between");
+    let mut lmtp = Lmtp::open(culver.ports.lmtp)?;
+    lmtp.deliver("s@example.net", &[&user(0)], b"Subject: x\r\n\r\nx\r\n")?;
+    ensure!(imap.connection.read_line()?.ends_with(" EXISTS"), "the news");
+    ensure!(imap.connection.read_line()?.ends_with(" RECENT"), "the news");
+    let told = Instant::now();
+    ensure!(imap.connection.read_line()? == "* OK Still here", "after the news");
+    ensure!(told.elapsed() > EVERY * 9 / 10, "after the news it came too soon: {:?}", told.elapsed());
+    imap.connection.send_line("DONE")?;
+    let answer = imap.answer(&tag)?;
+    ensure!(answer.ok() && answer.untagged.is_empty(), "{answer:?}");
+    culver.terminate()
+}
