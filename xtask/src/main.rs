@@ -1,5 +1,6 @@
-//! The project's own chores: `cargo xtask test|tidy|rfc|fuzz`.
+//! The project's own chores: `cargo xtask test|counts|tidy|rfc|fuzz`.
 
+mod counts;
 mod fuzz;
 mod rfc;
 mod source;
@@ -14,6 +15,7 @@ use anyhow::Result;
 
 const USAGE: &str = "\
 cargo xtask test [--long] [--release] [--filter NAME]   set up what the tests need, run them all
+cargo xtask counts [--write] [--filter NAME]            instructions of the micro-benchmarks, and their change
 cargo xtask tidy                                        check the rules of the house
 cargo xtask rfc [--check]                               write (or check) docs/rfc.md
 cargo xtask fuzz [TARGET] [--minutes N]                 fuzz one target, or all of them";
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
     let rest = arguments.get(1..).unwrap_or_default();
     let done: Result<bool> = match arguments.first().map(String::as_str) {
         Some("test") => test::run(rest),
+        Some("counts") => counts::run(rest),
         Some("tidy") => tidy::run(),
         Some("rfc") => rfc::run(rest),
         Some("fuzz") => fuzz::run(rest),

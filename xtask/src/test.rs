@@ -33,7 +33,7 @@ struct Count {
 pub fn run(arguments: &[String]) -> Result<bool> {
     let long = arguments.iter().any(|a| a == "--long");
     let release = long || arguments.iter().any(|a| a == "--release");
-    install_missing()?;
+    install_missing();
     // As many descriptors as this session may have: tests hold many connections.
     let mut command = Command::new("sh");
     command.args([
@@ -111,13 +111,21 @@ fn installed(program: &str) -> bool {
         .any(|dir| dir.join(program).exists())
 }
 
-/// Installs missing programs where this may; says what stays missing, since its tests will be skipped.
-fn install_missing() -> Result<()> {
-    let missing: Vec<_> = PROGRAMS.iter().filter(|(program, _)| !installed(program)).collect();
-    if missing.is_empty() {
-        return Ok(());
+/// Says what stays missing, since its tests will be skipped.
+fn install_missing() {
+    for (program, package) in install(PROGRAMS) {
+        println!("skipped: the tests with {program}: the package {package} is not installed");
     }
-    let names: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
+}
+
+/// Installs those of these programs that are missing, where this may; gives those that stay missing.
+pub fn install(programs: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
+    let missing = || programs.iter().filter(|(program, _)| !installed(program)).copied().collect::<Vec<_>>();
+    let wanted = missing();
+    if wanted.is_empty() {
+        return wanted;
+    }
+    let names: Vec<&str> = wanted.iter().map(|(_, package)| *package).collect();
     let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.trim_ascii() == b"0");
     if root && installed("apt-get") {
         println!("installing {}", names.join(" "));
@@ -134,12 +142,7 @@ fn install_missing() -> Result<()> {
             apt(&["install", "-q", "-y", "--no-install-recommends", name]);
         }
     }
-    for (program, package) in missing {
-        if !installed(program) {
-            println!("skipped: the tests with {program}: the package {package} is not installed");
-        }
-    }
-    Ok(())
+    missing()
 }
 
 /// Adds a line about a long run to docs/testing.md.
