@@ -55,7 +55,7 @@ fn latency(us: f64) -> String {
 
 fn digits(value: f64) -> String {
     match value.abs() {
-        v if v >= 100.0 || v == 0.0 => format!("{value:.0}"),
+        v if v >= 100.0 || v.fract() == 0.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
         v if v >= 0.01 => format!("{value:.2}"),
         _ => format!("{value:.4}"),

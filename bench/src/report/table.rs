@@ -182,8 +182,8 @@ mod tests {
             "lmtp culver        1234   56.8  950 µs    -  12.3 ms",
             "INVALID",
             "3 refused; the first: 550 no",
-            "send_to_exists: p50 77.0 µs",
-            "recipients 5.00",
+            "send_to_exists: p50 77 µs",
+            "recipients 5",
         ] {
             assert!(text.contains(want), "{want:?} is missing in:\n{text}");
         }
