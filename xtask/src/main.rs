@@ -1,5 +1,6 @@
-//! The project's own chores: `cargo xtask test|tidy|rfc|fuzz`.
+//! The project's own chores: `cargo xtask test|tidy|rfc|fuzz|compare`.
 
+mod compare;
 mod fuzz;
 mod rfc;
 mod source;
@@ -16,7 +17,8 @@ const USAGE: &str = "\
 cargo xtask test [--long] [--release] [--filter NAME]   set up what the tests need, run them all
 cargo xtask tidy                                        check the rules of the house
 cargo xtask rfc [--check]                               write (or check) docs/rfc.md
-cargo xtask fuzz [TARGET] [--minutes N]                 fuzz one target, or all of them";
+cargo xtask fuzz [TARGET] [--minutes N]                 fuzz one target, or all of them
+cargo xtask compare [--help]                            Culver and Dovecot on the same work";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::run(),
         Some("rfc") => rfc::run(rest),
         Some("fuzz") => fuzz::run(rest),
+        Some("compare") => compare::run(rest),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
