@@ -20,10 +20,11 @@ pub struct Notify {
     waiting: RefCell<Waiting>,
 }
 
+/// Slots of those who wait, so that thousands of sessions can wait for one event and each come and go at no cost.
 #[derive(Default)]
 struct Waiting {
-    next: u64,
-    wakers: Vec<(u64, Waker)>,
+    slots: Vec<Option<Waker>>,
+    free: Vec<usize>,
 }
 
 impl Notify {
@@ -39,8 +40,8 @@ impl Notify {
     /// Wakes everyone who waits, and everyone who asked for an earlier version and comes to wait later.
     pub fn notify_all(&self) {
         self.version.set(self.version.get().wrapping_add(1));
-        let wakers = std::mem::take(&mut self.waiting.borrow_mut().wakers);
-        for (_, waker) in wakers {
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        for waker in waiting.slots.into_iter().flatten() {
             waker.wake();
         }
     }
@@ -52,7 +53,7 @@ impl Notify {
 
     /// Ready as soon as the version differs from `seen`: at once, where it already does.
     pub fn changed_since(&self, seen: u64) -> Notified<'_> {
-        Notified { notify: self, seen, key: None }
+        Notified { notify: self, seen, slot: None }
     }
 }
 
@@ -67,7 +68,8 @@ impl fmt::Debug for Notify {
 pub struct Notified<'a> {
     notify: &'a Notify,
     seen: u64,
-    key: Option<u64>,
+    /// Its slot among those who wait for the version after `seen`.
+    slot: Option<usize>,
 }
 
 impl Future for Notified<'_> {
@@ -78,14 +80,16 @@ impl Future for Notified<'_> {
             return Poll::Ready(());
         }
         let mut waiting = self.notify.waiting.borrow_mut();
-        match self.key.and_then(|key| waiting.wakers.iter_mut().find(|(k, _)| *k == key)) {
-            Some((_, waker)) => waker.clone_from(cx.waker()),
+        let waiting = &mut *waiting;
+        match self.slot.and_then(|slot| waiting.slots[slot].as_mut()) {
+            Some(waker) => waker.clone_from(cx.waker()),
             None => {
-                let key = waiting.next;
-                waiting.next += 1;
-                waiting.wakers.push((key, cx.waker().clone()));
-                drop(waiting);
-                self.key = Some(key);
+                let slot = waiting.free.pop().unwrap_or(waiting.slots.len());
+                if slot == waiting.slots.len() {
+                    waiting.slots.push(None);
+                }
+                waiting.slots[slot] = Some(cx.waker().clone());
+                self.slot = Some(slot);
             }
         }
         Poll::Pending
@@ -94,8 +98,13 @@ impl Future for Notified<'_> {
 
 impl Drop for Notified<'_> {
     fn drop(&mut self) {
-        if let Some(key) = self.key {
-            self.notify.waiting.borrow_mut().wakers.retain(|(k, _)| *k != key);
+        // A notification has emptied the slots: this one may be somebody else's by now.
+        if let Some(slot) = self.slot
+            && self.notify.version.get() == self.seen
+        {
+            let mut waiting = self.notify.waiting.borrow_mut();
+            waiting.slots[slot] = None;
+            waiting.free.push(slot);
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The project's own chores: `cargo xtask test|counts|tidy|rfc|fuzz`.
+//! The project's own chores: `cargo xtask test|counts|tidy|rfc|fuzz|compare`.
 
+mod compare;
 mod counts;
 mod fuzz;
 mod rfc;
@@ -18,7 +19,8 @@ cargo xtask test [--long] [--release] [--filter NAME]   set up what the tests ne
 cargo xtask counts [--write] [--filter NAME]            instructions of the micro-benchmarks, and their change
 cargo xtask tidy                                        check the rules of the house
 cargo xtask rfc [--check]                               write (or check) docs/rfc.md
-cargo xtask fuzz [TARGET] [--minutes N]                 fuzz one target, or all of them";
+cargo xtask fuzz [TARGET] [--minutes N]                 fuzz one target, or all of them
+cargo xtask compare [--help]                            Culver and Dovecot on the same work";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::run(),
         Some("rfc") => rfc::run(rest),
         Some("fuzz") => fuzz::run(rest),
+        Some("compare") => compare::run(rest),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
