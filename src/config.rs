@@ -15,6 +15,8 @@ pub use reader::{Problem, Problems as ConfigProblems};
 
 /// RFC 2177 §3 has clients begin their IDLE anew after 29 minutes: a keep-alive beyond that would never be sent.
 const KEEPALIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(29 * 60);
+/// Below a second sessions would fall asleep between two commands; one of a day never sleeps.
+const SLEEPS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 /// RFC 1939 §3 gives a silent client ten minutes: what yields later would never yield.
 const LOCK_SILENCES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
@@ -95,6 +97,8 @@ pub struct ImapConfig {
     pub append_octets_max: u64,
     /// How often an idle client hears that the server is still there.
     pub idle_keepalive: Duration,
+    /// After how long a silent session is put away until something happens.
+    pub sleep_after: Duration,
     /// RFC 3501 §5.4: at least 30 minutes.
     pub inactivity: Duration,
     pub login_timeout: Duration,
@@ -161,6 +165,7 @@ impl Config {
             imap: ImapConfig {
                 append_octets_max: 64 << 20,
                 idle_keepalive: Duration::from_secs(120),
+                sleep_after: Duration::from_secs(10),
                 inactivity: Duration::from_secs(30 * 60),
                 login_timeout: Duration::from_secs(180),
             },
@@ -248,6 +253,7 @@ impl Config {
         imap.duration_within("idle_keepalive", KEEPALIVES, problems, |value| {
             config.imap.idle_keepalive = value;
         });
+        imap.duration_within("sleep_after", SLEEPS, problems, |value| config.imap.sleep_after = value);
         imap.duration("login_timeout", problems, |value| config.imap.login_timeout = value);
         if let Some((value, line)) = imap.duration_at("inactivity", problems) {
             // RFC 3501 §5.4: an autologout timer must be at least 30 minutes.

@@ -7,6 +7,10 @@ use culver::{chores, quickstart, serve};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// Each shard frees what it allocated, and what thousands of sessions leave behind goes back to the system.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 
 /// A mail platform for internet service providers: LMTP in, IMAP and POP3 out.

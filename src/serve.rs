@@ -37,6 +37,9 @@ use std::time::Duration;
 /// Longest TLS handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(30);
 
+/// How often accounts that nobody uses are looked for.
+const CLOSE_IDLE_EVERY: Duration = Duration::from_secs(5);
+
 /// What one shard serves with.
 pub struct Shard {
     config: Arc<Config>,
@@ -148,6 +151,11 @@ impl Shard {
     }
 
     /// Sessions go through their stored form between any two commands: for tests.
+    /// After how long a silent IMAP session is put away.
+    pub fn sleep_after(&self) -> Duration {
+        if self.exercise_state { Duration::ZERO } else { self.config.imap.sleep_after }
+    }
+
     pub fn exercise_state(&self) -> bool {
         self.exercise_state
     }
@@ -339,10 +347,16 @@ async fn serve_shard<A: FnOnce()>(
             None => time::sleep(Duration::from_millis(2)).await,
         }
     };
-    let accounts = Accounts::new(culver_mailbox::Limits {
+    let exercise_state = std::env::var_os("CULVER_EXERCISE_STATE").is_some();
+    let mut limits = culver_mailbox::Limits {
         message_octets_max: config.lmtp.message_octets_max.max(config.imap.append_octets_max),
         ..culver_mailbox::Limits::default()
-    });
+    };
+    if exercise_state {
+        // Sessions sleep at every wait, and their accounts are closed under them.
+        limits.idle_accounts_max = 0;
+    }
+    let accounts = Accounts::new(limits);
     let storage = Storage::start(share).await?;
     accounts.attach(storage.clone());
     let here = Rc::new(Shard {
@@ -359,13 +373,14 @@ async fn serve_shard<A: FnOnce()>(
         drain: Notify::new(),
         draining: Cell::new(false),
         ready: Cell::new(false),
-        exercise_state: std::env::var_os("CULVER_EXERCISE_STATE").is_some(),
+        exercise_state,
         start: shared.start,
         finished: Cell::new(false),
         config: config.clone(),
     });
     shard::set_local(here.clone());
     shard::stall::start();
+    shard::spawn(Queue::Background, "close idle accounts", close_idle(accounts)).detach();
     let mut listening = Vec::new();
     for listener in &config.listeners {
         if listener.service == Service::Admin && first.is_none() {
@@ -425,6 +440,14 @@ async fn serve_shard<A: FnOnce()>(
         bail!("the journal's disk failed; look at the log, mend the disk and start again")
     }
     Ok(())
+}
+
+/// Accounts are closed when the last one that was used rests, and by this where none does.
+async fn close_idle(accounts: Rc<Accounts>) {
+    loop {
+        time::sleep(CLOSE_IDLE_EVERY).await;
+        accounts.close_idle();
+    }
 }
 
 async fn recover(config: &Config, shares: &Shares) -> Result<Root> {

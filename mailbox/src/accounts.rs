@@ -19,6 +19,7 @@ use culver_index::Block as IndexBlock;
 use culver_model::{AccountId, Guid, MailboxName, PartitionId, SystemFlag};
 use culver_shard::shards;
 use culver_shard::sync::{Notify, Semaphore, oneshot};
+use culver_shard::time::{self, Instant};
 use culver_storage::{
     Body, CommitError, Committed, Loaded, Place, Position, ReadError, Storage, SubmitError,
 };
@@ -27,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 use thiserror::Error;
 
 /// The named bounds of this module.
@@ -34,6 +36,8 @@ use thiserror::Error;
 pub struct Limits {
     /// Accounts kept open on a shard after their last session left.
     pub idle_accounts_max: usize,
+    /// How long they are kept: to open an account again costs less than the memory of all that are not used.
+    pub idle_age_max: Duration,
     /// Largest message that is taken, in octets, without the recipient's own prefix.
     pub message_octets_max: u64,
     /// Octets of messages that the searches of a shard hold at a time; a larger message is searched alone.
@@ -42,7 +46,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { idle_accounts_max: 1_000, message_octets_max: 64 << 20, search_octets_max: 128 << 20 }
+        Limits {
+            idle_accounts_max: 1_000,
+            idle_age_max: Duration::from_secs(20),
+            message_octets_max: 64 << 20,
+            search_octets_max: 128 << 20,
+        }
     }
 }
 
@@ -77,11 +86,63 @@ pub struct Accounts {
     pub(crate) search_octets: Semaphore,
     open: RefCell<BTreeMap<AccountId, Rc<Account>>>,
     loading: RefCell<BTreeMap<AccountId, Rc<Notify>>>,
-    /// Accounts in the order in which their last session left.
-    idle: RefCell<VecDeque<AccountId>>,
+    /// Accounts in the order in which their last session left. Those that were used since are still in it.
+    idle: RefCell<VecDeque<Idle>>,
+    rests: Cell<u64>,
+    watched: RefCell<BTreeMap<AccountId, Watched>>,
     /// Accounts whose blocks a flush took and that is not known to be committed; those of a flush that failed stay
     /// until the next one.
     pub(crate) giving: RefCell<BTreeSet<AccountId>>,
+}
+
+/// An account that nobody uses since its rest of this number.
+struct Idle {
+    id: AccountId,
+    rest: u64,
+    since: Instant,
+}
+
+/// What outlives an account that is closed while sessions of it sleep.
+#[derive(Default)]
+struct Watched {
+    changed: Rc<Notify>,
+    watches: usize,
+    /// As [`Account::recent`] when it was closed.
+    recent: Box<[(Guid, u32)]>,
+}
+
+/// Hears of an account's changes, whether it is open or not, and does not keep it open.
+pub struct Watch {
+    accounts: Rc<Accounts>,
+    id: AccountId,
+    changed: Rc<Notify>,
+}
+
+impl Watch {
+    pub fn id(&self) -> &AccountId {
+        &self.id
+    }
+
+    pub fn accounts(&self) -> &Rc<Accounts> {
+        &self.accounts
+    }
+
+    /// Notified at every change.
+    pub fn changed(&self) -> &Notify {
+        &self.changed
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut watched = self.accounts.watched.borrow_mut();
+        if let Some(entry) = watched.get_mut(&self.id) {
+            entry.watches -= 1;
+            if entry.watches == 0 {
+                watched.remove(&self.id);
+            }
+        }
+    }
 }
 
 /// One open account.
@@ -93,6 +154,8 @@ pub struct Account {
     position: Cell<Position>,
     changed: Notify,
     sessions: Cell<usize>,
+    /// The number of the rest that began when its last session left.
+    rest: Cell<u64>,
     pending: Cell<usize>,
     dropped: Cell<bool>,
     /// By mailbox: the first UID that no session has been given as \Recent.
@@ -118,6 +181,8 @@ impl Accounts {
             open: RefCell::default(),
             loading: RefCell::default(),
             idle: RefCell::default(),
+            rests: Cell::new(0),
+            watched: RefCell::default(),
             giving: RefCell::default(),
         })
     }
@@ -178,7 +243,13 @@ impl Accounts {
         let partition = self.storage().partition_of(id);
         let loaded = self.storage().load(partition, id).await;
         let loaded = loaded.map_err(|why| OpenError::Storage { account: id.as_str().to_owned(), why })?;
-        let (mut state, position, recent) = rebuild(id, loaded)?;
+        let (mut state, position, mut recent) = rebuild(id, loaded)?;
+        if let Some(watched) = self.watched.borrow().get(id) {
+            for (guid, first) in &watched.recent {
+                let known = recent.entry(*guid).or_insert(*first);
+                *known = (*known).max(*first);
+            }
+        }
         if self.giving.borrow().contains(id) && !fault::on(Fault::StaleDelta) {
             state.base_due = state.mailboxes.keys().copied().collect();
         }
@@ -189,6 +260,7 @@ impl Accounts {
             position: Cell::new(position),
             changed: Notify::new(),
             sessions: Cell::new(0),
+            rest: Cell::new(0),
             pending: Cell::new(0),
             dropped: Cell::new(false),
             recent: RefCell::new(recent),
@@ -198,25 +270,66 @@ impl Accounts {
         Ok(account)
     }
 
-    /// Notes that nobody uses the account, and drops the one that has been idle longest where there are too many.
-    fn rest(&self, id: &AccountId) {
+    /// Hears of the account's changes from now on.
+    pub fn watch(self: &Rc<Self>, id: &AccountId) -> Watch {
+        let mut watched = self.watched.borrow_mut();
+        if !watched.contains_key(id) {
+            watched.insert(id.clone(), Watched::default());
+        }
+        let entry = watched.get_mut(id).expect("inserted");
+        entry.watches += 1;
+        Watch { accounts: self.clone(), id: id.clone(), changed: entry.changed.clone() }
+    }
+
+    fn tell_watches(&self, id: &AccountId) {
+        if let Some(entry) = self.watched.borrow().get(id) {
+            entry.changed.notify_all();
+        }
+    }
+
+    /// Notes that nobody uses the account.
+    fn rest(&self, account: &Account) {
+        self.rests.set(self.rests.get() + 1);
+        account.rest.set(self.rests.get());
+        self.idle.borrow_mut().push_back(Idle {
+            id: account.id.clone(),
+            rest: self.rests.get(),
+            since: time::now(),
+        });
+        self.close_idle();
+    }
+
+    /// Closes accounts that nobody has used for long, and the idlest ones where there are too many. To be called now
+    /// and then.
+    pub fn close_idle(&self) {
+        let (max, now) = (self.limits.idle_accounts_max, time::now());
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|other| other != id);
-        idle.push_back(id.clone());
         let mut open = self.open.borrow_mut();
-        while idle.len() > self.limits.idle_accounts_max {
-            let Some(oldest) = idle.pop_front() else { break };
-            let unused = open.get(&oldest).is_some_and(|account| {
-                account.sessions.get() == 0
-                    && account.pending.get() == 0
-                    && account.flushing.borrow().is_none()
-            });
-            if unused {
-                open.remove(&oldest);
-            } else if open.get(&oldest).is_some_and(|account| account.sessions.get() == 0) {
-                // In use by a change or a flush: it is looked at again when the next account rests.
-                idle.push_back(oldest);
+        if idle.len() > max {
+            // Seldom: what is left is well below the bound that brought it here, or is closed down to it.
+            idle.retain(|idle| open.get(&idle.id).is_some_and(|account| account.rests_since(idle.rest)));
+        }
+        let keep = if idle.len() > max { max - max / 8 } else { max };
+        while let Some(oldest) = idle.front() {
+            let resting = open.get(&oldest.id).filter(|account| account.rests_since(oldest.rest));
+            let Some(account) = resting else {
+                idle.pop_front();
+                continue;
+            };
+            if idle.len() <= keep && now - oldest.since < self.limits.idle_age_max {
                 break;
+            }
+            if account.pending.get() > 0 || account.flushing.borrow().is_some() {
+                // In use by a change or a flush: it is looked at again later.
+                let oldest = idle.pop_front().expect("looked at");
+                idle.push_back(Idle { since: now, ..oldest });
+                break;
+            }
+            let oldest = idle.pop_front().expect("looked at");
+            let closed = open.remove(&oldest.id);
+            if let (Some(account), Some(watched)) = (closed, self.watched.borrow_mut().get_mut(&oldest.id)) {
+                watched.recent =
+                    account.recent.borrow().iter().map(|(guid, first)| (*guid, *first)).collect();
             }
         }
     }
@@ -280,6 +393,7 @@ impl Accounts {
         record: &Record,
         committed: &Committed,
     ) -> Result<Option<Applied>, ChangeError> {
+        self.tell_watches(id);
         let Some(account) = self.opened(id) else { return Ok(None) };
         if account.position.get() >= committed.position {
             return Ok(None);
@@ -438,6 +552,11 @@ impl Account {
         self.dropped.get()
     }
 
+    /// Nobody has used it since it went to its rest of this number.
+    fn rests_since(&self, rest: u64) -> bool {
+        self.sessions.get() == 0 && self.rest.get() == rest
+    }
+
     fn drop_state(&self) {
         self.dropped.set(true);
         self.changed.notify_all();
@@ -456,6 +575,11 @@ impl Account {
 }
 
 impl Session {
+    /// Lets go of the account and goes on hearing of its changes.
+    pub fn into_watch(self) -> Watch {
+        self.accounts.watch(self.account.id())
+    }
+
     fn hold(accounts: &Rc<Accounts>, account: Rc<Account>) -> Session {
         account.sessions.set(account.sessions.get() + 1);
         Session { accounts: accounts.clone(), account }
@@ -495,7 +619,7 @@ impl Drop for Session {
             return;
         }
         if self.account.sessions.get() == 0 && !self.account.is_dropped() {
-            self.accounts.rest(&self.account.id);
+            self.accounts.rest(&self.account);
         }
     }
 }

@@ -14,7 +14,7 @@ pub mod search;
 pub mod state;
 pub mod view;
 
-pub use accounts::{Account, Accounts, ChangeError, Limits, OpenError, Session};
+pub use accounts::{Account, Accounts, ChangeError, Limits, OpenError, Session, Watch};
 pub use arriving::{ArriveError, Arriving};
 pub use inside::inside;
 pub use state::{Applied, Refusal, State, everything};

@@ -109,6 +109,13 @@ impl View {
         (self.seen, self.told)
     }
 
+    /// How many ranges of UIDs the view has at most.
+    pub fn ranges_max(&self) -> usize {
+        let (Some(first), Some(last)) = (self.uids.min(), self.uids.max()) else { return 0 };
+        let gaps = u64::from(last - first) + 1 - self.uids.len();
+        self.uids.len().min(gaps + 1) as usize
+    }
+
     pub fn keywords_told(&self) -> u32 {
         self.keywords_told
     }

@@ -39,6 +39,7 @@ fn all_mistakes_are_found_in_one_reading() {
 fn durations_have_bounds() {
     for (section, key, good, bad) in [
         ("imap", "idle_keepalive", ["1s", "2m", "29m"], ["999ms", "30m", "soon"]),
+        ("imap", "sleep_after", ["1s", "10s", "24h"], ["0s", "25h", "10"]),
         ("pop3", "lock_silence", ["1s", "60s", "10m"], ["0s", "11m", "60"]),
     ] {
         let found = |value: &str| mistakes(&format!("{GOOD}[{section}]\n{key} = \"{value}\"\n"));

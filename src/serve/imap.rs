@@ -10,6 +10,7 @@
 //! `out` is sent when it passes [`OUT_OCTETS_MAX`]; a client that does not read holds up its own session only.
 
 mod append;
+mod asleep;
 mod fetch;
 mod list;
 mod search;
@@ -56,6 +57,8 @@ pub enum End {
     Bye(Reason),
     #[error("handed over to shard {0}")]
     HandedOver(usize),
+    #[error("asleep")]
+    Asleep,
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -80,7 +83,7 @@ struct User {
     selected: Option<Selected>,
     /// `$` (RFC 5182).
     saved: UidSet,
-    _connection: super::auth::Connection,
+    connection: super::auth::Connection,
 }
 
 struct Selected {
@@ -98,9 +101,26 @@ enum Flow {
     End(End),
 }
 
+/// An IDLE under way.
+#[derive(Clone, Copy)]
+struct Idling {
+    began: time::Instant,
+    /// When the client was last told something.
+    spoke: time::Instant,
+}
+
+/// How a wait for the client ended.
+enum Waited {
+    Go,
+    End(End),
+    /// The client has been silent for so long that the session is put away.
+    Sleep,
+}
+
 /// How the session's turn on this shard ended.
 enum Ending {
     End(End),
+    Sleep(Option<Idling>),
     HandOver { target: usize, tag: String, account: AccountId, connection: super::auth::Connection },
 }
 
@@ -123,12 +143,7 @@ impl HandOver {
 impl Imap {
     /// A connection that was just accepted.
     pub async fn serve(shard: Rc<Shard>, conn: Conn, peer: Peer) -> End {
-        let limits = Limits {
-            append_octets_max: shard.config().imap.append_octets_max,
-            literal_octets_max: LITERAL_OCTETS_MAX,
-            ..Limits::default()
-        };
-        let mut server = Server::new(limits);
+        let mut server = Server::new(limits(&shard));
         if conn.is_tls() {
             server.set_tls();
         }
@@ -137,7 +152,7 @@ impl Imap {
         let text = format!("{} Culver ready", session.shard.config().hostname);
         let code = Code::Capability(&capabilities);
         response::untagged(&mut session.out, Status::Ok, Some(&code), &text);
-        session.run().await
+        session.run(None).await
     }
 
     /// A connection that another shard authenticated.
@@ -147,7 +162,7 @@ impl Imap {
         let mut session = Imap::new(shard, conn, peer, server);
         match session.begin(&tag, &account, connection).await {
             Flow::End(end) => session.finish(end).await,
-            _ => session.run().await,
+            _ => session.run(None).await,
         }
     }
 
@@ -202,11 +217,15 @@ impl Imap {
         if self.out.len() >= OUT_OCTETS_MAX { self.flush().await } else { Ok(()) }
     }
 
-    async fn run(mut self) -> End {
+    async fn run(mut self, idling: Option<Idling>) -> End {
         let shard = self.shard.clone();
         let _gauge = Gauge::hold(&shard.counters().imap_sessions);
-        let end = match self.turn().await {
+        let end = match self.turn(idling).await {
             Ok(Ending::End(end)) => end,
+            Ok(Ending::Sleep(idling)) => {
+                self.sleep(idling);
+                return End::Asleep;
+            }
             Ok(Ending::HandOver { target, tag, account, connection }) => {
                 return self.hand_over(target, tag, account, connection).await;
             }
@@ -225,7 +244,12 @@ impl Imap {
         end
     }
 
-    async fn turn(&mut self) -> io::Result<Ending> {
+    async fn turn(&mut self, idling: Option<Idling>) -> io::Result<Ending> {
+        if let Some(idling) = idling
+            && let Some(ending) = self.idle(idling).await?
+        {
+            return Ok(ending);
+        }
         loop {
             let input = self.conn.take_rx();
             let (used, event) = self.server.next(&input);
@@ -234,10 +258,11 @@ impl Imap {
                 Event::NeedMore => {
                     self.conn.put_rx(input, used);
                     self.flush().await?;
-                    if let Some(end) = self.wait().await? {
-                        return Ok(Ending::End(end));
+                    match self.wait().await? {
+                        Waited::Go => continue,
+                        Waited::End(end) => return Ok(Ending::End(end)),
+                        Waited::Sleep => return Ok(Ending::Sleep(None)),
                     }
-                    continue;
                 }
                 Event::Command(request) => {
                     count(&self.shard.counters().imap_commands);
@@ -274,8 +299,9 @@ impl Imap {
             match flow {
                 Flow::Go => {}
                 Flow::Idle => {
-                    if let Some(end) = self.idle().await? {
-                        return Ok(Ending::End(end));
+                    let now = time::now();
+                    if let Some(ending) = self.idle(Idling { began: now, spoke: now }).await? {
+                        return Ok(ending);
                     }
                 }
                 Flow::StartTls => {
@@ -312,8 +338,12 @@ impl Imap {
     }
 
     /// Reads more, or ends the session for time or for the server's own end.
-    async fn wait(&mut self) -> io::Result<Option<End>> {
-        let limit = self.patience();
+    async fn wait(&mut self) -> io::Result<Waited> {
+        let patience = self.patience();
+        let sleepy = match self.may_sleep() {
+            true => self.shard.sleep_after().min(patience),
+            false => patience,
+        };
         enum Woken {
             Read(io::Result<usize>),
             Time,
@@ -333,18 +363,19 @@ impl Imap {
             Woken::Dropped
         };
         let time = async {
-            time::sleep(limit).await;
+            time::sleep(sleepy).await;
             Woken::Time
         };
         let read = async { Woken::Read(conn.fill().await) };
-        match or(read, or(dropped, or(stopping, time))).await {
-            Woken::Read(Ok(0)) => Ok(Some(End::Closed)),
-            Woken::Read(Ok(_)) => Ok(None),
-            Woken::Read(Err(error)) => Err(error),
-            Woken::Time => Ok(Some(End::Bye(Reason::Idle))),
-            Woken::Stop => Ok(Some(End::Bye(Reason::ShuttingDown))),
-            Woken::Dropped => Ok(Some(End::Bye(Reason::Unavailable))),
-        }
+        Ok(match or(read, or(dropped, or(stopping, time))).await {
+            Woken::Read(Ok(0)) => Waited::End(End::Closed),
+            Woken::Read(Ok(_)) => Waited::Go,
+            Woken::Read(Err(error)) => return Err(error),
+            Woken::Time if sleepy < patience => Waited::Sleep,
+            Woken::Time => Waited::End(End::Bye(Reason::Idle)),
+            Woken::Stop => Waited::End(End::Bye(Reason::ShuttingDown)),
+            Woken::Dropped => Waited::End(End::Bye(Reason::Unavailable)),
+        })
     }
 
     async fn hand_over(
@@ -371,8 +402,7 @@ impl Imap {
             Ok(session) => {
                 self.make_mailboxes(&session).await;
                 self.server.set_stage(Stage::Authenticated);
-                self.user =
-                    Some(User { session, selected: None, saved: UidSet::new(), _connection: connection });
+                self.user = Some(User { session, selected: None, saved: UidSet::new(), connection });
                 let capabilities = self.capabilities();
                 let code = Code::Capability(&capabilities);
                 response::tagged(&mut self.out, tag, Status::Ok, Some(&code), "Logged in");
@@ -657,34 +687,36 @@ impl Imap {
         self.exchange = Some((tag.to_owned(), exchange));
     }
 
-    /// RFC 2177: until DONE, changes are told as they come.
-    async fn idle(&mut self) -> io::Result<Option<End>> {
+    /// RFC 2177: until DONE, changes are told as they come. `None`: it was ended by the client.
+    async fn idle(&mut self, idling: Idling) -> io::Result<Option<Ending>> {
         self.uid_command = false;
         let config = &self.shard.config().imap;
         let (keepalive, inactivity) = (config.idle_keepalive, config.inactivity);
-        let began = time::now();
-        let mut spoke = began;
+        let Idling { began, mut spoke } = idling;
+        let ended = |reason| Ok(Some(Ending::End(End::Bye(reason))));
         loop {
-            let Some(user) = &self.user else { return Ok(Some(End::Closed)) };
+            let Some(user) = &self.user else { return Ok(Some(Ending::End(End::Closed))) };
             let account = user.session.account().clone();
             let seen = account.changed().version();
             if account.is_dropped() {
-                return Ok(Some(End::Bye(Reason::Unavailable)));
+                return ended(Reason::Unavailable);
             }
             if self.deleted_under_us() {
-                return Ok(Some(End::Bye(Reason::MailboxDeleted)));
+                return ended(Reason::MailboxDeleted);
             }
             let input = self.conn.take_rx();
             let (used, event) = self.server.next(&input);
             let pipelined = used < input.len();
             let done = match event {
                 Event::Done { clean } => Some(clean),
-                Event::Bye(reason) => return Ok(Some(End::Bye(reason))),
+                Event::Bye(reason) => return ended(reason),
                 _ => None,
             };
             self.conn.put_rx(input, used);
             if let Some(clean) = done {
-                let Some((tag, _)) = self.exchange.take() else { return Ok(Some(End::Closed)) };
+                let Some((tag, _)) = self.exchange.take() else {
+                    return Ok(Some(Ending::End(End::Closed)));
+                };
                 match clean {
                     true => self.done(&tag, pipelined, true, "Idle done"),
                     false => Refusal::NotDone.write(Some(&tag), &mut self.out),
@@ -704,6 +736,10 @@ impl Imap {
             }
             let until =
                 keepalive.saturating_sub(spoke.elapsed()).min(inactivity.saturating_sub(began.elapsed()));
+            let sleepy = match self.may_sleep() {
+                true => self.shard.sleep_after().min(until),
+                false => until,
+            };
             let woken = {
                 let Imap { conn, shard, .. } = &mut *self;
                 let read = async { Woken::Read(conn.fill().await) };
@@ -716,18 +752,21 @@ impl Imap {
                     Woken::Stop
                 };
                 let time = async {
-                    time::sleep(until).await;
+                    time::sleep(sleepy).await;
                     Woken::Time
                 };
                 or(read, or(changed, or(stop, time))).await
             };
             match woken {
-                Woken::Read(Ok(0)) => return Ok(Some(End::Closed)),
+                Woken::Read(Ok(0)) => return Ok(Some(Ending::End(End::Closed))),
                 Woken::Read(Ok(_)) | Woken::Changed => {}
                 Woken::Read(Err(error)) => return Err(error),
-                Woken::Stop => return Ok(Some(End::Bye(Reason::ShuttingDown))),
-                Woken::Time if began.elapsed() >= inactivity => return Ok(Some(End::Bye(Reason::Idle))),
-                Woken::Time => response::untagged(&mut self.out, Status::Ok, None, "Still here"),
+                Woken::Stop => return ended(Reason::ShuttingDown),
+                Woken::Time if sleepy < until => {
+                    return Ok(Some(Ending::Sleep(Some(Idling { began, spoke }))));
+                }
+                Woken::Time if began.elapsed() >= inactivity => return ended(Reason::Idle),
+                Woken::Time => response::untagged(&mut self.out, Status::Ok, None, asleep::STILL_HERE),
             }
         }
     }
@@ -751,6 +790,14 @@ impl Imap {
 
     fn sent(&self, octets: u64) {
         add(&self.shard.counters().message_octets_sent, octets);
+    }
+}
+
+fn limits(shard: &Shard) -> Limits {
+    Limits {
+        append_octets_max: shard.config().imap.append_octets_max,
+        literal_octets_max: LITERAL_OCTETS_MAX,
+        ..Limits::default()
     }
 }
 

@@ -43,6 +43,8 @@ counters! {
     gauge connections_open,
     /// IMAP sessions open now
     gauge imap_sessions,
+    /// IMAP sessions among them that sleep: their clients have been silent for a while
+    gauge imap_asleep,
     /// POP3 sessions open now
     gauge pop3_sessions,
     /// LMTP sessions open now

@@ -1,0 +1,189 @@
+//! Sleep: a session whose client has been silent for a while is put away, small, until something happens.
+//!
+//! Most connections of a mail server wait: phones and desktop clients in IDLE, webmail between two clicks. Asleep a session is
+//! its socket and its encoded state; its account may be closed, and is opened again when it wakes.
+//!
+//! # Invariants
+//! Nothing of the client's was read and not answered, and nothing is waiting to be sent, when a session falls asleep.
+//! In IDLE it has been told of everything that was committed by then, and wakes at the next change.
+//!
+//! # Limits
+//! [`STATE_OCTETS_MAX`]: a session with a larger state stays awake.
+
+use super::state::SessionState;
+use super::{End, Idling, Imap, Selected, User, limits};
+use crate::serve::metrics::Gauge;
+use crate::serve::{Open, Peer, Shard, auth, supervise};
+use culver_mailbox::Watch;
+use culver_proto::imap::{Reason, Server, Status, response};
+use culver_shard::conn::Conn;
+use culver_shard::{Queue, spawn, time};
+use futures_lite::future::or;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What an idle client is told now and then, so that nothing between forgets the connection.
+pub const STILL_HERE: &str = "Still here";
+/// Octets of encoded state with which a session still sleeps. A mailbox of many gaps has many ranges of UIDs.
+const STATE_OCTETS_MAX: usize = 64 * 1024;
+/// How long a sleeping client may take to read a line.
+const SEND_WITHIN: Duration = Duration::from_secs(5);
+
+/// A session that sleeps.
+struct Asleep {
+    conn: Conn,
+    peer: Peer,
+    watch: Watch,
+    connection: auth::Connection,
+    state: Box<[u8]>,
+    /// The IDLE under way and its tag.
+    idling: Option<(Idling, Box<str>)>,
+    /// When the client was last heard.
+    silent_since: time::Instant,
+    open: Open,
+}
+
+/// What wakes it.
+enum Woken {
+    Read(io::Result<usize>),
+    Changed,
+    Keepalive,
+    Inactive,
+    Stop,
+}
+
+impl Imap {
+    /// Whether the session could be put away as it stands.
+    pub(super) fn may_sleep(&self) -> bool {
+        let Some(user) = &self.user else { return false };
+        let ranges = user.selected.as_ref().map_or(0, |selected| selected.view.ranges_max());
+        self.out.is_empty()
+            && self.conn.rx().is_empty()
+            && self.conn.backlog() == 0
+            && (ranges + user.saved.ranges().len()) * size_of::<u64>() < STATE_OCTETS_MAX
+    }
+
+    /// Puts the session away.
+    pub(super) fn sleep(self, idling: Option<Idling>) {
+        let Imap { shard, conn, peer, server, exchange, user, .. } = self;
+        let Some(User { session, selected, saved, connection }) = user else { return };
+        let state = SessionState {
+            protocol: server.state().clone(),
+            saved,
+            selected: selected.map(|selected| (selected.view, selected.read_only)),
+        };
+        let asleep = Asleep {
+            conn,
+            peer,
+            watch: session.into_watch(),
+            connection,
+            state: state.encode().into_boxed_slice(),
+            idling: idling.zip(exchange.map(|(tag, _)| tag.into_boxed_str())),
+            silent_since: time::now(),
+            open: Open::count(&shard),
+        };
+        spawn(Queue::Interactive, "imap asleep", rest(shard, Box::new(asleep))).detach();
+    }
+
+    /// Goes on where it fell asleep.
+    async fn wake(shard: Rc<Shard>, asleep: Box<Asleep>) -> End {
+        let Asleep { conn, peer, watch, connection, state, idling, open, .. } = *asleep;
+        let _open = open;
+        let opened = shard.accounts().session(watch.id()).await;
+        let state = SessionState::decode(&state).expect("a session state survives its own encoding");
+        let server = Server::resume(limits(&shard), state.protocol);
+        let mut session = Imap::new(shard, conn, peer, server);
+        match opened {
+            Ok(opened) => {
+                let selected = state.selected.map(|(view, read_only)| Selected { view, read_only });
+                session.user = Some(User { session: opened, selected, saved: state.saved, connection });
+            }
+            Err(error) => {
+                tracing::error!(session = %session.peer.id, account = %watch.id().as_str(), %error, "account cannot be opened");
+                return session.finish(End::Bye(Reason::Unavailable)).await;
+            }
+        }
+        drop(watch);
+        let idling = idling.map(|(idling, tag)| {
+            session.idle_tag(&tag);
+            idling
+        });
+        session.run(idling).await
+    }
+}
+
+impl Asleep {
+    async fn wait(&mut self, shard: &Shard) -> Woken {
+        let config = &shard.config().imap;
+        let Asleep { conn, watch, idling, silent_since, .. } = self;
+        let (until, last) = match idling {
+            Some((idling, _)) => (config.idle_keepalive.saturating_sub(idling.spoke.elapsed()), idling.began),
+            None => (Duration::MAX, *silent_since),
+        };
+        let left = config.inactivity.saturating_sub(last.elapsed());
+        let seen = watch.changed().version();
+        let changed = async {
+            match idling {
+                Some(_) => watch.changed().changed_since(seen).await,
+                None => std::future::pending().await,
+            }
+            Woken::Changed
+        };
+        let stop = async {
+            shard.draining().await;
+            Woken::Stop
+        };
+        let time = async {
+            time::sleep(until.min(left)).await;
+            if until < left { Woken::Keepalive } else { Woken::Inactive }
+        };
+        let read = async { Woken::Read(conn.fill().await) };
+        or(read, or(changed, or(stop, time))).await
+    }
+
+    /// Tells an idle client that the server is there.
+    async fn still_here(&mut self) -> io::Result<()> {
+        let mut line = Vec::new();
+        response::untagged(&mut line, Status::Ok, None, STILL_HERE);
+        time::deadline(SEND_WITHIN, self.conn.write_all(&line)).await??;
+        if let Some((idling, _)) = &mut self.idling {
+            idling.spoke = time::now();
+        }
+        Ok(())
+    }
+
+    async fn bye(mut self, reason: Reason) {
+        let mut line = Vec::new();
+        reason.write_bye(&mut line);
+        let _ = time::deadline(SEND_WITHIN, self.conn.write_all(&line)).await;
+        let _ = time::deadline(SEND_WITHIN, self.conn.shutdown()).await;
+    }
+}
+
+/// Sleeps until something wakes the session, and sees to that.
+async fn rest(shard: Rc<Shard>, mut asleep: Box<Asleep>) {
+    let counted = shard.clone();
+    let _session = Gauge::hold(&counted.counters().imap_sessions);
+    let _asleep = Gauge::hold(&counted.counters().imap_asleep);
+    let id = asleep.peer.id;
+    let woken = loop {
+        match asleep.wait(&shard).await {
+            Woken::Keepalive => {
+                if let Err(error) = asleep.still_here().await {
+                    break Woken::Read(Err(error));
+                }
+            }
+            woken => break woken,
+        }
+    };
+    match woken {
+        Woken::Read(Ok(0)) => tracing::debug!(session = %id, end = %End::Closed, "session ended"),
+        Woken::Read(Err(error)) => tracing::debug!(session = %id, end = %error, "session ended"),
+        Woken::Stop => asleep.bye(Reason::ShuttingDown).await,
+        Woken::Inactive => asleep.bye(Reason::Idle).await,
+        Woken::Read(Ok(_)) | Woken::Changed | Woken::Keepalive => {
+            supervise(id, "imap", async move { Imap::wake(shard, asleep).await.to_string() });
+        }
+    }
+}
