@@ -9,12 +9,13 @@
 //! Nothing here is stored by itself: a token dies with the process, and the journal still has what was not marked.
 //!
 //! # Cost
-//! A base copies every live row and its heap in one go; a delta costs what changed.
+//! A base copies every live row and its heap, a delta costs what changed; see [`Encoding`] for doing it in steps.
 
+use crate::encode::{Encoding, Frozen, ROW_OCTETS};
 use crate::format::{BlockWriter, ChangedRow, ColdRow, GoneRange, Head, Layout, LogEntry, MovedRow, Tag};
 use crate::log::Log;
-use crate::mailbox::{MailboxIndex, Runs, count_flags};
-use crate::rows::{Base, EXPUNGED, Rows, check_columns, flags_known};
+use crate::mailbox::{MailboxIndex, count_flags};
+use crate::rows::{Base, Rows, check_columns, flags_known};
 use crate::{Block, BlockKind, FormatError};
 use culver_model::{ModSeq, UidSet, UidValidity};
 use roaring::RoaringBitmap;
@@ -31,19 +32,19 @@ pub struct FlushToken {
 
 /// Changes by UID.
 #[derive(Clone, Debug, Default)]
-struct Changes {
+pub(crate) struct Changes {
     head: bool,
-    keywords: bool,
-    side: bool,
+    pub keywords: bool,
+    pub side: bool,
     /// Messages from this UID on are new.
-    new_from: Option<u32>,
+    pub new_from: Option<u32>,
     new_rows: u64,
     new_heap: u64,
-    hot: RoaringBitmap,
-    moved: RoaringBitmap,
-    gone: RoaringBitmap,
+    pub hot: RoaringBitmap,
+    pub moved: RoaringBitmap,
+    pub gone: RoaringBitmap,
     /// Position in the expunge log from which entries are new.
-    log_from: Option<u64>,
+    pub log_from: Option<u64>,
 }
 
 impl Changes {
@@ -128,13 +129,20 @@ impl Flush {
         of(&self.changes) + self.pending.as_ref().map_or(0, |pending| of(&pending.1))
     }
 
+    /// All that is not stored.
+    fn all(&self) -> Changes {
+        let mut changes = self.pending.as_ref().map_or_else(Changes::default, |pending| pending.1.clone());
+        changes.join(self.changes.clone());
+        changes
+    }
+
     /// All that is not stored moves behind a new serial.
-    fn begin(&mut self) -> (u64, Changes) {
+    fn begin(&mut self) -> u64 {
         let mut changes = self.pending.take().map_or_else(Changes::default, |pending| pending.1);
         changes.join(std::mem::take(&mut self.changes));
         self.serial += 1;
-        self.pending = Some(Box::new((self.serial, changes.clone())));
-        (self.serial, changes)
+        self.pending = Some(Box::new((self.serial, changes)));
+        self.serial
     }
 }
 
@@ -301,15 +309,40 @@ impl MailboxIndex {
 
     /// The whole mailbox as one block.
     pub fn encode_base(&mut self) -> (Vec<u8>, FlushToken) {
-        let (serial, _) = self.flush.begin();
-        (self.base_block(serial), FlushToken { serial })
+        let encoding = whole(Encoding::base(self), self);
+        self.encoded(encoding)
     }
 
     /// All that changed since the last block that was marked flushed.
     pub fn encode_delta(&mut self) -> (Vec<u8>, FlushToken) {
+        let encoding = whole(self.begin_delta(), self);
+        self.encoded(encoding)
+    }
+
+    /// Begins [`Self::encode_base`] in steps.
+    pub fn begin_base(&self) -> Encoding {
+        Encoding::base(self)
+    }
+
+    /// Begins [`Self::encode_delta`] in steps.
+    pub fn begin_delta(&self) -> Encoding {
+        Encoding::delta(self, self.flush.all(), self.flush.flushed)
+    }
+
+    /// The block of an encoding that has come to its end. What changed up to here is in it, so nothing may have changed
+    /// since it was begun.
+    pub fn encoded(&mut self, encoding: Encoding) -> (Vec<u8>, FlushToken) {
+        let serial = self.flush.begin();
+        (encoding.finish(self, serial), FlushToken { serial })
+    }
+
+    /// Two of the index as it is now: one that stays so, to be encoded in steps, and the token of what is encoded. From
+    /// here on changes count as later ones. Costs a copy of the overlay.
+    pub fn freeze(&mut self) -> (Frozen, FlushToken) {
         let after = self.flush.flushed;
-        let (serial, changes) = self.flush.begin();
-        (self.delta_block(&changes, serial, after), FlushToken { serial })
+        let changes = self.flush.all();
+        let serial = self.flush.begin();
+        (Frozen { index: self.without_bitmaps(), changes, serial, after }, FlushToken { serial })
     }
 
     /// The block of this token is stored. `false`, and nothing done, where a later block was encoded since: that one
@@ -334,7 +367,7 @@ impl MailboxIndex {
             let hot = changes.hot.len() * size_of::<ChangedRow>() as u64;
             let moved = changes.moved.len() * size_of::<MovedRow>() as u64;
             let gone = changes.gone.serialized_size() as u64;
-            changes.new_rows * ROW_OCTETS + changes.new_heap + hot + moved + gone
+            changes.new_rows * ROW_OCTETS as u64 + changes.new_heap + hot + moved + gone
         };
         FRONT_OCTETS
             + of(&self.flush.changes)
@@ -374,17 +407,25 @@ impl MailboxIndex {
     }
 
     /// Folds the overlay into a new base in memory where it is over its bound; what is unflushed stays so. `true` where
-    /// it did. Costs a copy of all rows: where a flush is near, [`Self::adopt`] its base instead.
+    /// it did. Costs a copy of all rows: where a flush is near, [`Self::adopt`] its base instead, and where others wait,
+    /// [`Self::begin_base`] and [`Self::rebase_on`].
     pub fn rebase(&mut self) -> bool {
         if !self.over_bounds() {
             return false;
         }
-        let bytes = Block::from(self.base_block(self.flush.serial));
-        // These bytes were written two lines above: they open, or this program is wrong.
+        let encoding = whole(Encoding::base(self), self);
+        self.rebase_on(encoding);
+        true
+    }
+
+    /// Takes an encoding of the whole mailbox that has come to its end for its base. Nothing may have changed since it was
+    /// begun. What is unflushed stays so.
+    pub fn rebase_on(&mut self, encoding: Encoding) {
+        let bytes = Block::from(encoding.finish(self, self.flush.serial));
+        // These bytes were written by this very program: they open, or it is wrong.
         let opened = MailboxIndex::from_base(bytes).expect("a base just written opens");
         self.rows = opened.rows;
         self.log = opened.log;
-        true
     }
 
     fn head(&self) -> Head {
@@ -403,60 +444,11 @@ impl MailboxIndex {
         }
     }
 
-    fn base_block(&self, serial: u64) -> Vec<u8> {
-        let view = self.view();
-        let live = (0..view.len()).filter(|ordinal| view.hot(*ordinal).0 & EXPUNGED == 0).collect();
-        let octets = self.len() as usize * ROW_OCTETS as usize + view.heap_octets();
-        let mut writer = BlockWriter::new(9, octets);
-        self.write_front(&mut writer, true, true);
-        self.write_rows(&mut writer, live);
-        self.write_log(&mut writer, u64::MAX);
-        writer.finish(BlockKind::Base, self.guid, serial, 0)
-    }
-
     fn delta_block(&self, changes: &Changes, serial: u64, after: u64) -> Vec<u8> {
-        let view = self.view();
-        let new_from = changes.new_from.unwrap_or(u32::MAX);
-        let new = view.ordinals(0, &(new_from..=u32::MAX));
-        let new = new.filter(|ordinal| view.hot(*ordinal).0 & EXPUNGED == 0).collect();
-        let old = |uids: &RoaringBitmap| -> UidSet {
-            uids.iter().take_while(|uid| *uid < new_from).collect::<Runs>().into()
-        };
-        let mut writer = BlockWriter::new(12, 0);
-        self.write_front(&mut writer, changes.keywords, changes.side || changes.keywords);
-        self.write_rows(&mut writer, new);
-        self.write_log(&mut writer, changes.log_from.map_or(0, |from| self.log.end.saturating_sub(from)));
-        writer.section(Tag::Changed, |out| {
-            let mut count = 0;
-            for row in self.rows(&old(&changes.hot)) {
-                let (flags, modseq) = (row.flags.into(), row.modseq.into());
-                let changed = ChangedRow { uid: row.uid.into(), reserved: 0.into(), flags, modseq };
-                out.extend_from_slice(changed.as_bytes());
-                count += 1;
-            }
-            count
-        });
-        writer.section(Tag::Moved, |out| {
-            let mut count = 0;
-            for row in self.rows(&old(&changes.moved)) {
-                let moved = MovedRow { uid: row.uid.into(), reserved: 0.into(), place: *row.place() };
-                out.extend_from_slice(moved.as_bytes());
-                count += 1;
-            }
-            count
-        });
-        writer.section(Tag::Gone, |out| {
-            let gone: UidSet = changes.gone.iter().collect::<Runs>().into();
-            for range in gone.ranges() {
-                let range = GoneRange { first: (*range.start()).into(), last: (*range.end()).into() };
-                out.extend_from_slice(range.as_bytes());
-            }
-            gone.ranges().len() as u64
-        });
-        writer.finish(BlockKind::Delta, self.guid, serial, after)
+        whole(Encoding::delta(self, changes.clone(), after), self).finish(self, serial)
     }
 
-    fn write_front(&self, writer: &mut BlockWriter, keywords: bool, side: bool) {
+    pub(crate) fn write_front(&self, writer: &mut BlockWriter, keywords: bool, side: bool) {
         writer.section(Tag::Head, |out| {
             out.extend_from_slice(self.head().as_bytes());
             1
@@ -469,46 +461,7 @@ impl MailboxIndex {
         }
     }
 
-    /// The rows at these ordinals, all live: hot columns, cold rows with their present places, and a heap of their own.
-    fn write_rows(&self, writer: &mut BlockWriter, ordinals: Vec<usize>) {
-        let view = self.view();
-        let count = ordinals.len() as u64;
-        writer.section(Tag::Uids, |out| {
-            ordinals.iter().for_each(|at| out.extend_from_slice(&view.uid(*at).to_le_bytes()));
-            count
-        });
-        writer.section(Tag::Flags, |out| {
-            ordinals.iter().for_each(|at| out.extend_from_slice(&view.hot(*at).0.to_le_bytes()));
-            count
-        });
-        writer.section(Tag::ModSeqs, |out| {
-            ordinals.iter().for_each(|at| out.extend_from_slice(&view.hot(*at).1.to_le_bytes()));
-            count
-        });
-        let rows = || ordinals.iter().filter_map(|at| view.row(*at)).map(|row| self.bind(row));
-        writer.section(Tag::Cold, |out| {
-            let mut heap = 0u64;
-            for row in rows() {
-                let mut cold = *row.cold;
-                if row.heap_run().len() as u64 != cold.heap_octets() {
-                    // A heap that was damaged below us: the row keeps what it can, its forms read as empty.
-                    cold.clear_heap();
-                }
-                cold.place = *row.place();
-                cold.heap = heap.into();
-                heap += cold.heap_octets();
-                out.extend_from_slice(cold.as_bytes());
-            }
-            count
-        });
-        writer.section(Tag::Heap, |out| {
-            let start = out.len();
-            rows().for_each(|row| out.extend_from_slice(row.heap_run()));
-            (out.len() - start) as u64
-        });
-    }
-
-    fn write_log(&self, writer: &mut BlockWriter, last: u64) {
+    pub(crate) fn write_log(&self, writer: &mut BlockWriter, last: u64) {
         writer.section(Tag::Log, |out| {
             let mut count = 0;
             for entry in self.log.last(self.rows.base.log(), last) {
@@ -520,8 +473,11 @@ impl MailboxIndex {
     }
 }
 
+fn whole(mut encoding: Encoding, index: &MailboxIndex) -> Encoding {
+    while !encoding.step(index, usize::MAX) {}
+    encoding
+}
+
 const HEAD: FormatError = FormatError::Content { what: "head", at: 0 };
-/// Of a row without its heap: UID, word, MODSEQ, cold row.
-const ROW_OCTETS: u64 = 4 + 8 + 8 + size_of::<ColdRow>() as u64;
 /// Of a block without rows, roughly.
 const FRONT_OCTETS: u64 = 64 + 12 * 32 + size_of::<Head>() as u64;

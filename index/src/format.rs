@@ -379,11 +379,22 @@ fn header_crc(header: &Header, table: &[SectionEntry]) -> u32 {
     crc32c::crc32c_append(crc, table.as_bytes())
 }
 
-/// Writes a block: sections in turn, then the table and the header in front of them.
+/// Writes a block: sections in turn, each at once or piece by piece, then the table and the header in front of them.
 pub struct BlockWriter {
     bytes: Vec<u8>,
     table: Vec<SectionEntry>,
     sections_max: usize,
+    /// The section that is open.
+    open: Option<OpenSection>,
+}
+
+struct OpenSection {
+    tag: Tag,
+    start: usize,
+    count: u64,
+    /// Of its first `summed` octets.
+    crc: u32,
+    summed: usize,
 }
 
 impl BlockWriter {
@@ -392,22 +403,41 @@ impl BlockWriter {
         let front = size_of::<Header>() + sections_max * size_of::<SectionEntry>();
         let mut bytes = Vec::with_capacity(front + octets);
         bytes.resize(front, 0);
-        BlockWriter { bytes, table: Vec::with_capacity(sections_max), sections_max }
+        BlockWriter { bytes, table: Vec::with_capacity(sections_max), sections_max, open: None }
     }
 
     /// `write` appends the section's bytes and answers how many entries they are.
     pub fn section(&mut self, tag: Tag, write: impl FnOnce(&mut Vec<u8>) -> u64) {
-        assert!(self.table.len() < self.sections_max, "more sections than were announced");
-        self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
-        let start = self.bytes.len();
-        let count = write(&mut self.bytes);
-        let content = &self.bytes[start..];
+        self.piece(tag, write);
+        self.end_section(tag);
+    }
+
+    /// A piece of a section, which the first one begins.
+    pub fn piece(&mut self, tag: Tag, write: impl FnOnce(&mut Vec<u8>) -> u64) {
+        let open = self.open.get_or_insert_with(|| {
+            assert!(self.table.len() < self.sections_max, "more sections than were announced");
+            self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
+            OpenSection { tag, start: self.bytes.len(), count: 0, crc: 0, summed: 0 }
+        });
+        assert!(open.tag == tag, "another section is open");
+        open.count += write(&mut self.bytes);
+        let fresh = &self.bytes[open.start + open.summed..];
+        open.crc = crc32c::crc32c_append(open.crc, fresh);
+        open.summed += fresh.len();
+    }
+
+    /// Ends the section; one that got no piece is there, and empty.
+    pub fn end_section(&mut self, tag: Tag) {
+        if self.open.is_none() {
+            self.piece(tag, |_| 0);
+        }
+        let Some(open) = self.open.take() else { return };
         self.table.push(SectionEntry {
             tag: (tag as u32).into(),
-            crc: crc32c::crc32c(content).into(),
-            offset: (start as u64).into(),
-            octets: (content.len() as u64).into(),
-            count: count.into(),
+            crc: open.crc.into(),
+            offset: (open.start as u64).into(),
+            octets: (open.summed as u64).into(),
+            count: open.count.into(),
         });
     }
 

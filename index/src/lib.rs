@@ -18,6 +18,7 @@
 pub mod account;
 mod block;
 mod check;
+mod encode;
 mod error;
 mod flush;
 mod format;
@@ -31,6 +32,7 @@ mod tests;
 
 pub use block::Block;
 pub use check::{Summary, check, dump};
+pub use encode::{Encoding, Frozen};
 pub use error::{FormatError, IndexError, Limit};
 pub use flush::FlushToken;
 pub use format::{BlockKind, PLACE_OCTETS};

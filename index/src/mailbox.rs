@@ -501,6 +501,19 @@ impl MailboxIndex {
             + built
     }
 
+    /// A copy that answers the same; its flag bitmaps are built anew where they are asked for.
+    pub(crate) fn without_bitmaps(&self) -> MailboxIndex {
+        MailboxIndex {
+            rows: self.rows.clone(),
+            live: Rc::clone(&self.live),
+            keywords: self.keywords.clone(),
+            log: self.log.clone(),
+            flush: Flush::default(),
+            bitmaps: OnceCell::new(),
+            ..*self
+        }
+    }
+
     pub(crate) fn view(&self) -> View<'_> {
         self.rows.view()
     }

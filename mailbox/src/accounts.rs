@@ -160,6 +160,8 @@ pub struct Account {
     dropped: Cell<bool>,
     /// By mailbox: the first UID that no session has been given as \Recent.
     recent: RefCell<BTreeMap<Guid, u32>>,
+    /// How often a mailbox's overlay was folded into a new base: rows then stand elsewhere.
+    pub(crate) folds: Cell<u64>,
     /// Blocks given to a flush that is not known to be committed.
     pub(crate) flushing: RefCell<Option<crate::flush::Given>>,
 }
@@ -264,6 +266,7 @@ impl Accounts {
             pending: Cell::new(0),
             dropped: Cell::new(false),
             recent: RefCell::new(recent),
+            folds: Cell::new(0),
             flushing: RefCell::default(),
         });
         self.open.borrow_mut().insert(id.clone(), account.clone());

@@ -3,20 +3,32 @@
 //! # Invariants
 //! A block set contains every record up to the position it names. What was given stays unflushed until storage says
 //! that the flush is committed; a flush that fails is followed by one that gives the same changes again.
+//! All blocks of an account stand at one record, however long it takes to make them: an account that changes meanwhile is
+//! encoded again, and one that never rests from a copy.
 //! A delta stands on the newest stored block. An account that was opened while blocks of it were on their way into a
 //! table does not know which that will be, so each mailbox's next block is a base.
 
-use crate::accounts::{Account, Accounts, OpenError, rebuild};
+use crate::accounts::{Account, Accounts, rebuild};
 use crate::record::Record;
 use crate::state::{ACCOUNT_KEY, State};
-use culver_index::{FlushToken, PLACE_OCTETS};
+use culver_index::{Encoding, FlushToken, MailboxIndex, PLACE_OCTETS};
 use culver_model::{AccountId, Guid, PartitionId};
+use culver_shard::{Pace, Queue, spawn, time};
 use culver_storage::{AccountBlocks, BlockKind, Body, LocalFuture, Place, Position, Source, SourceError};
 use std::collections::{BTreeSet, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 /// Deltas that may stand on a base before a new base is written.
 const DELTAS_MAX: u32 = 8;
+
+/// Rows that are encoded between two looks at the clock.
+const STEP_ROWS: usize = 512;
+
+/// How often a mailbox is encoded again that changed meanwhile.
+const TRIES: usize = 3;
+
+/// Between two tries to fold.
+const FOLD_AGAIN: Duration = Duration::from_secs(1);
 
 type Blocks = Vec<(Guid, BlockKind, Vec<u8>)>;
 /// With each, whether it is of a base.
@@ -29,17 +41,70 @@ pub(crate) struct Given {
     removed: usize,
 }
 
-/// The changed blocks of a state, and what to note once they are stored.
-fn blocks_of(state: &mut State) -> (Blocks, Tokens, usize) {
+/// The changed blocks of a state on their way.
+struct Encodings {
+    /// Mailboxes to come, and whether each gives a base.
+    todo: Vec<(Guid, bool)>,
+    now: Option<(Guid, bool, Encoding)>,
+    done: Vec<(Guid, bool, Encoding)>,
+}
+
+impl Encodings {
+    fn begin(state: &State) -> Encodings {
+        let mut todo = mailboxes_due(state);
+        todo.reverse();
+        Encodings { todo, now: None, done: Vec::new() }
+    }
+
+    /// Some rows more of the state it was begun with. True at the end.
+    fn step(&mut self, state: &State) -> bool {
+        let (guid, whole, mut encoding) = match self.now.take() {
+            Some(now) => now,
+            None => {
+                let Some((guid, whole)) = self.todo.pop() else { return true };
+                let Some(index) = state.mailboxes.get(&guid) else { return false };
+                (guid, whole, if whole { index.begin_base() } else { index.begin_delta() })
+            }
+        };
+        let Some(index) = state.mailboxes.get(&guid) else { return false };
+        if encoding.step(index, STEP_ROWS) {
+            self.done.push((guid, whole, encoding));
+        } else {
+            self.now = Some((guid, whole, encoding));
+        }
+        false
+    }
+
+    /// The blocks, and what to note once they are stored.
+    fn finish(self, state: &mut State) -> (Blocks, Tokens, usize) {
+        let (mut blocks, removed) = blocks_of_account(state);
+        let mut tokens = Vec::new();
+        for (guid, whole, encoding) in self.done {
+            let Some(index) = state.mailboxes.get_mut(&guid) else { continue };
+            let (bytes, token) = index.encoded(encoding);
+            blocks.push((guid, kind_of(whole), bytes));
+            tokens.push((guid, token, whole));
+        }
+        (blocks, tokens, removed)
+    }
+}
+
+fn kind_of(whole: bool) -> BlockKind {
+    if whole { BlockKind::Base } else { BlockKind::Delta }
+}
+
+/// The account's own block and those of mailboxes that are gone; how many of these.
+fn blocks_of_account(state: &State) -> (Blocks, usize) {
     let mut blocks = vec![(ACCOUNT_KEY, BlockKind::Base, state.account.encode())];
-    let mut tokens = Vec::new();
-    let removed = state.removed.len();
     let gone: BTreeSet<Guid> = state.removed.iter().copied().collect();
     blocks.extend(gone.into_iter().map(|guid| (guid, BlockKind::Removed, Vec::new())));
-    for (guid, index) in &mut state.mailboxes {
-        if !index.dirty() {
-            continue;
-        }
+    (blocks, state.removed.len())
+}
+
+/// The mailboxes that have something to store, and whether each gives a base.
+fn mailboxes_due(state: &State) -> Vec<(Guid, bool)> {
+    let mut due = Vec::new();
+    for (guid, index) in state.mailboxes.iter().filter(|(_, index)| index.dirty()) {
         let deltas = state.deltas.get(guid).copied().unwrap_or(0);
         let base = index.base_octets();
         // A base where the deltas would soon outweigh it: what is read at an open stays within twice the mailbox.
@@ -47,28 +112,78 @@ fn blocks_of(state: &mut State) -> (Blocks, Tokens, usize) {
             || state.base_due.contains(guid)
             || deltas >= DELTAS_MAX
             || index.delta_octets() > base / 2;
-        let (bytes, token) = if whole { index.encode_base() } else { index.encode_delta() };
-        let kind = if whole { BlockKind::Base } else { BlockKind::Delta };
-        blocks.push((*guid, kind, bytes));
-        tokens.push((*guid, token, whole));
+        due.push((*guid, whole));
     }
-    (blocks, tokens, removed)
+    due
 }
 
 impl Account {
-    fn give_blocks(&self) -> AccountBlocks {
-        let mut state = self.state_mut();
-        let (blocks, tokens, removed) = blocks_of(&mut state);
+    /// Blocks that all stand at one record, made without keeping the shard from other work for long.
+    async fn give_blocks(&self) -> AccountBlocks {
+        for _ in 0..TRIES {
+            if let Some(content) = self.give_unchanged().await {
+                return content;
+            }
+        }
+        self.give_frozen().await
+    }
+
+    /// What the state cannot have changed in while it stays the same.
+    fn moment(&self) -> (Position, u64) {
+        (self.position(), self.folds.get())
+    }
+
+    /// `None` where the account changes meanwhile.
+    async fn give_unchanged(&self) -> Option<AccountBlocks> {
+        let moment = self.moment();
+        let mut encodings = Encodings::begin(&self.state());
+        let mut pace = Pace::new();
+        while !encodings.step(&self.state()) {
+            pace.breathe().await;
+            if self.moment() != moment {
+                return None;
+            }
+        }
+        let (blocks, tokens, removed) = encodings.finish(&mut self.state_mut());
         let position = self.position();
         self.flushing.replace(Some(Given { position, tokens, removed }));
+        Some(AccountBlocks { position, blocks })
+    }
+
+    /// An account that never rests: its overlays are copied at once, and encoded in steps.
+    async fn give_frozen(&self) -> AccountBlocks {
+        let position = self.position();
+        let (mut blocks, frozen) = {
+            let mut state = self.state_mut();
+            let (blocks, removed) = blocks_of_account(&state);
+            let (mut frozen, mut tokens) = (Vec::new(), Vec::new());
+            for (guid, whole) in mailboxes_due(&state) {
+                let Some(index) = state.mailboxes.get_mut(&guid) else { continue };
+                let (copy, token) = index.freeze();
+                frozen.push((guid, whole, copy));
+                tokens.push((guid, token, whole));
+            }
+            self.flushing.replace(Some(Given { position, tokens, removed }));
+            (blocks, frozen)
+        };
+        let mut pace = Pace::new();
+        for (guid, whole, copy) in frozen {
+            let mut encoding = copy.begin(whole);
+            while !copy.step(&mut encoding, STEP_ROWS) {
+                pace.breathe().await;
+            }
+            blocks.push((guid, kind_of(whole), copy.finish(encoding)));
+        }
         AccountBlocks { position, blocks }
     }
 
-    fn blocks_stored(&self, position: Position) {
+    /// Notes that the blocks are stored; the mailboxes whose overlay is to be folded.
+    fn blocks_stored(&self, position: Position) -> Vec<Guid> {
         let given = self.flushing.borrow_mut().take_if(|given| given.position == position);
-        let Some(Given { tokens, removed, .. }) = given else { return };
+        let Some(Given { tokens, removed, .. }) = given else { return Vec::new() };
         let mut state = self.state_mut();
         let state = &mut *state;
+        let mut over = Vec::new();
         for (guid, token, whole) in tokens {
             let Some(index) = state.mailboxes.get_mut(&guid) else { continue };
             if index.mark_flushed(token) {
@@ -77,10 +192,51 @@ impl Account {
                 if whole {
                     state.base_due.remove(&guid);
                 }
-                index.rebase();
+            }
+            if index.over_bounds() {
+                over.push(guid);
             }
         }
         state.removed.drain(..removed.min(state.removed.len()));
+        over
+    }
+
+    /// Folds a mailbox's overlay into a base in memory. Where the account never rests for long enough it is done at once:
+    /// the overlay must not grow without bound.
+    async fn fold(&self, guid: Guid) {
+        for _ in 0..TRIES {
+            let moment = self.moment();
+            let Some(mut encoding) = self.state().mailboxes.get(&guid).map(MailboxIndex::begin_base) else {
+                return;
+            };
+            let mut pace = Pace::new();
+            let unchanged = loop {
+                let ended = match self.state().mailboxes.get(&guid) {
+                    Some(index) => encoding.step(index, STEP_ROWS),
+                    None => return,
+                };
+                if ended {
+                    break true;
+                }
+                pace.breathe().await;
+                if self.moment() != moment || self.is_dropped() {
+                    break false;
+                }
+            };
+            if unchanged {
+                if let Some(index) = self.state_mut().mailboxes.get_mut(&guid) {
+                    index.rebase_on(encoding);
+                    self.folds.set(self.folds.get() + 1);
+                }
+                return;
+            }
+            time::sleep(FOLD_AGAIN).await;
+        }
+        if let Some(index) = self.state_mut().mailboxes.get_mut(&guid)
+            && index.rebase()
+        {
+            self.folds.set(self.folds.get() + 1);
+        }
     }
 }
 
@@ -94,34 +250,33 @@ impl Source for Accounts {
         Box::pin(async move {
             if let Some(open) = self.opened(account) {
                 self.giving.borrow_mut().insert(account.clone());
-                return Ok(open.give_blocks());
+                return Ok(open.give_blocks().await);
             }
             let wrong = |error: &dyn std::fmt::Display| SourceError(error.to_string());
             let loaded = self.storage().load(partition, account).await.map_err(|error| wrong(&error))?;
             self.giving.borrow_mut().insert(account.clone());
             // It may have been opened while this was read; then its own blocks count.
             if let Some(open) = self.opened(account) {
-                return Ok(open.give_blocks());
+                return Ok(open.give_blocks().await);
             }
-            // A record that panics must not take the housekeeping of the whole shard with it.
-            let rebuilt = catch_unwind(AssertUnwindSafe(|| {
-                let (mut state, position, _) = rebuild(account, loaded)?;
-                let (blocks, _, _) = blocks_of(&mut state);
-                Ok::<_, OpenError>(AccountBlocks { position, blocks })
-            }));
-            match rebuilt {
-                Ok(blocks) => blocks.map_err(|error| wrong(&error)),
-                Err(_) => {
-                    Err(SourceError(format!("account {}: a panic while it was rebuilt", account.as_str())))
-                }
+            let (mut state, position, _) = rebuild(account, loaded).map_err(|error| wrong(&error))?;
+            let mut encodings = Encodings::begin(&state);
+            let mut pace = Pace::new();
+            while !encodings.step(&state) {
+                pace.breathe().await;
             }
+            let (blocks, _, _) = encodings.finish(&mut state);
+            Ok(AccountBlocks { position, blocks })
         })
     }
 
     fn flushed(&self, _partition: PartitionId, account: &AccountId, position: Position) {
         self.giving.borrow_mut().remove(account);
         if let Some(open) = self.opened(account) {
-            open.blocks_stored(position);
+            for guid in open.blocks_stored(position) {
+                let open = open.clone();
+                spawn(Queue::Background, "fold", async move { open.fold(guid).await }).detach();
+            }
         }
     }
 

@@ -646,6 +646,40 @@ pub async fn yield_if_needed() {
     }
 }
 
+/// The breaths of a long computation: between two of them it may keep everything else on its shard waiting.
+///
+/// [`yield_now`] lets other ready tasks run, but timers and I/O are only looked at when the executor's time slice is over
+/// or nothing is ready; so a breath sleeps for a moment.
+pub struct Pace(time::Instant);
+
+impl Pace {
+    /// What a computation may take between two breaths.
+    const STRIDE: Duration = Duration::from_micros(500);
+
+    pub fn new() -> Pace {
+        Pace(time::now())
+    }
+
+    /// Sleeps for a moment where the last breath is long ago; a few nanoseconds otherwise. In the simulation, where
+    /// computing takes no time, at the seed's whim.
+    pub async fn breathe(&mut self) {
+        let due = match context::seat() {
+            Some(seat) => seat.world.random() & 7 == 0,
+            None => self.0.elapsed() >= Pace::STRIDE,
+        };
+        if due {
+            time::sleep(Duration::from_micros(1)).await;
+            self.0 = time::now();
+        }
+    }
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace::new()
+    }
+}
+
 /// A future whose panic is a value: its message. For work that stands for several, of which one must not end the others.
 pub async fn catch<T>(fut: impl Future<Output = T>) -> Result<T, String> {
     let mut fut = Box::pin(fut);

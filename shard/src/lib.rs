@@ -27,7 +27,7 @@ pub mod time;
 pub mod tls;
 
 pub use exec::{
-    Config, Panicked, Queue, RunError, Task, catch, local, run, set_local, shard, shards, spawn, stop,
+    Config, Pace, Panicked, Queue, RunError, Task, catch, local, run, set_local, shard, shards, spawn, stop,
     stopped, stopping, yield_if_needed, yield_now,
 };
 pub use limits::Limits;

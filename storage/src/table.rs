@@ -234,17 +234,20 @@ impl TableWriter {
         kind: BlockKind,
         bytes: &[u8],
     ) -> Result<BlockEntry, FlushError> {
-        let pad = (8 - self.buffer.len() % 8) % 8;
-        self.buffer.resize(self.buffer.len() + pad, 0);
+        let pad = (self.at + self.buffer.len() as u64).next_multiple_of(8) - self.at;
+        self.buffer.resize(pad as usize, 0);
         let offset = self.at + self.buffer.len() as u64;
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= WRITE_OCTETS {
-            let pad = (8 - self.buffer.len() % 8) % 8;
-            self.buffer.resize(self.buffer.len() + pad, 0);
-            self.write_out().await?;
+        let mut crc = 0;
+        // A large block in pieces: copying and summing all of it at once would keep the shard from everything else.
+        for piece in bytes.chunks(WRITE_OCTETS) {
+            self.buffer.extend_from_slice(piece);
+            crc = crc32c::crc32c_append(crc, piece);
+            if self.buffer.len() >= WRITE_OCTETS {
+                self.write_out().await?;
+            }
         }
         self.blocks += 1;
-        Ok(BlockEntry { guid, kind, offset, length: bytes.len() as u64, crc: crc32c::crc32c(bytes) })
+        Ok(BlockEntry { guid, kind, offset, length: bytes.len() as u64, crc })
     }
 
     /// Ends an account. `blocks` in the order of [`AccountEntry`].
@@ -287,8 +290,8 @@ impl TableWriter {
         level: u32,
     ) -> Result<TableRef, FlushError> {
         self.end_page();
-        let pad = (8 - self.buffer.len() % 8) % 8;
-        self.buffer.resize(self.buffer.len() + pad, 0);
+        let pad = (self.at + self.buffer.len() as u64).next_multiple_of(8) - self.at;
+        self.buffer.resize(pad as usize, 0);
         let mut index = Vec::new();
         let pages = self.pages.len() as u32;
         for (first, page) in std::mem::take(&mut self.pages) {

@@ -266,3 +266,59 @@ fn the_tail_of_an_emptied_mailbox_is_freed() {
     assert_eq!((index.total_size(), index.uid_next().get()), (0, 101));
     assert_eq!(reopened(&mut index).expunged_since(ModSeq(1)), Some(set(&[(1, 100)])));
 }
+
+#[test]
+fn a_block_made_in_steps_is_the_block_made_at_once() {
+    // A base with an overlay of every kind: new rows, changed flags, moved places, messages gone, a keyword beyond the words.
+    let mut index = reopened(&mut filled(300));
+    let none = FlagSet::default();
+    let work = flags(&[SystemFlag::Seen], &["$Work"]);
+    index.store(&set(&[(3, 90), (200, 210)]), StoreOp::Add, &work, None, ModSeq(400)).expect("room");
+    index.expunge(&set(&[(50, 60), (299, 299)]), false, ModSeq(401));
+    for number in [5, 100, 250] {
+        let old = *index.get(uid(number)).expect("there").place();
+        assert!(index.set_place(uid(number), &old, [number as u8; crate::PLACE_OCTETS]));
+    }
+    for number in 301..=340 {
+        index.append(message(number, &none, "later"), ModSeq(402)).expect("room");
+    }
+    index.expunge(&set(&[(310, 312)]), false, ModSeq(403));
+    for whole in [true, false] {
+        let at_once = match (index.clone(), whole) {
+            (mut index, true) => index.encode_base().0,
+            (mut index, false) => index.encode_delta().0,
+        };
+        for rows_max in [1, 7, 64, 1000] {
+            let mut live = index.clone();
+            let mut encoding = if whole { live.begin_base() } else { live.begin_delta() };
+            while !encoding.step(&live, rows_max) {}
+            assert_eq!(live.encoded(encoding).0, at_once, "{rows_max} rows a step");
+
+            // The frozen copy gives the block of its moment, whatever is changed meanwhile.
+            let mut live = index.clone();
+            let (frozen, token) = live.freeze();
+            let mut encoding = frozen.begin(whole);
+            let mut modseq = 500;
+            while !frozen.step(&mut encoding, rows_max) {
+                modseq += 1;
+                live.append(message(modseq as u32, &none, "meanwhile"), ModSeq(modseq)).expect("room");
+            }
+            assert_eq!(frozen.finish(encoding), at_once, "{rows_max} rows a step, frozen");
+            assert!(live.mark_flushed(token));
+            assert_eq!(live.dirty(), modseq > 500, "what came later is still to be stored");
+        }
+    }
+}
+
+#[test]
+fn an_overlay_is_folded_in_steps_and_nothing_reads_otherwise() {
+    let mut index = filled(200);
+    index.expunge(&set(&[(10, 20)]), false, ModSeq(300));
+    let before: Vec<_> = index.rows_all().map(|row| (row.uid(), row.modseq(), *row.place())).collect();
+    let mut encoding = index.begin_base();
+    while !encoding.step(&index, 9) {}
+    index.rebase_on(encoding);
+    assert!(index.base_octets() > 0 && index.dirty(), "what is unflushed stays so");
+    let after: Vec<_> = index.rows_all().map(|row| (row.uid(), row.modseq(), *row.place())).collect();
+    assert_eq!(before, after);
+}
