@@ -503,9 +503,13 @@ async fn all_ready(here: &Rc<Shard>) -> Result<()> {
 
 async fn accept(shard: Rc<Shard>, listener: Listener, config: ListenerConfig) {
     loop {
-        let (stream, address, refuse) = match listener.accept().await {
-            Ok(Accepted::Conn(stream, address)) => (stream, address, false),
-            Ok(Accepted::Refuse(stream, address)) => (stream, address, true),
+        let (stream, address, turn) = match listener.accept().await {
+            Ok(Accepted::Conn(stream, address)) => (stream, address, None),
+            // The admin port is what the reserve is kept for: it takes nobody's turn.
+            Ok(Accepted::Refuse(stream, address, _)) if config.service == Service::Admin => {
+                (stream, address, None)
+            }
+            Ok(Accepted::Refuse(stream, address, turn)) => (stream, address, Some(turn)),
             Err(error) => {
                 tracing::warn!(%error, service = config.service.name(), "accept");
                 time::sleep(Duration::from_millis(100)).await;
@@ -522,13 +526,13 @@ async fn accept(shard: Rc<Shard>, listener: Listener, config: ListenerConfig) {
         let peer = Peer { id, address, tls: config.tls, secure, trusted, counted: None };
         let here = shard.clone();
         let open = shard.counters.connections_open.get() as usize;
-        let full = refuse || open * culver_shard::shards() >= shard.config.limits.connections_max;
+        let full = turn.is_some() || open * culver_shard::shards() >= shard.config.limits.connections_max;
         let (service, tls) = (config.service, config.tls);
-        supervise(
-            id,
-            service.name(),
-            async move { connection(here, stream, peer, service, tls, full).await },
-        );
+        supervise(id, service.name(), async move {
+            let end = connection(here, stream, peer, service, tls, full).await;
+            drop(turn);
+            end
+        });
     }
 }
 

@@ -7,13 +7,15 @@
 //! # Limits
 //! [`crate::Limits::listen_backlog`], [`crate::Limits::accept_queue_max`],
 //! [`crate::Limits::descriptors_reserved`]: a connection that would take a reserved descriptor comes as
-//! [`Accepted::Refuse`], to be told so and closed.
+//! [`Accepted::Refuse`], to be told so and closed. A quarter of the reserve is for those who are being told; the others
+//! wait in the kernel's queue, where they take no descriptor.
 
 use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -32,12 +34,35 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(300);
 /// The pause after an accept that failed for want of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
+/// The pause of an accept where as many are being refused as may be.
+const TURN_PAUSE: Duration = Duration::from_millis(1);
+
 /// A connection that came.
 #[derive(Debug)]
 pub enum Accepted {
     Conn(Stream, SocketAddr),
-    /// Descriptors run short: say so in the protocol's words, and close.
-    Refuse(Stream, SocketAddr),
+    /// Descriptors run short: say so in the protocol's words, and close. The turn ends with the connection.
+    Refuse(Stream, SocketAddr, Turn),
+}
+
+/// One of those who are refused at a time. Dropped, another one's turn comes.
+#[derive(Debug)]
+pub struct Turn(());
+
+/// Turns of this process under way: descriptors are the process's too.
+static TURNS: AtomicU64 = AtomicU64::new(0);
+
+impl Turn {
+    fn take() -> Turn {
+        TURNS.fetch_add(1, Ordering::Relaxed);
+        Turn(())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        TURNS.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A listening socket of one shard. Several shards listen on one address with `reuse_port`.
@@ -76,8 +101,8 @@ impl Listener {
         // SAFETY: the socket is ours alone and goes over to the listener.
         let listener = unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) };
         let (tx, accepted) = flume::bounded(limits.accept_queue_max.max(1));
-        let first_reserved = first_reserved(limits.descriptors_reserved);
-        let task = exec::spawn(Queue::Interactive, "accept", accept(listener, tx, first_reserved));
+        let reserve = Reserve::of(limits.descriptors_reserved);
+        let task = exec::spawn(Queue::Interactive, "accept", accept(listener, tx, reserve));
         Ok(Listener { form: ListenerForm::Real { accepted, _task: task }, addr })
     }
 
@@ -102,17 +127,32 @@ impl Listener {
     }
 }
 
-/// The lowest number of a descriptor that is not for connections. The kernel gives the lowest free number, so
-/// a number this high means that all below are taken.
-fn first_reserved(reserved: u64) -> i32 {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    i32::try_from(limit - reserved.min(limit / 4)).unwrap_or(i32::MAX)
+/// The descriptors that are not for connections.
+#[derive(Clone, Copy)]
+struct Reserve {
+    /// The lowest number. The kernel gives the lowest free number, so a number this high means that all below are
+    /// taken.
+    first: i32,
+    /// How many may be used at a time to refuse connections.
+    turns_max: u64,
 }
 
-async fn accept(listener: TcpListener, to: flume::Sender<Accepted>, first_reserved: i32) {
+impl Reserve {
+    fn of(reserved: u64) -> Reserve {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        let reserved = reserved.min(limit / 4);
+        let first = i32::try_from(limit - reserved).unwrap_or(i32::MAX);
+        Reserve { first, turns_max: (reserved / 4).max(1) }
+    }
+}
+
+async fn accept(listener: TcpListener, to: flume::Sender<Accepted>, reserve: Reserve) {
     let open_spare = || std::fs::File::open("/dev/null").ok();
     let mut spare = open_spare();
     loop {
+        while TURNS.load(Ordering::Relaxed) >= reserve.turns_max {
+            time::sleep(TURN_PAUSE).await;
+        }
         let stream = match listener.accept().await {
             Ok(stream) => stream,
             Err(e) => {
@@ -130,11 +170,14 @@ async fn accept(listener: TcpListener, to: flume::Sender<Accepted>, first_reserv
                 continue;
             }
         };
-        let short = spare.is_none() || stream.as_raw_fd() >= first_reserved;
+        let short = spare.is_none() || stream.as_raw_fd() >= reserve.first;
         let stream = Stream(Form::Real(stream));
         // A peer that is gone already is no connection.
         let Ok(peer) = stream.peer_addr() else { continue };
-        let accepted = if short { Accepted::Refuse(stream, peer) } else { Accepted::Conn(stream, peer) };
+        let accepted = match short {
+            true => Accepted::Refuse(stream, peer, Turn::take()),
+            false => Accepted::Conn(stream, peer),
+        };
         if to.send_async(accepted).await.is_err() {
             return;
         }

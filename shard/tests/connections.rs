@@ -105,7 +105,7 @@ async fn echo(mut conn: Conn) {
 
 async fn next(listener: &Listener) -> Stream {
     match listener.accept().await.unwrap() {
-        Accepted::Conn(stream, _) | Accepted::Refuse(stream, _) => stream,
+        Accepted::Conn(stream, _) | Accepted::Refuse(stream, ..) => stream,
     }
 }
 
@@ -353,7 +353,7 @@ fn connections_are_refused_before_descriptors_run_out() {
             let Ok(mut client) = net::connect(listener.local_addr()).await else { break };
             match listener.accept().await.unwrap() {
                 Accepted::Conn(stream, _) => held.push((client, stream)),
-                Accepted::Refuse(mut stream, _) => {
+                Accepted::Refuse(mut stream, ..) => {
                     stream.write_all(b"* BYE\r\n").await.unwrap();
                     drop(stream);
                     let mut text = [0; 7];

@@ -7,6 +7,7 @@
 
 mod clients;
 mod configured;
+mod descriptors;
 mod durability;
 mod hostile;
 mod lifecycle;
@@ -109,6 +110,20 @@ fn guarded(test: impl FnOnce() -> Fallible) -> Fallible {
 }
 
 fn main() {
+    // The other ends of `descriptors`.
+    let words: Vec<String> = env::args().skip(1).collect();
+    let part = match words.first().map(String::as_str) {
+        Some(descriptors::HOLD) => Some(descriptors::hold(&words[1..])),
+        Some(descriptors::STORM) => Some(descriptors::storm(&words[1..])),
+        _ => None,
+    };
+    if let Some(played) = part {
+        if let Err(error) = played {
+            println!("{error}");
+            std::process::exit(1);
+        }
+        return;
+    }
     let arguments = Arguments::parse();
     let transcripts = match transcript::parse::all(&transcripts_directory()) {
         Ok(transcripts) => transcripts,
@@ -127,6 +142,7 @@ fn main() {
     tests.extend(configured::tests());
     tests.extend(durability::tests());
     tests.extend(hostile::tests());
+    tests.extend(descriptors::tests());
     tests.retain(|test| arguments.wants(test.name));
     if arguments.list {
         for name in transcripts.iter().map(|t| t.name.as_str()).chain(tests.iter().map(|t| t.name)) {

@@ -189,12 +189,16 @@ impl Content {
         self.len = self.durable_len;
     }
 
+    /// Half of the torn writes end somewhere, the others have holes anywhere.
     fn tear(&mut self, offset: u64, bytes: &[u8], random: &mut dyn FnMut() -> u64) {
+        let sectors = (offset % SECTOR + bytes.len() as u64).div_ceil(SECTOR);
+        let fate = random();
+        let end = (fate & 1 == 0).then_some((fate >> 1) % sectors);
         let mut at = 0;
-        while at < bytes.len() {
+        for sector in 0..sectors {
             let sector_end = ((offset + at as u64) / SECTOR + 1) * SECTOR;
             let next = ((sector_end - offset) as usize).min(bytes.len());
-            if random() & 1 == 0 {
+            if end.map_or_else(|| random() & 1 == 0, |end| sector < end) {
                 put(&mut self.durable, &mut self.durable_len, offset + at as u64, &bytes[at..next]);
             }
             at = next;
