@@ -39,13 +39,13 @@ impl<'a> Costs<'a> {
             drain(options).await?;
             return Ok(());
         };
-        let working = server.cpu_seconds() - self.before.cpu_seconds;
+        let working = server.sample_cpu().cpu_since(&self.before);
         drain(options).await?;
         let settled = settle(server, options).await;
         let after = server.sample();
         let operations = figures.get("operations").unwrap_or(0.0).max(1.0);
         let raw = figures.get("raw_octets").unwrap_or(0.0);
-        let cpu = after.cpu_seconds - self.before.cpu_seconds;
+        let cpu = after.cpu_since(&self.before);
         let written = after.write_bytes.saturating_sub(self.before.write_bytes) as f64;
         let mut set = |name: &str, value: f64| figures.set(format!("server/{name}"), value);
         set("cpu_seconds", cpu);

@@ -15,7 +15,7 @@ pub struct Imap {
     skipper: Skipper,
     tag: u32,
     pub can: Capabilities,
-    /// EXISTS as the server said it last.
+    /// How many messages the selected mailbox has, in this session's view.
     pub exists: u32,
 }
 
@@ -27,7 +27,6 @@ pub struct Capabilities {
     pub literal_minus: bool,
     pub multiappend: bool,
     pub r#move: bool,
-    pub uidplus: bool,
     pub login_disabled: bool,
 }
 
@@ -40,7 +39,6 @@ impl Capabilities {
             literal_minus: has(b"LITERAL-"),
             multiappend: has(b"MULTIAPPEND"),
             r#move: has(b"MOVE"),
-            uidplus: has(b"UIDPLUS"),
             login_disabled: has(b"LOGINDISABLED"),
         }
     }
@@ -130,6 +128,10 @@ impl Imap {
                     self.exists = count;
                     return Ok(Answer::Exists(count));
                 }
+                Some(Answer::Expunge) => {
+                    self.exists = self.exists.saturating_sub(1);
+                    return Ok(Answer::Expunge);
+                }
                 Some(answer) => return Ok(answer),
                 None => self.wire.fill().await.map_err(|failure| match failure {
                     // BYE says why.
@@ -175,6 +177,18 @@ impl Imap {
         text.split_once(' ').map(|(_, rest)| rest.to_owned()).unwrap_or(text)
     }
 
+    /// A command, timed from its write. What it may be answered is up to the caller.
+    pub async fn timed(&mut self, command: &str) -> Result<(Status, Instant), Failure> {
+        let tag = self.push(command.as_bytes());
+        let sent = self.wire.flush().await?;
+        Ok((self.finish(tag).await?, sent))
+    }
+
+    /// Octets received and sent so far.
+    pub fn octets(&self) -> (u64, u64) {
+        (self.wire.octets_in, self.wire.octets_out)
+    }
+
     /// A command that has to succeed.
     pub async fn command(&mut self, command: &str) -> Result<(), Failure> {
         let tag = self.push(command.as_bytes());
@@ -203,6 +217,7 @@ impl Imap {
                     return Err(Failure::Refused(format!("{command}: {}", self.words())));
                 }
                 Some(Answer::Exists(count)) => self.exists = count,
+                Some(Answer::Expunge) => self.exists = self.exists.saturating_sub(1),
                 Some(_) => {}
                 None => self.wire.fill().await?,
             }
@@ -222,12 +237,12 @@ impl Imap {
         Ok(uids)
     }
 
-    /// IDLE, up to the server's `+`.
-    pub async fn start_idle(&mut self) -> Result<(), Failure> {
-        self.push(b"IDLE");
+    /// IDLE, up to the server's `+`. Returns its tag, for who will end it.
+    pub async fn start_idle(&mut self) -> Result<u32, Failure> {
+        let tag = self.push(b"IDLE");
         self.wire.flush().await?;
         match self.go_ahead().await? {
-            true => Ok(()),
+            true => Ok(tag),
             false => Err(Failure::Refused(format!("IDLE: {}", self.words()))),
         }
     }

@@ -1,5 +1,7 @@
 //! A POP3 connection: commands, and answers of one line or many that are read past.
 
+use std::io::Write;
+
 use super::{Failure, Target, Tls, Wire};
 use crate::users::Account;
 use memchr::memchr;
@@ -54,9 +56,13 @@ impl Pop3 {
         count.ok_or_else(|| Failure::Unexpected(format!("to STAT: {}", self.words())))
     }
 
-    pub async fn send(&mut self, command: &str) -> Result<(), Failure> {
-        self.wire.out.extend_from_slice(command.as_bytes());
-        self.wire.out.extend_from_slice(b"\r\n");
+    /// Puts a command for a message into the send buffer.
+    pub fn push(&mut self, command: &str, message: u32) {
+        write!(self.wire.out, "{command} {message}\r\n").expect("a vector takes everything");
+    }
+
+    async fn send(&mut self, command: &str) -> Result<(), Failure> {
+        write!(self.wire.out, "{command}\r\n").expect("a vector takes everything");
         self.wire.flush().await?;
         Ok(())
     }

@@ -241,7 +241,7 @@ impl Task {
         batch: Range<u32>,
         tally: &Tally,
     ) -> Result<(), Failure> {
-        let before = (imap.wire.octets_in, imap.wire.octets_out);
+        let before = imap.octets();
         let tag = imap.begin();
         let mut octets = 0;
         write!(imap.wire.out, "APPEND {}", quoted(&self.options.mailbox)).expect("a vector takes everything");
@@ -261,7 +261,7 @@ impl Task {
             }
             _ => return Err(Failure::Refused(imap.words())),
         }
-        tally.octets(before, (imap.wire.octets_in, imap.wire.octets_out));
+        tally.octets(before, imap.octets());
         Ok(())
     }
 
@@ -272,7 +272,7 @@ impl Task {
         batch: Range<u32>,
         tally: &Tally,
     ) -> Result<(), Failure> {
-        let before = (imap.wire.octets_in, imap.wire.octets_out);
+        let before = imap.octets();
         let mut waiting = 0;
         for number in batch {
             let (message, flags) = self.message(user, number);
@@ -304,7 +304,7 @@ impl Task {
             }
             waiting -= 1;
         }
-        tally.octets(before, (imap.wire.octets_in, imap.wire.octets_out));
+        tally.octets(before, imap.octets());
         Ok(())
     }
 

@@ -50,7 +50,7 @@ impl Client for Visitor {
         self.next = self.next.wrapping_add(self.step);
         let mut imap = session(&self.place, number, &self.select, tally).await?;
         tally.done(due, began);
-        tally.octets((0, 0), (imap.wire.octets_in, imap.wire.octets_out));
+        tally.octets((0, 0), imap.octets());
         // The end is the server's: then the waiting state of a closed connection is on its side, and our ports stay free.
         imap.wire.drain().await;
         Ok(())

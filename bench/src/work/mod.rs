@@ -4,9 +4,12 @@ pub mod append;
 pub mod fill;
 pub mod idle;
 pub mod imap;
+pub mod interfere;
 pub mod lmtp;
 pub mod login;
+pub mod mixed;
 pub mod notify;
+pub mod pop3;
 
 use std::rc::Rc;
 
