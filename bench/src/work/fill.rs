@@ -24,6 +24,8 @@ use crate::wire::imap_skip::{Answer, Status};
 use crate::wire::lmtp::{Envelope, Lmtp};
 use crate::wire::{Failure, Target, TargetOptions};
 
+/// Where --connections does not say.
+const CONNECTIONS: u32 = 8;
 /// Messages that are sent before their answers are read.
 const BATCH: usize = 100;
 /// Their octets: what is sent before answers are read has to fit into what the server buffers for itself.
@@ -87,7 +89,7 @@ pub async fn run(bench: &Bench, options: &FillOptions) -> Result<Vec<Row>> {
     if bench.run.rate.is_some() || bench.run.count.is_some() || bench.run.duration.is_some() {
         bail!("fill ends when it is done, as fast as it goes: leave out --rate, --count and --duration");
     }
-    let connections = bench.run.connections as usize;
+    let connections = bench.run.connections.unwrap_or(CONNECTIONS) as usize;
     let target = Target::new(&options.target, connections, BUFFER_OCTETS)?;
     let place = Rc::new(Place { target, accounts: crate::users::accounts(&options.users)? });
     let corpus = messages(&options.corpus, bench.run.seed)?;

@@ -50,7 +50,7 @@ struct Opening {
 }
 
 pub async fn run(bench: &Bench, options: &IdleOptions) -> Result<Vec<Row>> {
-    let connections = bench.run.connections as usize;
+    let connections = bench.run.connections();
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     if connections as u64 + OTHER_DESCRIPTORS > limit {
         bail!(
