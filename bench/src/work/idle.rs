@@ -107,9 +107,9 @@ fn costs(figures: &mut Figures, [before, calm, after]: [Sample; 3], seconds: f64
     set("socket_kib_per_connection", each(after.socket_kib, before.socket_kib));
     set("pss_kib", after.pss_kib as f64);
     set("pss_kib_before", before.pss_kib as f64);
-    set("cpu_seconds_opening", calm.cpu_since(&before));
-    set("cpu_seconds", after.cpu_since(&calm));
-    set("cpu_share_working", after.cpu_since(&calm) / seconds);
+    set("cpu_seconds_opening", calm.cpu.since(&before.cpu));
+    set("cpu_seconds", after.cpu.since(&calm.cpu));
+    set("cpu_share_working", after.cpu.since(&calm.cpu) / seconds);
     set("write_bytes", after.write_bytes.saturating_sub(calm.write_bytes) as f64);
     set("processes", after.processes as f64);
     set("threads", after.threads as f64);
