@@ -14,7 +14,7 @@ const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 90.0;
 const BOTTOM: f64 = 50.0;
 const TOP: f64 = 20.0;
-const RIGHT: f64 = 20.0;
+const RIGHT: f64 = 36.0;
 /// 99.99%.
 const NINES_MAX: f64 = 4.0;
 const POINTS: u32 = 200;

@@ -251,7 +251,7 @@ impl Task {
         (message, flags)
     }
 
-    /// RFC 3502: one command for all, and all or nothing.
+    /// MULTIAPPEND (RFC 3502): one command for all, and all or nothing.
     async fn multiappend(
         &self,
         imap: &mut Imap,
