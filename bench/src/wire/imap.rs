@@ -91,10 +91,16 @@ impl Imap {
         self.wire.out.extend_from_slice(&account.login);
         self.wire.flush().await?;
         if self.finish(tag).await? != Status::Ok {
+            let words = self.words();
+            let remedy = match &words {
+                words if words.contains("LIMIT") || words.to_ascii_lowercase().contains("too many") => {
+                    "spread connections over more --users, or raise the server's limit"
+                }
+                _ => "see --user-pattern, --password and --account",
+            };
             return Err(Failure::Refused(format!(
-                "LOGIN of {} was refused: {}: see --user-pattern, --password and --account",
-                account.user,
-                self.words()
+                "LOGIN of {} was refused: {words}: {remedy}",
+                account.user
             )));
         }
         if self.skipper.text().windows(12).any(|w| w == b"[CAPABILITY ") {
