@@ -63,15 +63,20 @@ impl Bench {
         name: &str,
         open: impl AsyncFn(usize) -> Result<C>,
     ) -> Result<Row> {
+        self.measure_clients(name, self.run.connections(), open).await
+    }
+
+    /// The same with another number of clients than --connections.
+    pub async fn measure_clients<C: Client>(
+        &self,
+        name: &str,
+        count: usize,
+        open: impl AsyncFn(usize) -> Result<C>,
+    ) -> Result<Row> {
         let mut row = Row::new(name, &self.label);
         for repeat in 0..self.run.repeat {
-            self.repeat.set(repeat);
-            let connections = self.run.connections as usize;
-            let mut clients = Vec::with_capacity(connections);
-            for n in 0..connections {
-                self.progress("connecting", n as f64 / connections as f64);
-                clients.push(open(n).await.with_context(|| format!("connection {}", n + 1))?);
-            }
+            self.begin_repeat(repeat);
+            let clients = self.open(count, &open).await?;
             let clients = self.warm(clients).await?;
             let (clients, figures, counted) = self.measured(name, clients, self.until()).await?;
             row.add(figures, counted);
@@ -80,6 +85,19 @@ impl Bench {
         }
         self.end_progress();
         Ok(row)
+    }
+
+    pub fn begin_repeat(&self, repeat: u32) {
+        self.repeat.set(repeat);
+    }
+
+    pub async fn open<C>(&self, count: usize, open: &impl AsyncFn(usize) -> Result<C>) -> Result<Vec<C>> {
+        let mut clients = Vec::with_capacity(count);
+        for n in 0..count {
+            self.progress("connecting", n as f64 / count as f64);
+            clients.push(open(n).await.with_context(|| format!("connection {}", n + 1))?);
+        }
+        Ok(clients)
     }
 
     pub async fn warm<C: Client>(&self, clients: Vec<C>) -> Result<Vec<C>> {

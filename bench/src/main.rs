@@ -132,6 +132,31 @@ Examples:
   culver-bench notify --target 127.0.0.1:143 --lmtp 127.0.0.1:24 --users 1 --count 1000
   culver-bench notify --target 127.0.0.1:143 -c 10 --users 10 --rate 50")]
     Notify(work::notify::NotifyOptions),
+    /// POP3 sessions: log in, list, retrieve all
+    #[command(after_help = "Latency: of a whole session; login_us, list_us, retr_us and quit_us are its parts.
+Examples:
+  culver-bench pop3 --target 127.0.0.1:110 -c 5 --users 100
+  culver-bench pop3 --target 127.0.0.1:110 --count 1 --pipeline 32 --delete")]
+    Pop3(work::pop3::Pop3Options),
+    /// What many people do, or a stress of all commands
+    #[command(after_help = "People (--connections is how many), with the think times that they have on average:
+  phone    60 s   one connection in IDLE; glances at the newest messages; one in ten after a lost network
+  desktop  20 s   three connections; reads, files, deletes, searches, looks at other mailboxes, sends
+  webmail  15 s   a session for each click: the list, a message in half of them
+  pop3    300 s   a session that leaves all on the server, and fetches up to 3 messages
+--closed: rounds of LOGIN, LIST 50%, STATUS 50%, SELECT, FETCH, FETCH2 (a body; again 30%), STORE 50%, DELETE, EXPUNGE,
+APPEND (again 5%), LOGOUT, with no think time: imaptest's default weights.
+Operations are commands; latencies of each kind stand under `commands`.
+Examples:
+  culver-bench mixed --target 127.0.0.1:143 -c 200 --users 200 --duration 300 --lmtp 127.0.0.1:24 --lmtp-rate 5
+  culver-bench mixed --target 127.0.0.1:143 -c 100 --users 100 --profile phone=70,webmail=30 --speed 10
+  culver-bench mixed --target 127.0.0.1:143 -c 50 --users 100 --closed --server-pid 4711")]
+    Mixed(work::mixed::MixedOptions),
+    /// NOOP alone, then beside connections that append as fast as they can
+    #[command(after_help = "Two rows, and p50_ratio and p99_ratio between them. NOOPs come at --rate (200 a second), whatever happens.
+Example:
+  culver-bench interfere --target 127.0.0.1:143 --users 9 --appenders 8 --duration 20")]
+    Interfere(work::interfere::InterfereOptions),
     /// Fill mailboxes for other work
     #[command(after_help = "Examples:
   culver-bench fill --target 127.0.0.1:143 --messages 100000 --size 1k --seen 50% --flagged 1%
@@ -173,6 +198,9 @@ async fn perform(mut bench: Bench, work: &Work) -> Result<Vec<figures::Row>> {
         Work::Login { work, .. } => work::login::run(&bench, work).await,
         Work::Idle { work, .. } => work::idle::run(&bench, work).await,
         Work::Notify { work, .. } => work::notify::run(&bench, work).await,
+        Work::Pop3 { work, .. } => work::pop3::run(&bench, work).await,
+        Work::Mixed { work, .. } => work::mixed::run(&bench, work).await,
+        Work::Interfere { work, .. } => work::interfere::run(&bench, work).await,
         Work::Fill { work, .. } => work::fill::run(&bench, work).await,
     }
 }

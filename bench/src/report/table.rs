@@ -127,6 +127,16 @@ fn remarks(row: &Row) -> String {
             get("server/maps"),
         ));
     }
+    if let Some(each) = figures.get("server/pss_kib_per_connection") {
+        put(format!(
+            "each connection: {} KiB PSS; of the whole machine {} KiB kernel memory and {} KiB socket buffers; \
+             idle CPU {:.2}% of a core",
+            digits(each),
+            digits(get("server/kernel_kib_per_connection")),
+            digits(get("server/socket_kib_per_connection")),
+            get("server/cpu_share_working") * 100.0,
+        ));
+    }
     for line in others(&figures) {
         put(line);
     }

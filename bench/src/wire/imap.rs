@@ -15,7 +15,7 @@ pub struct Imap {
     skipper: Skipper,
     tag: u32,
     pub can: Capabilities,
-    /// EXISTS as the server said it last.
+    /// How many messages the selected mailbox has, in this session's view.
     pub exists: u32,
 }
 
@@ -23,11 +23,10 @@ pub struct Imap {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Capabilities {
     pub literal_plus: bool,
-    /// RFC 7888: LITERAL- allows up to 4096 octets.
+    /// LITERAL- (RFC 7888) allows up to 4096 octets.
     pub literal_minus: bool,
     pub multiappend: bool,
     pub r#move: bool,
-    pub uidplus: bool,
     pub login_disabled: bool,
 }
 
@@ -40,7 +39,6 @@ impl Capabilities {
             literal_minus: has(b"LITERAL-"),
             multiappend: has(b"MULTIAPPEND"),
             r#move: has(b"MOVE"),
-            uidplus: has(b"UIDPLUS"),
             login_disabled: has(b"LOGINDISABLED"),
         }
     }
@@ -57,7 +55,7 @@ impl Imap {
         let wire = target.connect().await?;
         let mut imap =
             Imap { wire, skipper: Skipper::new(), tag: 0, can: Capabilities::default(), exists: 0 };
-        imap.answer().await?;
+        target.greeting(imap.answer()).await?;
         let greeting = imap.skipper.text();
         if !greeting.starts_with(b"* OK") {
             return Err(Failure::Unexpected(format!("greeting {:?}", String::from_utf8_lossy(greeting))));
@@ -93,10 +91,16 @@ impl Imap {
         self.wire.out.extend_from_slice(&account.login);
         self.wire.flush().await?;
         if self.finish(tag).await? != Status::Ok {
+            let words = self.words();
+            let remedy = match &words {
+                words if words.contains("LIMIT") || words.to_ascii_lowercase().contains("too many") => {
+                    "spread connections over more --users, or raise the server's limit"
+                }
+                _ => "see --user-pattern, --password and --account",
+            };
             return Err(Failure::Refused(format!(
-                "LOGIN of {} was refused: {}: see --user-pattern, --password and --account",
-                account.user,
-                self.words()
+                "LOGIN of {} was refused: {words}: {remedy}",
+                account.user
             )));
         }
         if self.skipper.text().windows(12).any(|w| w == b"[CAPABILITY ") {
@@ -129,6 +133,10 @@ impl Imap {
                 Some(Answer::Exists(count)) => {
                     self.exists = count;
                     return Ok(Answer::Exists(count));
+                }
+                Some(Answer::Expunge) => {
+                    self.exists = self.exists.saturating_sub(1);
+                    return Ok(Answer::Expunge);
                 }
                 Some(answer) => return Ok(answer),
                 None => self.wire.fill().await.map_err(|failure| match failure {
@@ -175,6 +183,18 @@ impl Imap {
         text.split_once(' ').map(|(_, rest)| rest.to_owned()).unwrap_or(text)
     }
 
+    /// A command, timed from its write. What it may be answered is up to the caller.
+    pub async fn timed(&mut self, command: &str) -> Result<(Status, Instant), Failure> {
+        let tag = self.push(command.as_bytes());
+        let sent = self.wire.flush().await?;
+        Ok((self.finish(tag).await?, sent))
+    }
+
+    /// Octets received and sent so far.
+    pub fn octets(&self) -> (u64, u64) {
+        (self.wire.octets_in, self.wire.octets_out)
+    }
+
     /// A command that has to succeed.
     pub async fn command(&mut self, command: &str) -> Result<(), Failure> {
         let tag = self.push(command.as_bytes());
@@ -203,6 +223,7 @@ impl Imap {
                     return Err(Failure::Refused(format!("{command}: {}", self.words())));
                 }
                 Some(Answer::Exists(count)) => self.exists = count,
+                Some(Answer::Expunge) => self.exists = self.exists.saturating_sub(1),
                 Some(_) => {}
                 None => self.wire.fill().await?,
             }
@@ -222,12 +243,12 @@ impl Imap {
         Ok(uids)
     }
 
-    /// IDLE, up to the server's `+`.
-    pub async fn start_idle(&mut self) -> Result<(), Failure> {
-        self.push(b"IDLE");
+    /// IDLE, up to the server's `+`. Returns its tag, for who will end it.
+    pub async fn start_idle(&mut self) -> Result<u32, Failure> {
+        let tag = self.push(b"IDLE");
         self.wire.flush().await?;
         match self.go_ahead().await? {
-            true => Ok(()),
+            true => Ok(tag),
             false => Err(Failure::Refused(format!("IDLE: {}", self.words()))),
         }
     }

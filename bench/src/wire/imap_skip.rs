@@ -28,6 +28,7 @@ pub enum Answer {
     Tagged(u32, Status),
     Continue,
     Exists(u32),
+    Expunge,
     Bye,
     Other,
 }
@@ -159,11 +160,12 @@ fn classify(line: &[u8]) -> (Answer, bool) {
 fn untagged(rest: &[u8]) -> (Answer, bool) {
     let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
     if digits > 0 {
-        let is_exists = rest[digits..].strip_prefix(b" ").is_some_and(|w| w.eq_ignore_ascii_case(b"EXISTS"))
-            || rest[digits..].eq_ignore_ascii_case(b" EXISTS\r");
+        let word = rest[digits..].strip_prefix(b" ").unwrap_or_default();
+        let word = word.strip_suffix(b"\r").unwrap_or(word);
         let number = std::str::from_utf8(&rest[..digits]).ok().and_then(|text| text.parse().ok());
         return match number {
-            Some(number) if is_exists => (Answer::Exists(number), false),
+            Some(number) if word.eq_ignore_ascii_case(b"EXISTS") => (Answer::Exists(number), false),
+            Some(_) if word.eq_ignore_ascii_case(b"EXPUNGE") => (Answer::Expunge, false),
             _ => (Answer::Other, false),
         };
     }
@@ -199,6 +201,7 @@ mod tests {
         + idling\r\n\
         A7 NO [NONEXISTENT] none {9}\r\n\
         * SEARCH 1 2 3\r\n\
+        * 4 expunge\r\n\
         A8 OK done\r\n\
         * BYE over\r\n";
 
@@ -232,6 +235,7 @@ mod tests {
             Continue,
             Tagged(7, Status::No),
             Other,
+            Expunge,
             Tagged(8, Status::Ok),
             Bye,
         ];

@@ -1,5 +1,7 @@
 //! A POP3 connection: commands, and answers of one line or many that are read past.
 
+use std::io::Write;
+
 use super::{Failure, Target, Tls, Wire};
 use crate::users::Account;
 use memchr::memchr;
@@ -15,7 +17,7 @@ impl Pop3 {
     pub async fn open(target: &Target) -> Result<Pop3, Failure> {
         let wire = target.connect().await?;
         let mut pop3 = Pop3 { wire, text: Vec::new(), skipper: BodySkipper::default() };
-        pop3.expect("greeting").await?;
+        target.greeting(pop3.expect("greeting")).await?;
         if target.tls == Tls::Starttls {
             pop3.command("STLS").await?;
             target.handshake(&mut pop3.wire).await?;
@@ -54,9 +56,13 @@ impl Pop3 {
         count.ok_or_else(|| Failure::Unexpected(format!("to STAT: {}", self.words())))
     }
 
-    pub async fn send(&mut self, command: &str) -> Result<(), Failure> {
-        self.wire.out.extend_from_slice(command.as_bytes());
-        self.wire.out.extend_from_slice(b"\r\n");
+    /// Puts a command for a message into the send buffer.
+    pub fn push(&mut self, command: &str, message: u32) {
+        write!(self.wire.out, "{command} {message}\r\n").expect("a vector takes everything");
+    }
+
+    async fn send(&mut self, command: &str) -> Result<(), Failure> {
+        write!(self.wire.out, "{command}\r\n").expect("a vector takes everything");
         self.wire.flush().await?;
         Ok(())
     }

@@ -80,13 +80,13 @@ pub async fn create(imap: &mut Imap, mailbox: &str) -> Result<(), Failure> {
 impl Client for Appender {
     async fn operate(&mut self, due: Option<Instant>, tally: &Tally) -> Result<(), Failure> {
         let message = &self.messages[self.random.below(self.messages.len())];
-        let before = (self.imap.wire.octets_in, self.imap.wire.octets_out);
+        let before = self.imap.octets();
         let began = Instant::now();
         let status = match self.imap.send_append(&self.prefix, &message.octets).await? {
             Some((tag, _)) => self.imap.finish(tag).await?,
             None => Status::No,
         };
-        tally.octets(before, (self.imap.wire.octets_in, self.imap.wire.octets_out));
+        tally.octets(before, self.imap.octets());
         match status {
             Status::Ok => {
                 tally.raw(message.octets.len() as u64);

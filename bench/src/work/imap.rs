@@ -10,7 +10,6 @@ use super::Place;
 use crate::bench::Bench;
 use crate::drive::Client;
 use crate::figures::Row;
-use crate::options::RunOptions;
 use crate::tally::Tally;
 use crate::users::UserOptions;
 use crate::wire::imap::{Imap, quoted};
@@ -77,13 +76,7 @@ pub async fn run(bench: &Bench, options: &ImapOptions) -> Result<Vec<Row>> {
 }
 
 pub async fn noop(bench: &Bench, options: &ScriptOptions) -> Result<Vec<Row>> {
-    let script = Script {
-        commands: vec![b"NOOP".to_vec()],
-        before: None,
-        select: select(options),
-        reselect: false,
-        pipeline: options.pipeline as usize,
-    };
+    let script = Script { pipeline: options.pipeline as usize, ..Script::of("NOOP", &select(options)) };
     Ok(vec![measure(bench, "noop", options, script).await?])
 }
 
@@ -107,7 +100,7 @@ pub async fn fetch(bench: &mut Bench, options: &FetchOptions) -> Result<Vec<Row>
         })
         .collect();
     if bench.run.duration.is_none() && bench.run.count.is_none() {
-        bench.run.count = Some(commands.len() as u64 * u64::from(bench.run.connections));
+        bench.run.count = Some(commands.len() as u64 * bench.run.connections() as u64);
     }
     let script = Script {
         commands,
@@ -124,22 +117,17 @@ fn select(options: &ScriptOptions) -> String {
 }
 
 async fn measure(bench: &Bench, name: &str, options: &ScriptOptions, script: Script) -> Result<Row> {
-    let target = Target::new(&options.target, bench.run.connections as usize, BUFFER_OCTETS)?;
+    let target = Target::new(&options.target, bench.run.connections(), BUFFER_OCTETS)?;
     let place = Rc::new(Place { target, accounts: crate::users::accounts(&options.users)? });
     let script = Rc::new(script);
-    let is_open_loop = is_open_loop(&bench.run);
-    if is_open_loop && script.pipeline > 1 {
+    if bench.run.rate.is_some() && script.pipeline > 1 {
         bail!("--pipeline does not go with --rate: an open loop decides itself when to send");
     }
     let open = async |n: usize| Ok(Player::open(place.clone(), n, script.clone()).await?);
     bench.measure(name, open).await
 }
 
-fn is_open_loop(run: &RunOptions) -> bool {
-    run.rate.is_some()
-}
-
-struct Script {
+pub struct Script {
     commands: Vec<Vec<u8>>,
     before: Option<String>,
     select: String,
@@ -147,7 +135,20 @@ struct Script {
     pipeline: usize,
 }
 
-struct Player {
+impl Script {
+    /// One command, over and over, one at a time.
+    pub fn of(command: &str, select: &str) -> Script {
+        Script {
+            commands: vec![command.as_bytes().to_vec()],
+            before: None,
+            select: select.to_owned(),
+            reselect: false,
+            pipeline: 1,
+        }
+    }
+}
+
+pub struct Player {
     place: Rc<Place>,
     number: usize,
     script: Rc<Script>,
@@ -158,7 +159,7 @@ struct Player {
 }
 
 impl Player {
-    async fn open(place: Rc<Place>, number: usize, script: Rc<Script>) -> Result<Player, Failure> {
+    pub async fn open(place: Rc<Place>, number: usize, script: Rc<Script>) -> Result<Player, Failure> {
         let mut imap = Imap::open(&place.target, place.account(number)).await?;
         imap.command(&script.select).await?;
         let waiting = VecDeque::with_capacity(script.pipeline);
@@ -166,8 +167,8 @@ impl Player {
     }
 
     fn push(&mut self) -> u32 {
-        let script = self.script.clone();
-        let tag = self.imap.push(&script.commands[self.next % script.commands.len()]);
+        let commands = &self.script.commands;
+        let tag = self.imap.push(&commands[self.next % commands.len()]);
         self.next += 1;
         tag
     }
@@ -195,13 +196,12 @@ impl Player {
 impl Client for Player {
     async fn operate(&mut self, due: Option<Instant>, tally: &Tally) -> Result<(), Failure> {
         if self.script.reselect {
-            let script = self.script.clone();
-            self.imap.command(&script.select).await?;
+            self.imap.command(&self.script.select).await?;
         }
         if let Some(before) = &self.script.before {
             self.imap.command(before).await?;
         }
-        let before = (self.imap.wire.octets_in, self.imap.wire.octets_out);
+        let before = self.imap.octets();
         // A pipeline is filled up when half of it is answered: one write for many commands.
         if self.waiting.len() <= self.script.pipeline / 2 {
             let began = self.waiting.len();
@@ -213,7 +213,7 @@ impl Client for Player {
             self.waiting.iter_mut().skip(began).for_each(|(_, at)| *at = sent);
         }
         self.settle(due, tally).await?;
-        tally.octets(before, (self.imap.wire.octets_in, self.imap.wire.octets_out));
+        tally.octets(before, self.imap.octets());
         Ok(())
     }
 

@@ -28,7 +28,7 @@ pub struct LoginOptions {
 pub async fn run(bench: &Bench, options: &LoginOptions) -> Result<Vec<Row>> {
     let place = Place::new(bench, &options.target, &options.users)?;
     let select = Rc::new(format!("SELECT {}", quoted(&options.select)));
-    let step = bench.run.connections as usize;
+    let step = bench.run.connections();
     // One session before the measurement, for an error that says what to do.
     session(&place, 0, &select, &Tally::default()).await?;
     let open = async |n: usize| Ok(Visitor { place: place.clone(), select: select.clone(), next: n, step });
@@ -50,7 +50,7 @@ impl Client for Visitor {
         self.next = self.next.wrapping_add(self.step);
         let mut imap = session(&self.place, number, &self.select, tally).await?;
         tally.done(due, began);
-        tally.octets((0, 0), (imap.wire.octets_in, imap.wire.octets_out));
+        tally.octets((0, 0), imap.octets());
         // The end is the server's: then the waiting state of a closed connection is on its side, and our ports stay free.
         imap.wire.drain().await;
         Ok(())

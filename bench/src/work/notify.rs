@@ -87,7 +87,7 @@ impl Client for Pair {
         let message = &self.messages[self.next % self.messages.len()];
         self.next = self.next.wrapping_add(1);
         let (idle, way) = (&mut self.idle, &mut self.way);
-        let seen = idle.exists;
+        let (seen, before) = (idle.exists, octets(idle, way));
         let deliver = async {
             let sent = match way {
                 Way::Lmtp(lmtp, envelope) => {
@@ -123,6 +123,7 @@ impl Client for Pair {
         let heard = exists.saturating_duration_since(answered);
         tally.named("send_to_exists_us", exists - sent);
         tally.named("send_to_answer_us", answered - sent);
+        tally.octets(before, octets(&self.idle, &self.way));
         tally.raw(message.octets.len() as u64);
         match due {
             // Behind its schedule, a delivery's delay counts as well.
@@ -144,4 +145,15 @@ impl Client for Pair {
             imap.logout().await;
         }
     }
+}
+
+fn octets(idle: &Imap, way: &Way) -> (u64, u64) {
+    let (idle, way) = (
+        idle.octets(),
+        match way {
+            Way::Lmtp(lmtp, _) => lmtp.octets(),
+            Way::Append(imap) => imap.octets(),
+        },
+    );
+    (idle.0 + way.0, idle.1 + way.1)
 }
