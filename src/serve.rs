@@ -402,8 +402,9 @@ async fn serve_shard<A: FnOnce()>(
         for account in &samples {
             crate::quickstart::deliver_samples(&here, account).await?;
         }
-        announce();
+        // Before anybody is told that it may be stopped.
         let (terminate, hangup) = (shard::signal::terminate()?, shard::signal::hangup()?);
+        announce();
         tasks.push(shard::spawn(Queue::Background, "signals", signals(shared.clone(), terminate, hangup)));
     }
     let failed = futures_lite::future::or(
