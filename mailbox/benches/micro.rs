@@ -51,21 +51,21 @@ fn appends() -> Vec<Record> {
     (1..=RECORDS).map(record).collect()
 }
 
-fn apply(records: &Vec<Record>, state: &mut State) {
+fn apply(records: &[Record], state: &mut State) {
     for (n, record) in records.iter().enumerate() {
         let applied = state.apply(record, &[[n as u8; 32]]);
         assert!(matches!(applied, Ok(Applied::Append { .. })));
     }
 }
 
-fn filled(records: &Vec<Record>) -> State {
+fn filled(records: &[Record]) -> State {
     let mut state = State::new();
     apply(records, &mut state);
     state
 }
 
 /// COPY of all messages into the mailbox that they are in.
-fn copy(_: &Vec<Record>, state: &mut State) {
+fn copy(state: &mut State) {
     let uids = UidSet::from_iter([1..=u32::MAX]);
     let record =
         Record::Copy { from: Guid::INBOX, uids, to: Guid::INBOX, save_date: 1, remove: false, whole: false };
@@ -74,7 +74,7 @@ fn copy(_: &Vec<Record>, state: &mut State) {
 }
 
 /// What an idle session does when all of these have come.
-fn sync(_: &Vec<Record>, (state, view): &mut (State, View)) {
+fn sync((state, view): &mut (State, View)) {
     let index = state.selectable(Guid::INBOX).expect("INBOX is always there");
     let changes = view.sync(index, true);
     assert!(!changes.is_empty());
@@ -166,8 +166,8 @@ fn main() -> ExitCode {
             || appends().iter().map(Record::encode).collect::<Vec<_>>(),
             |records| records.iter().for_each(|bytes| assert!(Record::decode(bytes).is_ok())),
         ),
-        Case::new("mailbox/apply_200_appends", appends, fresh, apply),
-        Case::new("mailbox/apply_copy_of_200", appends, filled, copy),
+        Case::new("mailbox/apply_200_appends", appends, fresh, |records, state| apply(records, state)),
+        Case::new("mailbox/apply_copy_of_200", appends, |records| filled(records), |_, state| copy(state)),
         Case::new(
             "mailbox/sync_200_arrivals",
             appends,
@@ -176,7 +176,7 @@ fn main() -> ExitCode {
                 let view = View::new(empty.selectable(Guid::INBOX).expect("INBOX"), UidSet::new());
                 (filled(records), view)
             },
-            sync,
+            |_, at| sync(at),
         ),
         Case::new(
             "mailbox/arrive_20_plain",

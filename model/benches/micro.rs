@@ -22,12 +22,12 @@ fn scan(octets: &[u8]) -> Message {
     message
 }
 
-fn scan_all(messages: &Vec<Vec<u8>>) {
+fn scan_all(messages: &[Vec<u8>]) {
     messages.iter().for_each(|octets| drop(std::hint::black_box(scan(octets))));
 }
 
 /// The prepared forms of a message: what is made once when it arrives.
-fn forms(messages: &Vec<Message>) -> usize {
+fn forms(messages: &[Message]) -> usize {
     let octets = messages.iter().map(|message| {
         let wire = [envelope(message), body(message), bodystructure(message)];
         let headers = message.chosen_headers().expect("a short header is whole");
@@ -56,13 +56,17 @@ fn read(path: &Path) -> Vec<Vec<u8>> {
 
 fn main() -> ExitCode {
     let mut cases = vec![
-        Case::reading("model/scan_100_plain", || many(100, mail::plain), scan_all),
-        Case::reading("model/scan_20_alternative", || many(20, mail::alternative), scan_all),
-        Case::reading("model/scan_attachment", || many(1, mail::attachment), scan_all),
+        Case::reading("model/scan_100_plain", || many(100, mail::plain), |messages| scan_all(messages)),
+        Case::reading(
+            "model/scan_20_alternative",
+            || many(20, mail::alternative),
+            |messages| scan_all(messages),
+        ),
+        Case::reading("model/scan_attachment", || many(1, mail::attachment), |messages| scan_all(messages)),
         Case::reading(
             "model/forms_of_100",
             || -> Vec<Message> { many(100, mail::alternative).iter().map(|octets| scan(octets)).collect() },
-            forms,
+            |messages| forms(messages),
         ),
         Case::reading(
             "model/sequence_set_of_2000_ranges",
@@ -80,7 +84,7 @@ fn main() -> ExitCode {
     ] {
         let path = corpus(path);
         if path.exists() {
-            cases.push(Case::reading(name, move || read(&path), scan_all));
+            cases.push(Case::reading(name, move || read(&path), |messages| scan_all(messages)));
         } else {
             eprintln!("skipped: {name}: no corpus beside the workspace");
         }

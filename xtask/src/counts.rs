@@ -57,8 +57,11 @@ fn build() -> Result<Vec<PathBuf>> {
     let mut command = Command::new("cargo");
     command.args(["bench", "--locked", "--no-run", "--quiet", "--profile", "counts", "--bench", "micro"]);
     command.arg("--message-format=json-render-diagnostics").current_dir(crate::root());
-    CRATES.iter().for_each(|name| drop(command.args(["-p", name])));
-    let output = command.stderr(Stdio::inherit()).output().context("cargo bench")?;
+    let output = command
+        .args(CRATES.iter().flat_map(|name| ["-p", name]))
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo bench")?;
     let binaries = executables(&String::from_utf8_lossy(&output.stdout));
     if !output.status.success() || binaries.len() != CRATES.len() {
         bail!("the benchmarks do not build");
