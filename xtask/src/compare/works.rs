@@ -516,7 +516,7 @@ pub const WORKS: &[Work] = &[
     },
     Work {
         name: "fetch-envelope-cold",
-        title: "LOGIN, SELECT and the same FETCH, page cache dropped",
+        title: "LOGIN, SELECT and that FETCH, {medium} messages, page cache dropped",
         way: Way::Cold,
         bench: &["user2@example.test", "FETCH 1:* (UID FLAGS INTERNALDATE RFC822.SIZE ENVELOPE)"],
         goals: &[(LatencyP50Ms, Times(3.0))],
@@ -548,7 +548,7 @@ pub const WORKS: &[Work] = &[
     },
     Work {
         name: "fetch-body-tls",
-        title: "the same over TLS 1.3",
+        title: "FETCH BODY.PEEK[] of {medium} messages, one connection, warm, TLS 1.3",
         bench: &[
             "imap",
             "--target",
