@@ -129,8 +129,7 @@ pub fn configuration(
         .replace("{imap}", &listeners(ports.imap, Some(ports.imaps), "imap"))
         .replace("{pop3}", &listeners(ports.pop3, None, "pop3"))
         .replace("{lmtp}", &ports.lmtp.to_string())
-        .replace("{clients}", clients)
-        .replace("{mail_id}", &MAIL_ID.to_string());
+        .replace("{clients}", clients);
     format!("{shared}\n{services}")
 }
 
@@ -147,7 +146,7 @@ fn shared(kind: Kind, site: &Site, places: &Places, durability: Durability) -> S
          ssl = yes\nssl_cert = <{chain}\nssl_key = <{key}\n\
          disable_plaintext_auth = no\nmail_max_userip_connections = 0\nlogin_trusted_networks = 127.0.0.0/8\n\
          first_valid_uid = {MAIL_ID}\npostmaster_address = postmaster@example.test\nhostname = compare.example.test\n\
-         default_client_limit = 19000\ndefault_process_limit = 10000\ndefault_vsz_limit = 4 G\n\n\
+         default_client_limit = 19000\ndefault_process_limit = 200\ndefault_vsz_limit = 4 G\n\n\
          passdb {{\n  driver = passwd-file\n  args = username_format=%u {passwd}\n}}\n\
          userdb {{\n  driver = passwd-file\n  args = username_format=%u {passwd}\n  \
          override_fields = uid={MAIL_ID} gid={MAIL_ID} home={mail}/%u\n}}\n\
@@ -173,7 +172,8 @@ fn shared(kind: Kind, site: &Site, places: &Places, durability: Durability) -> S
 /// A login process for each connection, an imap process for each session, no cache of passwords.
 const DEFAULT: &str = "\
 service imap-login {
-{imap}}
+{imap}  process_limit = 10000
+}
 service pop3-login {
 {pop3}}
 service imap {
@@ -188,7 +188,8 @@ service lmtp {
 ";
 
 /// What Dovecot's pages on performance name: login processes that serve many connections, one for the one core;
-/// session processes that stay and are used again; IDLE sessions parked in one process; passwords cached.
+/// session processes that stay and are used again; IDLE sessions parked in one process, whose socket anybody may open,
+/// as the mail's owner has no name that a socket could be given to; passwords cached.
 const BEST: &str = "\
 auth_cache_size = 64 M
 auth_cache_ttl = 1 hour
@@ -217,14 +218,12 @@ service imap {
 }
 service imap-hibernate {
   unix_listener imap-hibernate {
-    mode = 0660
-    user = {mail_id}
+    mode = 0666
   }
 }
 service pop3 {
   service_count = 0
   process_min_avail = 4
-  process_limit = 10000
 }
 service lmtp {
   service_count = 0

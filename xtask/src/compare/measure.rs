@@ -14,7 +14,7 @@ use super::generator::{self, Row};
 use super::meter::{self, Usage};
 use super::results::Figures;
 use super::server::{Durability, Kind, Server, Site, USER_PATTERN, http_get, loopback, run};
-use super::works::{Figure, Scale, Store, Way, Work, preparation};
+use super::works::{Figure, Scale, Store, Way, Work, preparation, split};
 use super::{cold, culver};
 
 /// Connections by which a store is filled.
@@ -120,9 +120,9 @@ impl Bench {
     }
 
     /// A work's words with those in braces replaced.
-    fn words(&self, words: &[&str], server: Option<&Server>) -> Result<Vec<String>> {
+    fn words(&self, text: &str, server: Option<&Server>) -> Result<Vec<String>> {
         let other = |name: &str| server.and_then(|server| server.address(name));
-        words.iter().map(|word| self.scale.fill(word, &other).map_err(anyhow::Error::msg)).collect()
+        Ok(split(&self.scale.fill(text, &other).map_err(anyhow::Error::msg)?))
     }
 
     /// Who logs in, where the words do not say.
@@ -144,6 +144,10 @@ impl Bench {
         let mut words = self.words(work.bench, Some(server))?;
         words.extend(self.users(&words));
         words.extend(["--seed".to_owned(), (repeat + 1).to_string()]);
+        if work.way == Way::UntilFlushed {
+            // What a warm-up costs would be counted, and what it does would not.
+            words.extend(["--warmup", "0"].map(str::to_owned));
+        }
         self.generate(&words, server, &dir.join("work.json"))
     }
 
@@ -178,7 +182,8 @@ impl Bench {
     }
 
     fn cold(&self, work: &Work, kind: Kind, dir: &Path, repeat: u32) -> Result<Once> {
-        let [user, command] = work.bench else { return Err(anyhow!("{}: a user and a command", work.name)) };
+        let words = split(work.bench);
+        let [user, command] = &words[..] else { return Err(anyhow!("{}: a user and a command", work.name)) };
         if repeat == 0 {
             // What a server keeps beside its messages is there, as after a first look at the mailbox.
             let server = Server::start(kind, &self.site, dir, Durability::Full)?;

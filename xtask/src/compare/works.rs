@@ -133,7 +133,7 @@ pub struct Work {
     pub store: Store,
     pub way: Way,
     /// What the generator is told; for [`Way::Cold`] the user and the command.
-    pub bench: &'static [&'static str],
+    pub bench: &'static str,
     pub goals: &'static [(Figure, Goal)],
     pub limit: Option<(Figure, Limit)>,
     /// Whether the configuration with many clients in a process is measured too.
@@ -146,7 +146,7 @@ const fn work(name: &'static str, title: &'static str) -> Work {
         title,
         store: Store::Fresh,
         way: Way::Generator,
-        bench: &[],
+        bench: "",
         goals: &[],
         limit: None,
         dense: false,
@@ -195,60 +195,38 @@ impl Scale {
     }
 }
 
+/// The words of a command line, of which those with blanks stand in single quotes.
+pub fn split(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (at, part) in text.split('\'').enumerate() {
+        match at % 2 {
+            0 => words.extend(part.split_whitespace().map(str::to_owned)),
+            _ => words.push(part.to_owned()),
+        }
+    }
+    words
+}
+
 /// A store that several works use: its name and the generator's commands that fill it.
 pub struct Preparation {
     pub name: &'static str,
-    pub fills: &'static [&'static [&'static str]],
+    pub fills: &'static [&'static str],
 }
 
 pub const PREPARATIONS: &[Preparation] = &[
-    Preparation {
-        name: "small",
-        fills: &[&[
-            "--users",
-            "100",
-            "--messages",
-            "100",
-            "--size",
-            "4k",
-            "--seen",
-            "50%",
-            "--flagged",
-            "1%",
-        ]],
-    },
+    Preparation { name: "small", fills: &["--users 100 --messages 100 --size 4k --seen 50% --flagged 1%"] },
     Preparation {
         name: "big",
         fills: &[
-            &[
-                "--account",
-                "user1@example.test:secret",
-                "--messages",
-                "{large}",
-                "--size",
-                "1k",
-                "--flagged",
-                "1%",
-                "--seen",
-                "50%",
-            ],
-            &[
-                "--account",
-                "user2@example.test:secret",
-                "--messages",
-                "{medium}",
-                "--size",
-                "10k",
-                "--seen",
-                "50%",
-            ],
+            "--account user1@example.test:secret --messages {large} --size 1k --flagged 1% --seen 50%",
+            "--account user2@example.test:secret --messages {medium} --size 10k --seen 50%",
         ],
     },
     Preparation {
         name: "million",
-        fills: &[&["--account", "user1@example.test:secret", "--messages", "{million}", "--size", "1k"]],
+        fills: &["--account user1@example.test:secret --messages {million} --size 1k"],
     },
-    Preparation { name: "crowd", fills: &[&["--users", "{crowd}", "--messages", "100", "--size", "1k"]] },
+    Preparation { name: "crowd", fills: &["--users {crowd} --messages 100 --size 1k"] },
 ];
 
 pub fn preparation(name: &str) -> Option<&'static Preparation> {
@@ -268,26 +246,11 @@ const BIG: Work = Work { store: Store::Prepared("big"), ..work("", "") };
 const BIG_CHANGED: Work = Work { store: Store::CopyOf("big"), ..work("", "") };
 const CROWD: Work = Work { store: Store::Prepared("crowd"), ..work("", "") };
 
-const USER1: &str = "user1@example.test:secret";
-const USER2: &str = "user2@example.test:secret";
-
 pub const WORKS: &[Work] = &[
     Work {
         name: "lmtp-1",
         title: "LMTP, 10 KiB, durable, 1 connection",
-        bench: &[
-            "lmtp",
-            "--target",
-            "{lmtp}",
-            "--connections",
-            "1",
-            "--users",
-            "100",
-            "--size",
-            "10k",
-            "--duration",
-            "{seconds}",
-        ],
+        bench: "lmtp --target {lmtp} --connections 1 --users 100 --size 10k --duration {seconds}",
         goals: &[
             (CpuUs, Times(8.0)),
             (Rate, Times(2.5)),
@@ -299,19 +262,7 @@ pub const WORKS: &[Work] = &[
     Work {
         name: "lmtp-10",
         title: "LMTP, 10 KiB, durable, 10 connections",
-        bench: &[
-            "lmtp",
-            "--target",
-            "{lmtp}",
-            "--connections",
-            "10",
-            "--users",
-            "100",
-            "--size",
-            "10k",
-            "--duration",
-            "{seconds}",
-        ],
+        bench: "lmtp --target {lmtp} --connections 10 --users 100 --size 10k --duration {seconds}",
         goals: &[
             (CpuUs, Times(8.0)),
             (Rate, Times(5.0)),
@@ -323,19 +274,7 @@ pub const WORKS: &[Work] = &[
     Work {
         name: "lmtp-50",
         title: "LMTP, 10 KiB, durable, 50 connections",
-        bench: &[
-            "lmtp",
-            "--target",
-            "{lmtp}",
-            "--connections",
-            "50",
-            "--users",
-            "100",
-            "--size",
-            "10k",
-            "--duration",
-            "{seconds}",
-        ],
+        bench: "lmtp --target {lmtp} --connections 50 --users 100 --size 10k --duration {seconds}",
         goals: &[
             (CpuUs, Times(8.0)),
             (Rate, Times(8.0)),
@@ -347,57 +286,21 @@ pub const WORKS: &[Work] = &[
     Work {
         name: "append-20",
         title: "APPEND, 10 KiB, 20 connections, 20 users",
-        bench: &[
-            "append",
-            "--target",
-            "{imap}",
-            "--connections",
-            "20",
-            "--users",
-            "20",
-            "--size",
-            "10k",
-            "--duration",
-            "{short}",
-        ],
+        bench: "append --target {imap} --connections 20 --users 20 --size 10k --duration {short}",
         goals: &[(CpuUs, Times(5.0)), (Rate, Times(3.0)), (WrittenPerRaw, Shown), (LatencyP99Ms, Shown)],
         ..APPEND
     },
     Work {
         name: "append-1",
         title: "APPEND, 10 KiB, 20 connections, one user",
-        bench: &[
-            "append",
-            "--target",
-            "{imap}",
-            "--connections",
-            "20",
-            "--users",
-            "1",
-            "--size",
-            "10k",
-            "--duration",
-            "{short}",
-        ],
+        bench: "append --target {imap} --connections 20 --users 1 --size 10k --duration {short}",
         goals: &[(CpuUs, Times(5.0)), (Rate, Times(8.0)), (WrittenPerRaw, Shown), (LatencyP99Ms, Shown)],
         ..APPEND
     },
     Work {
         name: "login",
         title: "LOGIN, SELECT, LOGOUT, 20 connections",
-        bench: &[
-            "login",
-            "--target",
-            "{imap}",
-            "--connections",
-            "20",
-            "--users",
-            "100",
-            "--duration",
-            "{short}",
-            "--warmup",
-            "{warm}",
-        ],
+        bench: "login --target {imap} --connections 20 --users 100 --duration {short} --warmup {warm}",
         goals: &[(CpuUs, Times(10.0)), (CpuUs, TimesDense(5.0)), (Rate, Times(5.0)), (LatencyP99Ms, Shown)],
         dense: true,
         ..LOGIN
@@ -405,45 +308,16 @@ pub const WORKS: &[Work] = &[
     Work {
         name: "login-tls",
         title: "LOGIN, SELECT, LOGOUT over TLS 1.3, full handshake",
-        bench: &[
-            "login",
-            "--target",
-            "{imaps}",
-            "--tls",
-            "implicit",
-            "--insecure",
-            "--connections",
-            "20",
-            "--users",
-            "100",
-            "--duration",
-            "{short}",
-            "--warmup",
-            "{warm}",
-        ],
+        bench: "login --target {imaps} --tls implicit --insecure --connections 20 --users 100 --duration \
+                {short} --warmup {warm}",
         goals: &[(CpuUs, Times(6.0)), (Rate, Times(3.0)), (LatencyP99Ms, Shown)],
         ..LOGIN
     },
     Work {
         name: "login-tls-resumed",
         title: "LOGIN, SELECT, LOGOUT over TLS 1.3, resumed",
-        bench: &[
-            "login",
-            "--target",
-            "{imaps}",
-            "--tls",
-            "implicit",
-            "--tls-resume",
-            "--insecure",
-            "--connections",
-            "20",
-            "--users",
-            "100",
-            "--duration",
-            "{short}",
-            "--warmup",
-            "{warm}",
-        ],
+        bench: "login --target {imaps} --tls implicit --tls-resume --insecure --connections 20 --users 100 \
+                --duration {short} --warmup {warm}",
         goals: &[(CpuUs, Times(6.0)), (Rate, Times(5.0)), (LatencyP99Ms, Shown)],
         ..LOGIN
     },
@@ -451,124 +325,50 @@ pub const WORKS: &[Work] = &[
         name: "mixed",
         title: "mixed --closed, 50 connections, 100 users",
         store: Store::CopyOf("small"),
-        bench: &[
-            "mixed",
-            "--closed",
-            "--target",
-            "{imap}",
-            "--connections",
-            "50",
-            "--users",
-            "100",
-            "--duration",
-            "{short}",
-            "--warmup",
-            "{warm}",
-        ],
+        bench: "mixed --closed --target {imap} --connections 50 --users 100 --duration {short} --warmup {warm}",
         goals: &[(CpuUs, Times(6.0)), (Rate, Times(3.0)), (LatencyP99Ms, Shown)],
         ..work("", "")
     },
     Work {
         name: "fetch-flags",
         title: "FETCH 1:* (FLAGS), {large} messages, warm",
-        bench: &[
-            "imap",
-            "--target",
-            "{imap}",
-            "--connections",
-            "1",
-            "--account",
-            USER1,
-            "--select",
-            "INBOX",
-            "--command",
-            "FETCH 1:* (FLAGS)",
-            "--duration",
-            "{short}",
-            "--warmup",
-            "{warm}",
-        ],
+        bench: "imap --target {imap} --connections 1 --account user1@example.test:secret --select INBOX \
+                --command 'FETCH 1:* (FLAGS)' --duration {short} --warmup {warm}",
         goals: &[(LatencyP50Ms, Times(4.0)), (CpuUs, Shown)],
         ..BIG
     },
     Work {
         name: "fetch-envelope",
         title: "FETCH 1:* (UID FLAGS INTERNALDATE RFC822.SIZE ENVELOPE), {medium} messages, warm",
-        bench: &[
-            "imap",
-            "--target",
-            "{imap}",
-            "--connections",
-            "1",
-            "--account",
-            USER2,
-            "--select",
-            "INBOX",
-            "--command",
-            "FETCH 1:* (UID FLAGS INTERNALDATE RFC822.SIZE ENVELOPE)",
-            "--duration",
-            "{short}",
-            "--warmup",
-            "{warm}",
-        ],
+        bench: "imap --target {imap} --connections 1 --account user2@example.test:secret --select INBOX \
+                --command 'FETCH 1:* (UID FLAGS INTERNALDATE RFC822.SIZE ENVELOPE)' --duration {short} --warmup \
+                {warm}",
         goals: &[(LatencyP50Ms, Times(10.0)), (CpuUs, Shown)],
         ..BIG
     },
     Work {
         name: "fetch-envelope-cold",
-        title: "LOGIN, SELECT and the same FETCH, page cache dropped",
+        title: "LOGIN, SELECT and that FETCH, {medium} messages, page cache dropped",
         way: Way::Cold,
-        bench: &["user2@example.test", "FETCH 1:* (UID FLAGS INTERNALDATE RFC822.SIZE ENVELOPE)"],
+        bench: "user2@example.test 'FETCH 1:* (UID FLAGS INTERNALDATE RFC822.SIZE ENVELOPE)'",
         goals: &[(LatencyP50Ms, Times(3.0))],
         ..BIG
     },
     Work {
         name: "fetch-body",
         title: "FETCH BODY.PEEK[] of {medium} messages, one connection, warm",
-        bench: &[
-            "imap",
-            "--target",
-            "{imap}",
-            "--connections",
-            "1",
-            "--account",
-            USER2,
-            "--select",
-            "INBOX",
-            "--command",
-            "FETCH 1:* (BODY.PEEK[])",
-            "--duration",
-            "{short}",
-            "--warmup",
-            "{warm}",
-        ],
+        bench: "imap --target {imap} --connections 1 --account user2@example.test:secret --select INBOX \
+                --command 'FETCH 1:* (BODY.PEEK[])' --duration {short} --warmup {warm}",
         goals: &[(MbPerSecond, Times(2.0)), (CpuUs, Shown)],
         limit: Some((MbPerSecond, Limit::Loopback)),
         ..BIG
     },
     Work {
         name: "fetch-body-tls",
-        title: "the same over TLS 1.3",
-        bench: &[
-            "imap",
-            "--target",
-            "{imaps}",
-            "--tls",
-            "implicit",
-            "--insecure",
-            "--connections",
-            "1",
-            "--account",
-            USER2,
-            "--select",
-            "INBOX",
-            "--command",
-            "FETCH 1:* (BODY.PEEK[])",
-            "--duration",
-            "{short}",
-            "--warmup",
-            "{warm}",
-        ],
+        title: "FETCH BODY.PEEK[] of {medium} messages, one connection, warm, TLS 1.3",
+        bench: "imap --target {imaps} --tls implicit --insecure --connections 1 --account \
+                user2@example.test:secret --select INBOX --command 'FETCH 1:* (BODY.PEEK[])' --duration {short} \
+                --warmup {warm}",
         goals: &[(MbPerSecond, Times(2.5)), (CpuUs, Shown)],
         limit: Some((MbPerSecond, Limit::Loopback)),
         ..BIG
@@ -576,97 +376,40 @@ pub const WORKS: &[Work] = &[
     Work {
         name: "search",
         title: "SEARCH UNSEEN FLAGGED, {large} messages, 1% flagged",
-        bench: &[
-            "imap",
-            "--target",
-            "{imap}",
-            "--connections",
-            "1",
-            "--account",
-            USER1,
-            "--select",
-            "INBOX",
-            "--command",
-            "SEARCH UNSEEN FLAGGED",
-            "--duration",
-            "{short}",
-            "--warmup",
-            "{warm}",
-        ],
+        bench: "imap --target {imap} --connections 1 --account user1@example.test:secret --select INBOX \
+                --command 'SEARCH UNSEEN FLAGGED' --duration {short} --warmup {warm}",
         goals: &[(LatencyP50Ms, Times(15.0)), (CpuUs, Shown)],
         ..BIG
     },
     Work {
         name: "store",
         title: "STORE 1:* +FLAGS.SILENT, {large} messages, durable",
-        bench: &[
-            "imap",
-            "--target",
-            "{imap}",
-            "--connections",
-            "1",
-            "--account",
-            USER1,
-            "--select",
-            "INBOX",
-            "--before",
-            "STORE 1:* -FLAGS.SILENT (\\Answered)",
-            "--command",
-            "STORE 1:* +FLAGS.SILENT (\\Answered)",
-            "--duration",
-            "{short}",
-            "--warmup",
-            "{warm}",
-        ],
+        bench: "imap --target {imap} --connections 1 --account user1@example.test:secret --select INBOX \
+                --before 'STORE 1:* -FLAGS.SILENT (\\Answered)' --command \
+                'STORE 1:* +FLAGS.SILENT (\\Answered)' --duration {short} --warmup {warm}",
         goals: &[(LatencyP50Ms, Times(5.0))],
         ..BIG_CHANGED
     },
     Work {
         name: "copy",
         title: "COPY of {medium} messages",
-        bench: &[
-            "imap",
-            "--target",
-            "{imap}",
-            "--connections",
-            "1",
-            "--account",
-            USER2,
-            "--select",
-            "INBOX",
-            "--command",
-            "COPY 1:{medium} Trash",
-            "--count",
-            "3",
-        ],
+        bench: "imap --target {imap} --connections 1 --account user2@example.test:secret --select INBOX \
+                --command 'COPY 1:{medium} Trash' --count 3",
         goals: &[(LatencyP50Ms, Times(3.0)), (CpuUs, Shown)],
         ..BIG_CHANGED
     },
     Work {
         name: "move",
         title: "MOVE of {medium} messages",
-        bench: &[
-            "imap",
-            "--target",
-            "{imap}",
-            "--connections",
-            "1",
-            "--account",
-            USER2,
-            "--select",
-            "INBOX",
-            "--command",
-            "MOVE 1:{medium} Trash",
-            "--count",
-            "1",
-        ],
+        bench: "imap --target {imap} --connections 1 --account user2@example.test:secret --select INBOX \
+                --command 'MOVE 1:{medium} Trash' --count 1",
         goals: &[(LatencyP50Ms, Times(3.0)), (CpuUs, Shown)],
         ..BIG_CHANGED
     },
     Work {
         name: "pop3-retr",
         title: "POP3: login, UIDL, RETR of {medium} messages of 10 KiB",
-        bench: &["pop3", "--target", "{pop3}", "--connections", "1", "--account", USER2, "--count", "3"],
+        bench: "pop3 --target {pop3} --connections 1 --account user2@example.test:secret --count 3",
         goals: &[(LatencyP50Ms, Times(3.0)), (CpuUs, Shown), (MbPerSecond, Shown)],
         ..BIG_CHANGED
     },
@@ -674,64 +417,23 @@ pub const WORKS: &[Work] = &[
         name: "select-million",
         title: "SELECT of {million} messages",
         store: Store::Prepared("million"),
-        bench: &[
-            "imap",
-            "--target",
-            "{imap}",
-            "--connections",
-            "1",
-            "--account",
-            USER1,
-            "--select",
-            "INBOX",
-            "--command",
-            "SELECT INBOX",
-            "--duration",
-            "{short}",
-            "--warmup",
-            "{warm}",
-        ],
+        bench: "imap --target {imap} --connections 1 --account user1@example.test:secret --select INBOX \
+                --command 'SELECT INBOX' --duration {short} --warmup {warm}",
         goals: &[(LatencyP50Ms, Times(3.0)), (CpuUs, Shown)],
         ..work("", "")
     },
     Work {
         name: "idle",
         title: "{crowd} connections in IDLE, each of its own account",
-        bench: &[
-            "idle",
-            "--target",
-            "{imap}",
-            "--connections",
-            "{crowd}",
-            "--users",
-            "{crowd}",
-            "--warmup",
-            "{calm}",
-            "--duration",
-            "{idle}",
-        ],
+        bench: "idle --target {imap} --connections {crowd} --users {crowd} --warmup {calm} --duration {idle}",
         goals: &[(PssKib, AtMost(4.0)), (KernelKib, Shown), (IdlePercent, AtMost(0.5))],
         ..CROWD
     },
     Work {
         name: "idle-tls",
         title: "{crowd} connections in IDLE over TLS 1.3",
-        bench: &[
-            "idle",
-            "--target",
-            "{imaps}",
-            "--tls",
-            "implicit",
-            "--insecure",
-            "--connections",
-            "{crowd}",
-            "--users",
-            "{crowd}",
-            "--warmup",
-            "{calm}",
-            "--duration",
-            "{idle}",
-        ],
+        bench: "idle --target {imaps} --tls implicit --insecure --connections {crowd} --users {crowd} --warmup \
+                {calm} --duration {idle}",
         goals: &[(PssKib, AtMost(12.0)), (KernelKib, Shown), (IdlePercent, AtMost(0.5))],
         ..CROWD
     },
@@ -739,45 +441,21 @@ pub const WORKS: &[Work] = &[
         name: "notify",
         title: "LMTP's 250 to EXISTS in another session's IDLE",
         store: Store::CopyOf("small"),
-        bench: &["notify", "--target", "{imap}", "--lmtp", "{lmtp}", "--users", "1", "--count", "200"],
+        bench: "notify --target {imap} --lmtp {lmtp} --users 1 --count 200",
         goals: &[(LatencyP99Ms, AtMost(5.0)), (LatencyP50Ms, Shown)],
         ..work("", "")
     },
     Work {
         name: "interfere",
         title: "NOOP on one connection while eight append, flushes included",
-        bench: &[
-            "interfere",
-            "--target",
-            "{imap}",
-            "--appenders",
-            "8",
-            "--users",
-            "9",
-            "--size",
-            "10k",
-            "--duration",
-            "{short}",
-        ],
+        bench: "interfere --target {imap} --appenders 8 --users 9 --size 10k --duration {short}",
         goals: &[(Interference, AtMost(3.0)), (LatencyP99Ms, Shown), (StallP999Ms, AtMost(2.0))],
         ..work("", "")
     },
     Work {
         name: "noop",
         title: "NOOP, 50 connections, not pipelined",
-        bench: &[
-            "noop",
-            "--target",
-            "{imap}",
-            "--connections",
-            "50",
-            "--users",
-            "50",
-            "--duration",
-            "{short}",
-            "--warmup",
-            "{warm}",
-        ],
+        bench: "noop --target {imap} --connections 50 --users 50 --duration {short} --warmup {warm}",
         goals: &[(RatePerCpuSecond, PartOfLimit(0.6)), (Rate, Shown), (LatencyP99Ms, Shown)],
         limit: Some((RatePerCpuSecond, Limit::PingPong)),
         ..LOGIN
@@ -815,8 +493,8 @@ mod tests {
             assert!(names.insert(work.name), "{} stands there twice", work.name);
             assert!(!work.title.is_empty() && !work.bench.is_empty() && !work.goals.is_empty());
             for scale in [Scale { quick: true }, Scale { quick: false }] {
-                for word in work.bench.iter().chain([&work.title]) {
-                    scale.fill(word, &service).unwrap();
+                for text in [work.bench, work.title] {
+                    scale.fill(text, &service).unwrap();
                 }
             }
             if let Store::Prepared(name) | Store::CopyOf(name) = work.store {
@@ -824,8 +502,8 @@ mod tests {
             }
         }
         for preparation in PREPARATIONS {
-            for word in preparation.fills.iter().flat_map(|fill| fill.iter()) {
-                Scale { quick: true }.fill(word, &|_| None).unwrap();
+            for fill in preparation.fills {
+                Scale { quick: true }.fill(fill, &|_| None).unwrap();
             }
         }
     }
@@ -837,6 +515,15 @@ mod tests {
         assert_eq!(scale.fill("{imap} x {seconds}", &other), Ok("h:1 x 5".to_owned()));
         assert!(scale.fill("{nothing}", &other).is_err());
         assert!(scale.fill("{imap", &other).is_err());
+    }
+
+    #[test]
+    fn words_in_quotes_stay_whole() {
+        assert_eq!(
+            split("imap  --command 'FETCH 1:* (FLAGS)' -c 1"),
+            ["imap", "--command", "FETCH 1:* (FLAGS)", "-c", "1"]
+        );
+        assert!(WORKS.iter().all(|work| work.bench.matches('\'').count() % 2 == 0));
     }
 
     #[test]
