@@ -159,7 +159,7 @@ impl Ledger {
     }
 
     /// Where INBOX was or may have been renamed to.
-    fn renames_of_inbox(&self) -> impl Iterator<Item = (Guid, &Op)> {
+    pub fn renames_of_inbox(&self) -> impl Iterator<Item = (Guid, &Op)> {
         self.ops.values().filter(|op| op.fate != Fate::No).filter_map(|op| match &op.kind {
             Kind::Tree(Change::RenameInbox { guid, .. }) => Some((*guid, op)),
             _ => None,

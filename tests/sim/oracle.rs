@@ -284,6 +284,16 @@ impl Ledger {
                 if validity(&self.tree, *guid).is_some_and(|known| known != uid_validity.get()) {
                     errors.push(format!("append {serial} got UIDVALIDITY {uid_validity}"));
                 }
+                // A RENAME of INBOX in the append's own batch moves the message before anybody has read the answer.
+                let renamed = |seen: (Guid, u32)| {
+                    *guid == Guid::INBOX && self.renames_of_inbox().any(|(target, _)| target == seen.0)
+                };
+                if let Some(seen) = instance.filter(|seen| renamed(*seen)) {
+                    self.dead.insert((*guid, uid), serial);
+                    self.raise_uid_next(*guid, uid + 1);
+                    *instance = Some(seen);
+                    return;
+                }
                 if instance.is_some_and(|seen| seen != (*guid, uid)) {
                     errors.push(format!("append {serial} got UID {uid}, it was seen at {instance:?}"));
                 }
