@@ -269,7 +269,6 @@ impl Ledger {
 
     fn told(&mut self, serial: Serial, op: &mut Op, applied: &Applied, errors: &mut Vec<String>) {
         let told_next = |guid: &Guid| op.uid_next.get(guid).copied().unwrap_or(1);
-        let inbox_went_to: Vec<Guid> = self.renames_of_inbox().map(|(target, _)| target).collect();
         let validity = |tree: &Tree, guid: Guid| {
             tree.entries.values().find(|entry| entry.guid == Some(guid)).map(|entry| entry.uid_validity)
         };
@@ -285,9 +284,17 @@ impl Ledger {
                 if validity(&self.tree, *guid).is_some_and(|known| known != uid_validity.get()) {
                     errors.push(format!("append {serial} got UIDVALIDITY {uid_validity}"));
                 }
-                // A rename of INBOX may have been seen to take it along before its own answer came.
-                let taken_along = |seen: (Guid, u32)| *guid == Guid::INBOX && inbox_went_to.contains(&seen.0);
-                if instance.is_some_and(|seen| seen != (*guid, uid) && !taken_along(seen)) {
+                // A RENAME of INBOX in the append's own batch moves the message before anybody has read the answer.
+                let renamed = |seen: (Guid, u32)| {
+                    *guid == Guid::INBOX && self.renames_of_inbox().any(|(target, _)| target == seen.0)
+                };
+                if let Some(seen) = instance.filter(|seen| renamed(*seen)) {
+                    self.dead.insert((*guid, uid), serial);
+                    self.raise_uid_next(*guid, uid + 1);
+                    *instance = Some(seen);
+                    return;
+                }
+                if instance.is_some_and(|seen| seen != (*guid, uid)) {
                     errors.push(format!("append {serial} got UID {uid}, it was seen at {instance:?}"));
                 }
                 *instance = Some((*guid, uid));
