@@ -402,7 +402,7 @@ async fn serve_shard<A: FnOnce()>(
         for account in &samples {
             crate::quickstart::deliver_samples(&here, account).await?;
         }
-        // Before anybody is told that it may be stopped.
+        // Whoever reads that the server is ready may send one at once.
         let (terminate, hangup) = (shard::signal::terminate()?, shard::signal::hangup()?);
         announce();
         tasks.push(shard::spawn(Queue::Background, "signals", signals(shared.clone(), terminate, hangup)));

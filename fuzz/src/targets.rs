@@ -3,11 +3,14 @@
 //! They are plain functions so that the same code runs under libFuzzer (`cargo xtask fuzz`) and, over the seeds, as an
 //! ordinary test.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use culver_model::mime::{self, Message, PartTable};
 use culver_model::{ListPattern, MailboxName, Section, SectionText, Uid};
 use culver_proto::{imap, lmtp, pop3};
+use culver_shard::disk;
+use culver_shard::sim::{Sim, SimConfig};
 
 /// Takes any octets; panics where a promise is broken.
 pub type Target = fn(&[u8]);
@@ -18,11 +21,15 @@ pub const ALL: &[(&str, Target)] = &[
     ("imap_server", imap_server),
     ("index_block", index_block),
     ("journal_record", journal_record),
+    ("journal_segment", journal_segment),
     ("lmtp", lmtp),
     ("mailbox_name", mailbox_name),
+    ("manifest", manifest),
     ("mime", mime),
+    ("pack", pack),
     ("passwd_file", passwd_file),
     ("pop3", pop3),
+    ("table", table),
 ];
 
 /// Steps of a protocol over one input; each one takes octets or ends, so an honest protocol stays far below.
@@ -315,4 +322,56 @@ pub fn journal_record(data: &[u8]) {
         let again = culver_mailbox::record::Record::decode(&record.encode());
         assert!(again.is_ok(), "what it encodes, it decodes");
     }
+}
+
+/// A segment of the journal as it may lie damaged on a disk. The zeros of the header block are left out of the input.
+pub fn journal_segment(data: &[u8]) {
+    let (header, batches) = data.split_at(data.len().min(SEGMENT_HEADER_OCTETS));
+    let mut file = header.to_vec();
+    file.resize(SEGMENT_HEADER_BLOCK, 0);
+    file.extend_from_slice(batches);
+    stored_file(file, b"CULVJRN1");
+}
+
+/// A manifest.
+pub fn manifest(data: &[u8]) {
+    stored_file(data.to_vec(), b"CULVMAN1");
+}
+
+/// A pack of bodies.
+pub fn pack(data: &[u8]) {
+    stored_file(data.to_vec(), b"CULVPAK1");
+}
+
+/// A table of blocks.
+pub fn table(data: &[u8]) {
+    stored_file(data.to_vec(), b"CULVTBL1");
+}
+
+/// As `docs/format/journal.md` has them.
+const SEGMENT_HEADER_OCTETS: usize = 96;
+const SEGMENT_HEADER_BLOCK: usize = 4096;
+
+/// A file of the store is read from end to end, as it is, and with checksums that hide the damage.
+fn stored_file(mut file: Vec<u8>, magic: &[u8; 8]) {
+    let Some(begin) = file.get_mut(..8) else { return };
+    begin.copy_from_slice(magic);
+    let as_it_is = dumped(file.clone());
+    culver_storage::fuzzing::mend_checksums(&mut file);
+    let mended = dumped(file.clone());
+    // What reads a file that is whole must not be led by chance.
+    assert_eq!(mended, dumped(file));
+    drop(as_it_is);
+}
+
+/// What `culver dump` says, on a simulated disk.
+fn dumped(file: Vec<u8>) -> Result<String, String> {
+    let sim = Sim::new(1, SimConfig::default());
+    sim.run(async move {
+        let path = Path::new("/file");
+        disk::create_durable(path, &file).await.expect("the disk is well");
+        let mut text = String::new();
+        let dumped = culver_storage::dump(path, &mut text).await;
+        dumped.map(|()| text).map_err(|error| error.to_string())
+    })
 }

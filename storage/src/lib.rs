@@ -22,6 +22,8 @@ mod dump;
 mod error;
 pub mod fault;
 mod flush;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod journal;
 mod limits;
 mod manifest;

@@ -130,6 +130,12 @@ impl Manifest {
     }
 }
 
+/// See [`crate::fuzzing`].
+#[cfg(feature = "fuzzing")]
+pub(crate) fn mend(manifest: &mut [u8]) {
+    crate::fuzzing::put_crc(manifest, CRC_AT);
+}
+
 const CRC_AT: usize = std::mem::offset_of!(RawManifest, crc);
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ pub fn tests() -> Vec<Test> {
         Test { name: "configured_no_password_without_tls", run: |_| no_password_without_tls() },
         Test { name: "configured_pop3_lock_yields_after_silence", run: |_| pop3_lock() },
         Test { name: "configured_users_that_cannot_be_read_are_no_verdict", run: |_| users_unavailable() },
+        Test { name: "configured_connections_are_limited_by_user_and_address", run: |_| connection_limits() },
+        Test { name: "configured_bare_newlines_are_refused", run: |_| bare_newlines() },
         Test { name: "configured_idle_keepalive_comes_in_time", run: |_| idle_keepalive() },
     ]
 }
@@ -288,5 +290,79 @@ fn idle_keepalive() -> Fallible {
     imap.connection.send_line("DONE")?;
     let answer = imap.answer(&tag)?;
     ensure!(answer.ok() && answer.untagged.is_empty(), "{answer:?}");
+    culver.terminate()
+}
+
+/// At a limit the client hears so; who is in stays in, and a place that comes free is free on every shard.
+fn connection_limits() -> Fallible {
+    let mut culver = configured(
+        "limits",
+        &["limits.connections_per_user_max = 2", "limits.connections_per_address_max = 5"],
+    )?;
+    let login =
+        |culver: &Culver, account: usize| Imap::login(culver.ports.imap, &user(account), &password(account));
+    let mut held = vec![login(&culver, 0)?, login(&culver, 0)?];
+    let answer = imap_login(&culver, &user(0), &password(0))?;
+    ensure!(answer.starts_with("NO [LIMIT] "), "a third session of a user: {answer}");
+    let (_, answer) = pop3_login(&culver, 0)?;
+    ensure!(answer.starts_with("-ERR [SYS/TEMP] "), "a third session of a user: {answer}");
+    // The name in other words is the same user.
+    let answer = imap_login(&culver, &user(0).to_uppercase(), &password(0))?;
+    ensure!(answer.starts_with("NO [LIMIT] "), "a third session of a user: {answer}");
+    held.push(login(&culver, 1)?);
+    held.remove(0).must("LOGOUT")?;
+    eventually("a place of the user is free", RELOAD, || {
+        let answer = imap_login(&culver, &user(0), &password(0))?;
+        Ok(answer.starts_with("OK"))
+    })?;
+
+    // Two are held, one a user; three more fit the address. Those that were looked with may be on their way out.
+    let mut others: Vec<Connection> = Vec::new();
+    eventually("the address has its five", RELOAD, || {
+        let (connection, greeting) = greeted(culver.ports.lmtp)?;
+        if greeting.starts_with("220 ") {
+            others.push(connection);
+        }
+        Ok(others.len() == 3)
+    })?;
+    for (port, words) in [
+        (culver.ports.imap, "* BYE [UNAVAILABLE] "),
+        (culver.ports.pop3, "-ERR [SYS/TEMP] "),
+        (culver.ports.lmtp, "421 4.3.2 "),
+    ] {
+        let (mut connection, said) = greeted(port)?;
+        ensure!(said.starts_with(words), "a sixth connection of an address: {said}");
+        ensure!(matches!(connection.read_within(false, connection.limit)?, Read1::End), "it is not closed");
+    }
+    for imap in &mut held {
+        imap.must("NOOP")?;
+    }
+    drop(others);
+    eventually("places of the address are free", RELOAD, || {
+        Ok(greeted(culver.ports.imap)?.1.starts_with("* OK"))
+    })?;
+    culver.terminate()
+}
+
+/// `lmtp.bare_newlines = "refuse"`: a message with a line end that is none goes back whole, and the session goes on.
+fn bare_newlines() -> Fallible {
+    let mut culver = configured("newlines", &["lmtp.bare_newlines = \"refuse\""])?;
+    let mut lmtp = Lmtp::open(culver.ports.lmtp)?;
+    for octets in ["a\nb\r\n", "a\rb\r\n", "a\n.\r\nb\r\n", "a\r\n.\nb\r\n", "a\r.\r\nb\r\n", "a\r\r\nb\r\n"]
+    {
+        lmtp.command("MAIL FROM:<s@example.net>", "250")?;
+        lmtp.command(&format!("RCPT TO:<{}>", user(0)), "250")?;
+        lmtp.command("DATA", "354")?;
+        lmtp.connection.send(format!("Subject: x\r\n\r\n{octets}.\r\n").as_bytes())?;
+        let reply = lmtp.reply()?;
+        ensure!(reply.starts_with("550 5.6.0"), "{octets:?}: {reply}");
+        // Nothing of it was taken for a command: the next answer is this one's.
+        lmtp.command("NOOP", "250")?;
+    }
+    let replies = lmtp.deliver("s@example.net", &[&user(0)], b"Subject: x\r\n\r\nwell\r\n")?;
+    ensure!(replies[0].starts_with("250"), "{}", replies[0]);
+    let mut imap = Imap::login(culver.ports.imap, &user(0), &password(0))?;
+    let status = imap.must("STATUS INBOX (MESSAGES)")?.lines().join(" ");
+    ensure!(status.contains("MESSAGES 1)"), "{status}");
     culver.terminate()
 }

@@ -1,8 +1,8 @@
 //! The simulated disk: what a reader sees, and what would be there after a loss of power.
 //!
 //! # Crash
-//! A file keeps its synced content and, of each later write, all, nothing, or some of its 512-octet sectors,
-//! in no order. A directory keeps its synced names and, of each later create, link, rename and remove, the
+//! A file keeps its synced content and, of each later write, all, nothing, the first of its 512-octet sectors,
+//! or some of them in no order. A directory keeps its synced names and, of each later create, link, rename and remove, the
 //! whole of it or nothing, in no order. Syncing a file does not make its name durable. A failed sync forgets
 //! what it should have written, as Linux does: the next one succeeds without it.
 

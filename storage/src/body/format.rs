@@ -204,3 +204,27 @@ pub(crate) fn decode_frame(bytes: &[u8]) -> Result<(Vec<u8>, u64), &'static str>
     }
     Ok((plain, shape.frame_octets()))
 }
+
+/// The frame that begins here; how many octets it takes. See [`crate::fuzzing`].
+#[cfg(feature = "fuzzing")]
+pub(crate) fn mend(bytes: &mut [u8]) -> Option<usize> {
+    use crate::fuzzing::put_crc;
+    let crc_at = std::mem::offset_of!(BodyHeader, crc);
+    put_crc(bytes.get_mut(..HEADER_OCTETS)?, crc_at);
+    let shape = BodyShape::parse(bytes).ok()?;
+    let (stored, table) = bytes
+        .get_mut(HEADER_OCTETS..usize::try_from(shape.table_offset() + shape.table_octets()).ok()?)?
+        .split_at_mut(shape.stored as usize);
+    let mut at = 0;
+    for entry in table.chunks_exact_mut(size_of::<ChunkEntry>()) {
+        let octets = ChunkEntry::read_from_bytes(entry).ok()?.stored.get() as usize;
+        let Some(chunk) = stored.get(at..at + octets) else { break };
+        entry.copy_from_slice(chunk_entry(chunk).as_bytes());
+        at += octets;
+    }
+    let table_crc = crc32c::crc32c(table);
+    let table_crc_at = std::mem::offset_of!(BodyHeader, table_crc);
+    bytes[table_crc_at..table_crc_at + 4].copy_from_slice(&table_crc.to_le_bytes());
+    put_crc(&mut bytes[..HEADER_OCTETS], crc_at);
+    usize::try_from(shape.frame_octets()).ok()
+}

@@ -392,3 +392,26 @@ pub(crate) fn account_of(text: &str) -> Result<AccountId, &'static str> {
     let account = AccountId::parse(text).map_err(|_| "record's account is no account id")?;
     if account.as_str() == text { Ok(account) } else { Err("record's account id is not canonical") }
 }
+
+/// See [`crate::fuzzing`].
+#[cfg(feature = "fuzzing")]
+pub(crate) fn mend(segment: &mut [u8]) {
+    use crate::fuzzing::put_crc;
+    let Some(head) = segment.get_mut(..size_of::<RawSegment>()) else { return };
+    put_crc(head, std::mem::offset_of!(RawSegment, crc));
+    let seed = RawSegment::read_from_bytes(head).map_or(0, |raw| raw.crc.get());
+    let mut at = HEADER_BLOCK as usize;
+    while let Some(header) = segment.get(at..).and_then(BatchHeader::parse) {
+        let Some(batch) = segment[at..].get_mut(..header.length as usize) else { return };
+        let mut record = BATCH_OCTETS;
+        while let Some(header) = batch.get(record..).and_then(RecordHeader::parse) {
+            if let Some(head) = batch[record..].get_mut(..header.head_octets()) {
+                put_crc(head, std::mem::offset_of!(RawRecord, crc));
+            }
+            record += header.length as usize;
+        }
+        let crc = batch_crc(batch, seed);
+        batch[8..12].copy_from_slice(&crc.to_le_bytes());
+        at += batch.len();
+    }
+}

@@ -172,3 +172,31 @@ pub(crate) fn parse_footer(bytes: &[u8]) -> Result<(u64, u64), &'static str> {
     }
     Ok((raw.length.get(), raw.entries.get()))
 }
+
+/// See [`crate::fuzzing`].
+#[cfg(feature = "fuzzing")]
+pub(crate) fn mend(pack: &mut [u8]) {
+    use crate::fuzzing::put_crc;
+    mend_header(pack);
+    let Some(end) = pack.len().checked_sub(FOOTER_OCTETS) else { return };
+    put_crc(&mut pack[end..], std::mem::offset_of!(RawFooter, crc));
+    let mut at = HEADER_OCTETS;
+    while let Some(frame) = pack.get_mut(at..end).and_then(crate::body::format::mend) {
+        at += frame;
+        let Some(rest) = pack.get_mut(at..end) else { return };
+        let Ok((raw, _)) = RawLabel::read_from_prefix(rest) else { return };
+        let octets = LABEL_OCTETS + usize::from(raw.account_octets.get()) + raw.meta_octets.get() as usize;
+        let Some(label) = rest.get_mut(..octets) else { return };
+        let crc = label_crc(label);
+        label[12..16].copy_from_slice(&crc.to_le_bytes());
+        at += octets.next_multiple_of(8);
+    }
+}
+
+/// The header of a pack or a table; see [`crate::fuzzing`].
+#[cfg(feature = "fuzzing")]
+pub(crate) fn mend_header(file: &mut [u8]) {
+    if let Some(header) = file.get_mut(..HEADER_OCTETS) {
+        crate::fuzzing::put_crc(header, std::mem::offset_of!(RawHeader, crc));
+    }
+}

@@ -299,3 +299,60 @@ pub(crate) fn parse_index(bytes: &[u8], footer: &Footer) -> Result<Vec<PageEntry
     }
     if pages.len() != footer.pages as usize { Err("page index cut short") } else { Ok(pages) }
 }
+
+/// See [`crate::fuzzing`].
+#[cfg(feature = "fuzzing")]
+pub(crate) fn mend(table: &mut [u8]) {
+    use crate::fuzzing::put_crc;
+    crate::pack::format::mend_header(table);
+    let Some(end) = table.len().checked_sub(FOOTER_OCTETS) else { return };
+    let crc_at = end + std::mem::offset_of!(RawFooter, crc);
+    let Ok(footer) = RawFooter::read_from_bytes(&table[end..]) else { return };
+    let range = |offset: u64, octets: u64| -> Option<std::ops::Range<usize>> {
+        let range = usize::try_from(offset).ok()?..usize::try_from(offset.checked_add(octets)?).ok()?;
+        (range.end <= end).then_some(range)
+    };
+    if let Some(index) = range(footer.index_offset.get(), footer.index_octets.get()) {
+        let mut at = index.start;
+        while let Some(raw) =
+            table.get(at..index.end).and_then(|rest| Some(RawPage::read_from_prefix(rest).ok()?.0))
+        {
+            if let Some(page) = range(raw.offset.get(), raw.length.get().into()) {
+                mend_blocks(table, page.clone(), &range);
+                let crc = crc32c::crc32c(&table[page]);
+                let crc_at = at + std::mem::offset_of!(RawPage, crc);
+                table[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
+            }
+            at += size_of::<RawPage>() + usize::from(raw.name_octets.get()).next_multiple_of(8);
+        }
+        let crc = crc32c::crc32c(&table[index]);
+        let index_crc_at = end + std::mem::offset_of!(RawFooter, index_crc);
+        table[index_crc_at..index_crc_at + 4].copy_from_slice(&crc.to_le_bytes());
+    }
+    put_crc(&mut table[end..], crc_at - end);
+}
+
+/// The checksums of blocks in the entries of a page.
+#[cfg(feature = "fuzzing")]
+fn mend_blocks(
+    table: &mut [u8],
+    page: std::ops::Range<usize>,
+    range: &dyn Fn(u64, u64) -> Option<std::ops::Range<usize>>,
+) {
+    let mut at = page.start;
+    while let Some((account, _)) =
+        table.get(at..page.end).and_then(|rest| RawAccount::read_from_prefix(rest).ok())
+    {
+        at += size_of::<RawAccount>() + usize::from(account.name_octets.get()).next_multiple_of(8);
+        for _ in 0..account.blocks.get() {
+            let rest = table.get(at..page.end).and_then(|rest| RawBlock::read_from_prefix(rest).ok());
+            let Some((block, _)) = rest else { return };
+            if let Some(octets) = range(block.offset.get(), block.length.get()) {
+                let crc = crc32c::crc32c(&table[octets]);
+                let crc_at = at + std::mem::offset_of!(RawBlock, crc);
+                table[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
+            }
+            at += size_of::<RawBlock>();
+        }
+    }
+}
