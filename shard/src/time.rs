@@ -51,6 +51,12 @@ pub fn now() -> Instant {
     Instant(u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX))
 }
 
+/// How long this thread has been on a core: a measure of what the program does, whatever else the machine is busy with.
+pub fn on_core() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(spent.tv_sec.unsigned_abs(), spent.tv_nsec.unsigned_abs() as u32)
+}
+
 /// The wall clock: seconds and nanoseconds since 1970 in UTC. It may jump, and differs between nodes.
 pub fn wall() -> (i64, u32) {
     if let Some(seat) = context::seat() {
