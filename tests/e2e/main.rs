@@ -151,7 +151,11 @@ fn main() {
         return;
     }
     let tally = Tally::default();
-    play_all(&transcripts, &tally);
+    let all: Vec<&transcript::parse::Transcript> = transcripts.iter().collect();
+    play_all(&all, &tally, false);
+    // Once more with sessions that sleep at every wait: no client may notice.
+    let imap: Vec<_> = all.iter().copied().filter(|t| t.name.starts_with("imap/")).collect();
+    play_all(&imap, &tally, true);
     for test in &tests {
         let began = Instant::now();
         tally.record(test.name, began, guarded(|| (test.run)(&arguments)));
@@ -178,7 +182,7 @@ fn transcripts_directory() -> PathBuf {
 }
 
 /// Plays transcripts, several at once, against one server at a time; each has accounts of its own.
-fn play_all(transcripts: &[transcript::parse::Transcript], tally: &Tally) {
+fn play_all(transcripts: &[&transcript::parse::Transcript], tally: &Tally, asleep: bool) {
     let threads = env::var("CULVER_TEST_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
     let mut rest = transcripts;
     while !rest.is_empty() {
@@ -194,11 +198,12 @@ fn play_all(transcripts: &[transcript::parse::Transcript], tally: &Tally) {
         rest = later;
         let accounts = now.iter().map(|t| t.accounts).sum();
         let began = Instant::now();
-        let mut target = match Target::start("transcripts", Options { accounts, ..Options::default() }) {
-            Ok(target) => target,
-            Err(e) => return tally.record("transcripts: start of the server", began, Err(e)),
-        };
-        play_batch(now, &target, threads, tally);
+        let mut target =
+            match Target::start("transcripts", Options { accounts, asleep, ..Options::default() }) {
+                Ok(target) => target,
+                Err(e) => return tally.record("transcripts: start of the server", began, Err(e)),
+            };
+        play_batch(now, &target, threads, tally, if asleep { "asleep: " } else { "" });
         if let Ok(culver) = target.culver() {
             let began = Instant::now();
             let result = if culver.alive() { culver.terminate() } else { Err("the server died".into()) };
@@ -210,7 +215,13 @@ fn play_all(transcripts: &[transcript::parse::Transcript], tally: &Tally) {
     }
 }
 
-fn play_batch(transcripts: &[transcript::parse::Transcript], target: &Target, threads: usize, tally: &Tally) {
+fn play_batch(
+    transcripts: &[&transcript::parse::Transcript],
+    target: &Target,
+    threads: usize,
+    tally: &Tally,
+    how: &str,
+) {
     let next = AtomicUsize::new(0);
     let mut first_account = 0;
     let starts: Vec<usize> = transcripts
@@ -226,12 +237,12 @@ fn play_batch(transcripts: &[transcript::parse::Transcript], target: &Target, th
                 while let Some(n) =
                     Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&n| n < transcripts.len())
                 {
-                    let one = &transcripts[n];
+                    let one = transcripts[n];
                     let accounts = (starts[n]..starts[n] + one.accounts).collect();
                     let began = Instant::now();
                     let result =
                         guarded(|| transcript::play::play(one, target.ports(), target.name(), accounts));
-                    tally.record(&one.name, began, result);
+                    tally.record(&format!("{how}{}", one.name), began, result);
                 }
             });
         }

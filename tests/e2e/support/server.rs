@@ -89,11 +89,13 @@ pub struct Options {
     pub config: Option<Vec<String>>,
     /// The limit of descriptors that the process starts under.
     pub descriptors: Option<u64>,
+    /// Sessions are put away at every wait, and their accounts closed meanwhile.
+    pub asleep: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { accounts: 20, shards: 2, config: None, descriptors: None }
+        Options { accounts: 20, shards: 2, config: None, descriptors: None, asleep: false }
     }
 }
 
@@ -207,6 +209,9 @@ impl Culver {
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = self.program()?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        if self.options.asleep {
+            command.env("CULVER_EXERCISE_STATE", "1");
+        }
         match &self.options.config {
             Some(lines) => drop(command.arg("serve").arg("--config").arg(self.write_config(lines)?)),
             None => self.quickstart(&mut command),
