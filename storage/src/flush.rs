@@ -26,7 +26,7 @@ use std::time::Duration;
 use culver_model::{AccountId, PartitionId};
 use culver_shard::disk::{self, File};
 use culver_shard::sync::oneshot;
-use culver_shard::{catch, time, yield_if_needed};
+use culver_shard::{annex, catch, time, yield_if_needed};
 
 use crate::error::{CommitError, FlushError};
 use crate::fault::{self, Fault};
@@ -44,6 +44,9 @@ use crate::table::{Table, TableWriter};
 
 /// How long a partition whose flush failed is left alone.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Blocks above this are given back to the system off the shard.
+const LARGE_BLOCK_OCTETS: usize = 4 << 20;
 
 /// Held while a flush or a carried Flush record of a partition is under way.
 struct Flushing {
@@ -463,6 +466,10 @@ async fn write_account(
         position.lsn += 2;
     }
     writer.put_account(account.as_str(), position, entries);
+    if content.blocks.iter().any(|(.., bytes)| bytes.len() > LARGE_BLOCK_OCTETS) {
+        // Giving its pages back to the system takes milliseconds. Where the annex is full it is done here after all.
+        let _ = annex::run(move || drop(content.blocks)).await;
+    }
     yield_if_needed().await;
     Ok(())
 }
@@ -474,11 +481,23 @@ fn added_bodies(
     cov: Position,
 ) -> BTreeMap<ObjectId, Added> {
     let mut added: BTreeMap<ObjectId, Added> = BTreeMap::new();
+    // Records that follow each other mostly stand in one segment: it is looked up where it changes.
+    let mut run: Option<(ObjectId, Added)> = None;
+    let mut put = |run: Option<(ObjectId, Added)>| {
+        let Some((object, share)) = run else { return };
+        let sum = added.entry(object).or_default();
+        sum.live += share.live;
+        sum.total += share.total;
+        sum.met_again |= share.met_again;
+    };
     for (account, position) in accounts {
         let records = partition.unflushed.get(account).into_iter().flatten();
         for record in records.filter(|record| record.position <= *position) {
             for body in &record.bodies {
-                let share = added.entry(body.place.object).or_default();
+                if run.is_none_or(|(object, _)| object != body.place.object) {
+                    put(run.replace((body.place.object, Added::default())));
+                }
+                let Some((_, share)) = &mut run else { continue };
                 // An empty body still needs its frame.
                 let octets = body.place.length.max(1);
                 share.total += octets;
@@ -487,6 +506,7 @@ fn added_bodies(
             }
         }
     }
+    put(run);
     added
 }
 
@@ -494,7 +514,14 @@ fn added_bodies(
 fn alive_objects(partition: &Partition, account: &AccountId) -> BTreeSet<ObjectId> {
     let records = partition.unflushed.get(account).into_iter().flatten();
     let bodies = records.flat_map(|record| record.bodies.iter());
-    bodies.filter(|body| !body.dead).map(|body| body.place.object).collect()
+    let mut objects = BTreeSet::new();
+    let mut last = None;
+    for object in bodies.filter(|body| !body.dead).map(|body| body.place.object) {
+        if last.replace(object) != Some(object) {
+            objects.insert(object);
+        }
+    }
+    objects
 }
 
 /// The body objects of a new manifest.

@@ -109,7 +109,12 @@ impl Partition {
         let flush = self.flush.as_ref().map(|(_, segment)| *segment);
         // The records of an account are in order, but it may have lived on several shards.
         let records = self.unflushed.values().flatten().map(|record| record.segment);
+        // Asked at every tick: records that follow each other mostly stand in one segment.
+        let mut last = None;
         for segment in records.chain(flush) {
+            if last.replace(segment) == Some(segment) {
+                continue;
+            }
             let least = needed.entry((segment.epoch, segment.shard)).or_insert(segment.number);
             *least = (*least).min(segment.number);
         }
