@@ -130,10 +130,13 @@ impl Segment {
             if !(header.verify(batch, seed) || overlooked) {
                 break;
             }
+            let next_lsn = ended.next_lsn.checked_add(u64::from(header.count)).ok_or_else(|| {
+                OpenError::corrupt(path, ended.offset, "the batch's records are numbered beyond all numbers")
+            })?;
             self.records(ended.offset, &header, batch, visit)?;
             ended.last = Some((ended.offset, header.length));
             ended.offset += u64::from(header.length);
-            ended.next_lsn += u64::from(header.count);
+            ended.next_lsn = next_lsn;
             ended.records += u64::from(header.count);
             yield_if_needed().await;
         }

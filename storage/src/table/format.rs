@@ -266,7 +266,7 @@ impl Footer {
             index_crc: raw.index_crc.get(),
         };
         let end = footer.index_offset.checked_add(footer.index_octets).ok_or("table's sizes do not agree")?;
-        if footer.length != file_octets || end + FOOTER_OCTETS as u64 != file_octets {
+        if footer.length != file_octets || end.checked_add(FOOTER_OCTETS as u64) != Some(file_octets) {
             return Err("table's sizes do not agree");
         }
         Ok(footer)
