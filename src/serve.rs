@@ -54,6 +54,7 @@ pub struct Shard {
     draining: Cell<bool>,
     ready: Cell<bool>,
     exercise_state: bool,
+    exercise_sleep: bool,
     /// When the process began, in seconds since 1970: tells its sessions from those of an earlier one.
     start: u32,
     /// Nothing of this shard is under way any more, or the time to drain is over.
@@ -153,7 +154,7 @@ impl Shard {
     /// Sessions go through their stored form between any two commands: for tests.
     /// After how long a silent IMAP session is put away.
     pub fn sleep_after(&self) -> Duration {
-        if self.exercise_state { Duration::ZERO } else { self.config.imap.sleep_after }
+        if self.exercise_sleep { Duration::ZERO } else { self.config.imap.sleep_after }
     }
 
     pub fn exercise_state(&self) -> bool {
@@ -347,12 +348,13 @@ async fn serve_shard<A: FnOnce()>(
             None => time::sleep(Duration::from_millis(2)).await,
         }
     };
-    let exercise_state = std::env::var_os("CULVER_EXERCISE_STATE").is_some();
+    let exercise = std::env::var_os("CULVER_EXERCISE_STATE");
+    let exercise_sleep = exercise.as_ref().is_some_and(|how| how != "awake");
     let mut limits = culver_mailbox::Limits {
         message_octets_max: config.lmtp.message_octets_max.max(config.imap.append_octets_max),
         ..culver_mailbox::Limits::default()
     };
-    if exercise_state {
+    if exercise_sleep {
         // Sessions sleep at every wait, and their accounts are closed under them.
         limits.idle_accounts_max = 0;
     }
@@ -373,7 +375,8 @@ async fn serve_shard<A: FnOnce()>(
         drain: Notify::new(),
         draining: Cell::new(false),
         ready: Cell::new(false),
-        exercise_state,
+        exercise_state: exercise.is_some(),
+        exercise_sleep,
         start: shared.start,
         finished: Cell::new(false),
         config: config.clone(),

@@ -18,7 +18,7 @@ pub struct Server {
     child: Child,
     directory: PathBuf,
     base: u16,
-    exercise_state: bool,
+    exercise: Option<&'static str>,
     pub imap: SocketAddr,
 }
 
@@ -43,14 +43,14 @@ fn free_port_base() -> u16 {
 }
 
 impl Server {
-    /// `exercise_state`: sessions go through their stored form between any two commands.
-    pub fn start(accounts: usize, exercise_state: bool) -> Server {
+    /// `exercise`: sessions go through their stored form between any two commands.
+    pub fn start(accounts: usize, exercise: Option<&'static str>) -> Server {
         let mut last = String::new();
         // Another process may take a port between the look and the server's bind.
         for _ in 0..STARTS_MAX {
             let base = free_port_base();
             let directory = env::temp_dir().join(format!("culver-model-{}-{base}", std::process::id()));
-            match Server::spawn(directory, base, accounts, exercise_state) {
+            match Server::spawn(directory, base, accounts, exercise) {
                 Ok(server) => return server,
                 Err(why) => last = why,
             }
@@ -62,12 +62,16 @@ impl Server {
     pub fn restart(mut self) -> Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let (directory, base, exercise_state) =
-            (std::mem::take(&mut self.directory), self.base, self.exercise_state);
-        Server::spawn(directory, base, 0, exercise_state).unwrap_or_else(|why| panic!("no restart: {why}"))
+        let (directory, base, exercise) = (std::mem::take(&mut self.directory), self.base, self.exercise);
+        Server::spawn(directory, base, 0, exercise).unwrap_or_else(|why| panic!("no restart: {why}"))
     }
 
-    fn spawn(directory: PathBuf, base: u16, accounts: usize, exercise_state: bool) -> Result<Server, String> {
+    fn spawn(
+        directory: PathBuf,
+        base: u16,
+        accounts: usize,
+        exercise: Option<&'static str>,
+    ) -> Result<Server, String> {
         fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
         let log = fs::File::create(directory.join("log")).map_err(|error| error.to_string())?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_culver"));
@@ -77,14 +81,14 @@ impl Server {
             command.arg("--account").arg(format!("{}:{}", user(account), password(account)));
         }
         command.env_remove("CULVER_EXERCISE_STATE");
-        if exercise_state {
-            command.env("CULVER_EXERCISE_STATE", "1");
+        if let Some(how) = exercise {
+            command.env("CULVER_EXERCISE_STATE", how);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().map_err(|error| error.to_string())?;
         let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let imap = SocketAddr::from((Ipv4Addr::LOCALHOST, base + 143));
-        let server = Server { child, directory, base, exercise_state, imap };
+        let server = Server { child, directory, base, exercise, imap };
         let (ready, is_ready) = mpsc::channel();
         // Ends with the process: the pipe closes.
         thread::spawn(move || {
