@@ -63,7 +63,7 @@ impl Bench {
         name: &str,
         open: impl AsyncFn(usize) -> Result<C>,
     ) -> Result<Row> {
-        self.measure_clients(name, self.run.connections as usize, open).await
+        self.measure_clients(name, self.run.connections(), open).await
     }
 
     /// The same with another number of clients than --connections.

@@ -39,13 +39,13 @@ impl<'a> Costs<'a> {
             drain(options).await?;
             return Ok(());
         };
-        let working = server.sample_cpu().cpu_since(&self.before);
+        let working = server.cpu().since(&self.before.cpu);
         drain(options).await?;
         let settled = settle(server, options).await;
         let after = server.sample();
         let operations = figures.get("operations").unwrap_or(0.0).max(1.0);
         let raw = figures.get("raw_octets").unwrap_or(0.0);
-        let cpu = after.cpu_since(&self.before);
+        let cpu = after.cpu.since(&self.before.cpu);
         let written = after.write_bytes.saturating_sub(self.before.write_bytes) as f64;
         let mut set = |name: &str, value: f64| figures.set(format!("server/{name}"), value);
         set("cpu_seconds", cpu);
@@ -82,10 +82,10 @@ async fn settle(server: &Server, options: &ServerOptions) -> Duration {
     };
     let start = Instant::now();
     // Sums at the last looks, as far back as quiet is asked for.
-    let mut seen = std::collections::VecDeque::from([(start, server.cpu_seconds())]);
+    let mut seen = std::collections::VecDeque::from([(start, server.cpu().seconds())]);
     while start.elapsed() < limit {
         tokio::time::sleep(LOOK.min(limit - start.elapsed().min(limit))).await;
-        let (now, cpu) = (Instant::now(), server.cpu_seconds());
+        let (now, cpu) = (Instant::now(), server.cpu().seconds());
         seen.push_back((now, cpu));
         while seen.get(1).is_some_and(|(at, _)| now - *at >= QUIET) {
             seen.pop_front();

@@ -8,9 +8,9 @@ use crate::schedule::Arrivals;
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Run")]
 pub struct RunOptions {
-    /// Connections at a time
-    #[arg(long, short = 'c', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub connections: u32,
+    /// Connections at a time [default: 1; fill: 8]
+    #[arg(long, short = 'c', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub connections: Option<u32>,
     /// Seconds to measure
     #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with = "count")]
     pub duration: Option<Duration>,
@@ -42,6 +42,10 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
+    pub fn connections(&self) -> usize {
+        self.connections.unwrap_or(1) as usize
+    }
+
     pub fn warmup(&self) -> Duration {
         self.warmup.unwrap_or(match self.count {
             Some(_) => Duration::ZERO,

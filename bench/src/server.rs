@@ -5,9 +5,9 @@
 //! once. What is not seen: children that were given to another parent.
 //!
 //! These sums are in ticks of a hundredth of a second. The scheduler's own figures have nanoseconds, and know nothing of
-//! threads that have ended; where both agree, the finer is told.
+//! threads that have ended; for a process in which both agree, the finer is told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use anyhow::{Context, Result, bail};
@@ -19,11 +19,9 @@ pub struct Server {
 }
 
 /// Sums over the tree at one instant. CPU and octets count from the processes' starts.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Sample {
-    pub cpu_seconds: f64,
-    /// Of the threads that live, by the scheduler.
-    cpu_seconds_fine: f64,
+    pub cpu: Cpu,
     pub read_bytes: u64,
     pub write_bytes: u64,
     /// Proportional set size; resident set size where the kernel does not tell.
@@ -38,13 +36,42 @@ pub struct Sample {
     pub socket_kib: u64,
 }
 
-impl Sample {
-    pub fn cpu_since(&self, before: &Sample) -> f64 {
-        let coarse = self.cpu_seconds - before.cpu_seconds;
-        let fine = self.cpu_seconds_fine - before.cpu_seconds_fine;
-        // Each process rounds user and system time down, at both ends.
-        let rounding = 0.02 * self.processes.max(before.processes) as f64;
-        if (coarse - fine).abs() <= rounding { fine } else { coarse }
+/// CPU of the tree, process by process.
+#[derive(Clone, Debug, Default)]
+pub struct Cpu {
+    own: BTreeMap<i32, Own>,
+    /// Of children that have ended and were waited for, over all processes.
+    children_seconds: f64,
+}
+
+/// Of one process, without its children.
+#[derive(Clone, Copy, Debug, Default)]
+struct Own {
+    /// In ticks, user and system time each rounded down.
+    coarse: f64,
+    /// Of the threads that live, by the scheduler.
+    fine: f64,
+}
+
+/// What rounding at both ends can make.
+const ROUNDING_SECONDS: f64 = 0.025;
+
+impl Cpu {
+    pub fn seconds(&self) -> f64 {
+        self.own.values().map(|own| own.coarse).sum::<f64>() + self.children_seconds
+    }
+
+    pub fn since(&self, before: &Cpu) -> f64 {
+        let lived = self.own.iter().map(|(pid, now)| {
+            let then = before.own.get(pid).copied().unwrap_or_default();
+            let (coarse, fine) = (now.coarse - then.coarse, now.fine - then.fine);
+            if (coarse - fine).abs() <= ROUNDING_SECONDS { fine } else { coarse }
+        });
+        // Who has ended stands whole among its parent's children; what it had used before is taken off again.
+        let ended = before.own.iter().filter(|(pid, _)| !self.own.contains_key(pid));
+        let ended: f64 = ended.map(|(_, then)| then.coarse).sum();
+        let seconds = lived.sum::<f64>() + self.children_seconds - before.children_seconds - ended;
+        seconds.max(0.0)
     }
 }
 
@@ -70,32 +97,29 @@ impl Server {
         Ok(Some(server))
     }
 
-    pub fn cpu_seconds(&self) -> f64 {
-        self.tree().iter().map(|process| process.cpu_ticks).sum::<u64>() as f64 / self.ticks_per_second
+    /// Only CPU, as fine as may be.
+    pub fn cpu(&self) -> Cpu {
+        self.cpu_of(&self.tree())
     }
 
-    /// Only CPU, as fine as may be.
-    pub fn sample_cpu(&self) -> Sample {
-        let mut sample = Sample::default();
-        for process in self.tree() {
-            sample.processes += 1;
-            sample.cpu_seconds += process.cpu_ticks as f64 / self.ticks_per_second;
-            sample.cpu_seconds_fine += scheduled_seconds(process.pid);
-        }
-        sample
+    fn cpu_of(&self, tree: &[Process]) -> Cpu {
+        let own = tree.iter().map(|process| {
+            let coarse = process.cpu_ticks as f64 / self.ticks_per_second;
+            (process.pid, Own { coarse, fine: scheduled_seconds(process.pid) })
+        });
+        let children: u64 = tree.iter().map(|process| process.children_ticks).sum();
+        Cpu { own: own.collect(), children_seconds: children as f64 / self.ticks_per_second }
     }
 
     /// Everything. This walks the server's memory maps, so it is not for the midst of a measurement.
     pub fn sample(&self) -> Sample {
-        let mut sample = Sample::default();
-        let mut ticks = 0;
-        for process in self.tree() {
+        let tree = self.tree();
+        let mut sample = Sample { cpu: self.cpu_of(&tree), ..Sample::default() };
+        for process in tree {
             let folder = format!("/proc/{}", process.pid);
             let read = |name: &str| fs::read_to_string(format!("{folder}/{name}")).unwrap_or_default();
-            ticks += process.cpu_ticks;
             sample.processes += 1;
             sample.threads += process.threads;
-            sample.cpu_seconds_fine += scheduled_seconds(process.pid);
             let io = read("io");
             sample.read_bytes += field(&io, "read_bytes:").unwrap_or(0);
             sample.write_bytes += field(&io, "write_bytes:").unwrap_or(0);
@@ -105,7 +129,6 @@ impl Server {
                 fs::read_dir(format!("{folder}/fd")).map_or(0, |entries| entries.count() as u64);
             sample.maps += read("maps").lines().count() as u64;
         }
-        sample.cpu_seconds = ticks as f64 / self.ticks_per_second;
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         sample.kernel_kib =
             ["Slab:", "KernelStack:", "PageTables:"].iter().filter_map(|name| field(&memory, name)).sum();
@@ -144,8 +167,10 @@ fn scheduled_seconds(pid: i32) -> f64 {
 struct Process {
     pid: i32,
     parent: i32,
-    /// utime, stime, cutime, cstime.
+    /// utime and stime.
     cpu_ticks: u64,
+    /// cutime and cstime.
+    children_ticks: u64,
     threads: u64,
     rss_pages: u64,
 }
@@ -160,7 +185,8 @@ impl Process {
         Some(Process {
             pid,
             parent: fields.get(1)?.parse().ok()?,
-            cpu_ticks: number(11)? + number(12)? + number(13)? + number(14)?,
+            cpu_ticks: number(11)? + number(12)?,
+            children_ticks: number(13)? + number(14)?,
             threads: number(17)?,
             rss_pages: number(21)?,
         })
@@ -202,7 +228,8 @@ mod tests {
     #[test]
     fn a_name_with_brackets_and_blanks_is_no_trap() {
         let stat = "42 (a) b (c) S 7 42 42 0 -1 4194304 1 2 3 4 100 20 3 4 20 0 9 0 555 1000 77 0";
-        let want = Process { pid: 42, parent: 7, cpu_ticks: 127, threads: 9, rss_pages: 77 };
+        let want =
+            Process { pid: 42, parent: 7, cpu_ticks: 120, children_ticks: 7, threads: 9, rss_pages: 77 };
         assert_eq!(Process::parse(stat), Some(want));
         assert_eq!(Process::parse("nonsense"), None);
     }
@@ -228,22 +255,34 @@ mod tests {
         shell.wait().unwrap();
         assert_eq!((before.processes, after.processes), (1, 1));
         // The child is gone, and with it what the scheduler knew of it.
-        assert!(after.cpu_seconds - before.cpu_seconds >= 0.02, "{before:?} {after:?}");
-        assert!(after.cpu_since(&before) >= 0.02, "{before:?} {after:?}");
+        assert!(after.cpu.since(&before.cpu) >= 0.02, "{before:?} {after:?}");
         assert!(after.pss_kib > 0 && after.descriptors >= 3 && after.maps > 0 && after.kernel_kib > 0);
     }
 
+    fn cpu(own: &[(i32, f64, f64)], children_seconds: f64) -> Cpu {
+        let own = own.iter().map(|(pid, coarse, fine)| (*pid, Own { coarse: *coarse, fine: *fine }));
+        Cpu { own: own.collect(), children_seconds }
+    }
+
     #[test]
-    fn fine_figures_are_told_where_they_agree_with_the_coarse() {
-        let sample = |coarse, fine| Sample {
-            cpu_seconds: coarse,
-            cpu_seconds_fine: fine,
-            processes: 1,
-            ..Sample::default()
-        };
-        assert_eq!(sample(1.51, 1.503).cpu_since(&sample(1.5, 1.5)), 1.503 - 1.5);
+    fn fine_figures_are_told_for_a_process_in_which_they_agree_with_the_coarse() {
+        let near = |found: f64, want: f64| assert!((found - want).abs() < 1e-9, "{found} {want}");
+        near(cpu(&[(1, 1.51, 1.403)], 0.0).since(&cpu(&[(1, 1.5, 1.4)], 0.0)), 0.003);
         // A thread that has ended took half a second of the fine sum with it.
-        assert_eq!(sample(2.5, 1.0).cpu_since(&sample(1.5, 1.5)), 1.0);
+        near(
+            cpu(&[(1, 2.5, 0.9), (2, 1.01, 1.016)], 0.0).since(&cpu(&[(1, 1.5, 1.4), (2, 1.0, 1.0)], 0.0)),
+            1.016,
+        );
+    }
+
+    #[test]
+    fn a_process_that_ends_is_counted_once() {
+        // Process 2 had used 3 s, used 1 s more and ended; process 3 came and went with 0.5 s; process 4 came and stays.
+        let before = cpu(&[(1, 10.0, 10.0), (2, 3.0, 3.0)], 7.0);
+        let after = cpu(&[(1, 10.0, 10.0), (4, 0.25, 0.0)], 7.0 + 4.0 + 0.5);
+        let found = after.since(&before);
+        assert!((found - 1.75).abs() < 1e-9, "{found}");
+        assert!((after.seconds() - 21.75).abs() < 1e-9);
     }
 
     #[test]

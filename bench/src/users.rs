@@ -35,7 +35,7 @@ impl Account {
         if user.is_empty() || password.is_empty() {
             bail!("a user and a password may not be empty");
         }
-        if [&user, &password].iter().any(|text| text.bytes().any(|b| b < 0x20 || b > 0x7e)) {
+        if [&user, &password].iter().any(|text| text.bytes().any(|b| !(0x20..=0x7e).contains(&b))) {
             bail!("{user:?}: users and passwords have to be printable ASCII");
         }
         let login = format!("LOGIN {} {}\r\n", quoted(&user), quoted(&password)).into_bytes();

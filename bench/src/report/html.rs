@@ -14,7 +14,7 @@ const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 90.0;
 const BOTTOM: f64 = 50.0;
 const TOP: f64 = 20.0;
-const RIGHT: f64 = 20.0;
+const RIGHT: f64 = 36.0;
 /// 99.99%.
 const NINES_MAX: f64 = 4.0;
 const POINTS: u32 = 200;
@@ -32,7 +32,7 @@ pub fn page(rows: &[Row]) -> String {
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>culver-bench</title>\
          <style>{STYLE}</style></head><body>\n<h1>culver-bench</h1>\n<p><code>{}</code></p>\n",
-        escape(&std::env::args().collect::<Vec<_>>().join(" "))
+        escape(&super::command().join(" "))
     );
     let measured: Vec<&Row> = rows.iter().filter(|row| row.latency.count() > 0).collect();
     if !measured.is_empty() {

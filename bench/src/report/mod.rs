@@ -39,9 +39,28 @@ fn json(rows: &[Row]) -> Value {
     json!({
         "tool": "culver-bench",
         "version": env!("CARGO_PKG_VERSION"),
-        "command": std::env::args().collect::<Vec<_>>(),
+        "command": command(),
         "rows": rows.iter().map(Row::json).collect::<Vec<_>>(),
     })
+}
+
+/// What was asked for, without the passwords in it.
+fn command() -> Vec<String> {
+    without_passwords(std::env::args())
+}
+
+fn without_passwords(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    let mut secret = false;
+    let hide = |argument: String| {
+        let (hidden, name) = (secret, argument.clone());
+        secret = matches!(name.as_str(), "--password" | "--account");
+        match name.split_once('=') {
+            _ if hidden => "…".to_owned(),
+            Some((name @ ("--password" | "--account"), _)) => format!("{name}=…"),
+            _ => argument,
+        }
+    };
+    arguments.map(hide).collect()
 }
 
 /// Three digits that matter, and a unit that makes them readable.
@@ -68,5 +87,25 @@ fn octets(value: f64) -> String {
         v if v >= 1e6 => format!("{} MB", digits(v / 1e6)),
         v if v >= 1e3 => format!("{} kB", digits(v / 1e3)),
         v => format!("{v:.0} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_hold_no_passwords() {
+        let given = "x noop --password secret --target h:1 --account u:secret --password=secret --label a";
+        let told = without_passwords(given.split(' ').map(str::to_owned)).join(" ");
+        assert_eq!(told, "x noop --password … --target h:1 --account … --password=… --label a");
+    }
+
+    #[test]
+    fn figures_have_units_that_can_be_read() {
+        let latencies = [(0.0, "0 µs"), (12.34, "12.3 µs"), (1234.0, "1.23 ms"), (2.5e6, "2.50 s")];
+        latencies.into_iter().for_each(|(us, want)| assert_eq!(latency(us), want));
+        let sizes = [(12.0, "12 B"), (1500.0, "1.50 kB"), (2.5e9, "2.50 GB")];
+        sizes.into_iter().for_each(|(value, want)| assert_eq!(octets(value), want));
     }
 }

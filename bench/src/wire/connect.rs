@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -26,6 +27,9 @@ const TRUSTED: [&str; 3] =
 const PER_SOURCE: usize = 20_000;
 /// TLS sessions that are remembered for resumption.
 const SESSIONS_MAX: usize = 4096;
+
+/// The longest wait for a server's first words.
+const GREETING_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Tls {
@@ -156,6 +160,20 @@ impl Target {
                 Err(Failure::Connect(format!("TLS with {}: {text}{remedy}", self.name)))
             }
         }
+    }
+
+    /// Waits for a server's first words. Where they do not come, it is mostly TLS that one side speaks alone.
+    pub async fn greeting<T>(&self, words: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let what = match tokio::time::timeout(GREETING_MAX, words).await {
+            Ok(Err(Failure::Closed(why))) if why.is_empty() => "it closed the connection without a greeting",
+            Err(_) => "it sends no greeting",
+            Ok(result) => return result,
+        };
+        let remedy = match self.tls {
+            Tls::Implicit => "is it busy, or for another protocol?",
+            _ => "if this port speaks TLS from the first octet, use --tls implicit",
+        };
+        Err(Failure::Connect(format!("{}: {what}: {remedy}", self.name)))
     }
 
     async fn socket(&self) -> std::io::Result<TcpStream> {

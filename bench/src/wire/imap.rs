@@ -23,7 +23,7 @@ pub struct Imap {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Capabilities {
     pub literal_plus: bool,
-    /// RFC 7888: LITERAL- allows up to 4096 octets.
+    /// LITERAL- (RFC 7888) allows up to 4096 octets.
     pub literal_minus: bool,
     pub multiappend: bool,
     pub r#move: bool,
@@ -55,7 +55,7 @@ impl Imap {
         let wire = target.connect().await?;
         let mut imap =
             Imap { wire, skipper: Skipper::new(), tag: 0, can: Capabilities::default(), exists: 0 };
-        imap.answer().await?;
+        target.greeting(imap.answer()).await?;
         let greeting = imap.skipper.text();
         if !greeting.starts_with(b"* OK") {
             return Err(Failure::Unexpected(format!("greeting {:?}", String::from_utf8_lossy(greeting))));
@@ -91,10 +91,16 @@ impl Imap {
         self.wire.out.extend_from_slice(&account.login);
         self.wire.flush().await?;
         if self.finish(tag).await? != Status::Ok {
+            let words = self.words();
+            let remedy = match &words {
+                words if words.contains("LIMIT") || words.to_ascii_lowercase().contains("too many") => {
+                    "spread connections over more --users, or raise the server's limit"
+                }
+                _ => "see --user-pattern, --password and --account",
+            };
             return Err(Failure::Refused(format!(
-                "LOGIN of {} was refused: {}: see --user-pattern, --password and --account",
-                account.user,
-                self.words()
+                "LOGIN of {} was refused: {words}: {remedy}",
+                account.user
             )));
         }
         if self.skipper.text().windows(12).any(|w| w == b"[CAPABILITY ") {

@@ -25,7 +25,7 @@ impl Lmtp {
     pub async fn open(target: &Target) -> Result<Lmtp, Failure> {
         let wire = target.connect().await?;
         let mut lmtp = Lmtp { wire, pipelining: false, text: Vec::new() };
-        lmtp.expect(220, "greeting").await?;
+        target.greeting(lmtp.expect(220, "greeting")).await?;
         if target.tls == Tls::Starttls {
             lmtp.greet().await?;
             lmtp.wire.out.extend_from_slice(b"STARTTLS\r\n");
@@ -70,7 +70,7 @@ impl Lmtp {
         if replies[0] / 100 != 2 || replies[1] != 354 {
             done.refused = envelope.recipients;
             if replies[1] == 354 {
-                // RFC 2033 leaves a server free to take DATA after all: an empty message ends it.
+                // A server is free to take DATA after all (RFC 2033): an empty message ends it.
                 self.wire.out.extend_from_slice(b".\r\n");
                 self.wire.flush().await?;
                 self.reply().await?;

@@ -17,7 +17,7 @@ impl Pop3 {
     pub async fn open(target: &Target) -> Result<Pop3, Failure> {
         let wire = target.connect().await?;
         let mut pop3 = Pop3 { wire, text: Vec::new(), skipper: BodySkipper::default() };
-        pop3.expect("greeting").await?;
+        target.greeting(pop3.expect("greeting")).await?;
         if target.tls == Tls::Starttls {
             pop3.command("STLS").await?;
             target.handshake(&mut pop3.wire).await?;

@@ -1,7 +1,6 @@
 //! Fills mailboxes for other work: as fast as the server takes messages, with flags on a seeded share of them.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::io::Write;
 use std::ops::Range;
 use std::rc::Rc;
@@ -24,6 +23,8 @@ use crate::wire::imap_skip::{Answer, Status};
 use crate::wire::lmtp::{Envelope, Lmtp};
 use crate::wire::{Failure, Target, TargetOptions};
 
+/// Where --connections does not say.
+const CONNECTIONS: u32 = 8;
 /// Messages that are sent before their answers are read.
 const BATCH: usize = 100;
 /// Their octets: what is sent before answers are read has to fit into what the server buffers for itself.
@@ -71,8 +72,7 @@ struct Task {
     options: FillOptions,
     messages: Vec<Message>,
     seed: u64,
-    /// Users and the numbers of their messages, each for one connection at a time.
-    queue: RefCell<VecDeque<(usize, Range<u32>)>>,
+    missing: RefCell<Missing>,
 }
 
 pub async fn run(bench: &Bench, options: &FillOptions) -> Result<Vec<Row>> {
@@ -87,27 +87,20 @@ pub async fn run(bench: &Bench, options: &FillOptions) -> Result<Vec<Row>> {
     if bench.run.rate.is_some() || bench.run.count.is_some() || bench.run.duration.is_some() {
         bail!("fill ends when it is done, as fast as it goes: leave out --rate, --count and --duration");
     }
-    let connections = bench.run.connections as usize;
+    let connections = bench.run.connections.unwrap_or(CONNECTIONS) as usize;
     let target = Target::new(&options.target, connections, BUFFER_OCTETS)?;
     let place = Rc::new(Place { target, accounts: crate::users::accounts(&options.users)? });
     let corpus = messages(&options.corpus, bench.run.seed)?;
     let largest = corpus.iter().map(|message| message.octets.len()).max().unwrap_or(1);
     let batch = (BATCH_OCTETS / largest).clamp(1, BATCH) as u32;
-    // Few users are worked on by several connections each.
-    let parts = connections.div_ceil(place.accounts.len()) as u32;
-    let mut queue = VecDeque::new();
+    let mut missing = Vec::with_capacity(place.accounts.len());
     for user in 0..place.accounts.len() {
         bench.progress("counting", user as f64 / place.accounts.len() as f64);
         let from = if options.top_up { present(&place, user, &options.mailbox).await? } else { 0 };
-        let step = (options.messages.saturating_sub(from)).div_ceil(parts).max(1).next_multiple_of(batch);
-        queue.extend(
-            (from..options.messages)
-                .step_by(step as usize)
-                .map(|start| (user, start..options.messages.min(start.saturating_add(step)))),
-        );
+        missing.push(from.min(options.messages)..options.messages);
     }
-    let batches: u64 =
-        queue.iter().map(|(_, range)| u64::from((range.end - range.start).div_ceil(batch))).sum();
+    let wanted: u64 = missing.iter().map(|range| range.len() as u64).sum();
+    let batches: u64 = missing.iter().map(|range| range.len().div_ceil(batch as usize) as u64).sum();
     let mut row = Row::new("fill", &bench.label);
     if batches == 0 {
         bench.end_progress();
@@ -119,15 +112,22 @@ pub async fn run(bench: &Bench, options: &FillOptions) -> Result<Vec<Row>> {
         options: options.clone(),
         messages: corpus,
         seed: bench.run.seed,
-        queue: RefCell::new(queue),
+        missing: RefCell::new(Missing { ranges: missing, next: 0 }),
     });
     let fillers: Vec<Filler> = (0..connections.min(batches as usize))
-        .map(|_| Filler { task: task.clone(), batch, user: usize::MAX, range: 0..0, way: Way::None })
+        .map(|_| Filler { task: task.clone(), batch, user: usize::MAX, way: Way::None })
         .collect();
     let (fillers, figures, counted) = bench.measured("fill", fillers, Until::Count(batches)).await?;
+    let (sent, why) = (counted.operations, counted.first_error.clone());
     row.add(figures, counted);
     close(fillers).await;
     bench.end_progress();
+    if sent < wanted {
+        bail!(
+            "only {sent} of {wanted} messages were taken{}; --top-up adds what is missing",
+            why.map_or(String::new(), |why| format!(": {why}"))
+        );
+    }
     Ok(vec![row])
 }
 
@@ -145,12 +145,35 @@ async fn present(place: &Place, user: usize, mailbox: &str) -> Result<u32, Failu
     count.ok_or_else(|| Failure::Unexpected(format!("to STATUS: {text}")))
 }
 
+/// What is still to be sent, by user.
+struct Missing {
+    ranges: Vec<Range<u32>>,
+    /// Where the next connection without work begins to look.
+    next: usize,
+}
+
+impl Missing {
+    /// At most `batch` messages: of the same user where some are left, so that connections seldom log in.
+    fn take(&mut self, user: usize, batch: u32) -> Option<(usize, Range<u32>)> {
+        let users = self.ranges.len();
+        let has = |user: &usize| self.ranges.get(*user).is_some_and(|range| !range.is_empty());
+        let user = Some(user).filter(has).or_else(|| {
+            let found = (self.next..self.next + users).map(|n| n % users).find(has)?;
+            self.next = found + 1;
+            Some(found)
+        })?;
+        let range = &mut self.ranges[user];
+        let end = range.end.min(range.start.saturating_add(batch));
+        let taken = range.start..end;
+        range.start = end;
+        Some((user, taken))
+    }
+}
+
 struct Filler {
     task: Rc<Task>,
     batch: u32,
     user: usize,
-    /// What is left of this user's part.
-    range: Range<u32>,
     way: Way,
 }
 
@@ -178,26 +201,21 @@ impl Filler {
 
 impl Client for Filler {
     async fn operate(&mut self, _due: Option<Instant>, tally: &Tally) -> Result<(), Failure> {
-        if self.range.is_empty() {
-            // Batches are counted, so that there is one for everybody who asks.
-            let Some((user, range)) = self.task.queue.borrow_mut().pop_front() else { return Ok(()) };
-            let same = std::mem::replace(&mut self.user, user) == user;
-            self.range = range;
-            let ready = match &self.way {
-                Way::None => false,
-                Way::Append(_) => same,
-                Way::Lmtp(_) => true,
-            };
-            if !ready {
-                if let Way::Append(imap) = std::mem::replace(&mut self.way, Way::None) {
-                    imap.logout().await;
-                }
-                self.connect().await?;
+        // Batches are counted beforehand, so that there is one for everybody who asks.
+        let taken = self.task.missing.borrow_mut().take(self.user, self.batch);
+        let Some((user, batch)) = taken else { return Ok(()) };
+        let same = std::mem::replace(&mut self.user, user) == user;
+        let ready = match &self.way {
+            Way::None => false,
+            Way::Append(_) => same,
+            Way::Lmtp(_) => true,
+        };
+        if !ready {
+            if let Way::Append(imap) = std::mem::replace(&mut self.way, Way::None) {
+                imap.logout().await;
             }
+            self.connect().await?;
         }
-        let end = self.range.end.min(self.range.start.saturating_add(self.batch));
-        let batch = self.range.start..end;
-        self.range.start = end;
         match &mut self.way {
             Way::None => Err(Failure::Closed("it could not be opened again".to_owned())),
             Way::Append(imap) if imap.can.multiappend && imap.can.literal_plus => {
@@ -233,7 +251,7 @@ impl Task {
         (message, flags)
     }
 
-    /// RFC 3502: one command for all, and all or nothing.
+    /// MULTIAPPEND (RFC 3502): one command for all, and all or nothing.
     async fn multiappend(
         &self,
         imap: &mut Imap,
@@ -331,5 +349,28 @@ impl Task {
         }
         tally.octets(before, lmtp.octets());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_is_taken_once_by_as_many_batches_as_were_counted() {
+        let ranges = vec![0..750, 40..41, 0..0, 0..333];
+        let batches: usize = ranges.iter().map(|range| range.len().div_ceil(100)).sum();
+        let mut missing = Missing { ranges: ranges.clone(), next: 0 };
+        let mut seen = vec![Vec::new(); 4];
+        // Three connections, each with the user it had last.
+        let mut users = [usize::MAX; 3];
+        for n in 0..batches {
+            let (user, batch) = missing.take(users[n % 3], 100).expect("there is one for everybody who asks");
+            assert!(n >= 3 || !users.contains(&user), "connections begin with users of their own");
+            users[n % 3] = user;
+            seen[user].extend(batch);
+        }
+        assert_eq!(missing.take(0, 100), None);
+        assert_eq!(seen, ranges.into_iter().map(Vec::from_iter).collect::<Vec<_>>());
     }
 }

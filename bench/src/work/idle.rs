@@ -50,7 +50,7 @@ struct Opening {
 }
 
 pub async fn run(bench: &Bench, options: &IdleOptions) -> Result<Vec<Row>> {
-    let connections = bench.run.connections as usize;
+    let connections = bench.run.connections();
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     if connections as u64 + OTHER_DESCRIPTORS > limit {
         bail!(
@@ -107,9 +107,9 @@ fn costs(figures: &mut Figures, [before, calm, after]: [Sample; 3], seconds: f64
     set("socket_kib_per_connection", each(after.socket_kib, before.socket_kib));
     set("pss_kib", after.pss_kib as f64);
     set("pss_kib_before", before.pss_kib as f64);
-    set("cpu_seconds_opening", calm.cpu_since(&before));
-    set("cpu_seconds", after.cpu_since(&calm));
-    set("cpu_share_working", after.cpu_since(&calm) / seconds);
+    set("cpu_seconds_opening", calm.cpu.since(&before.cpu));
+    set("cpu_seconds", after.cpu.since(&calm.cpu));
+    set("cpu_share_working", after.cpu.since(&calm.cpu) / seconds);
     set("write_bytes", after.write_bytes.saturating_sub(calm.write_bytes) as f64);
     set("processes", after.processes as f64);
     set("threads", after.threads as f64);

@@ -100,7 +100,7 @@ pub async fn fetch(bench: &mut Bench, options: &FetchOptions) -> Result<Vec<Row>
         })
         .collect();
     if bench.run.duration.is_none() && bench.run.count.is_none() {
-        bench.run.count = Some(commands.len() as u64 * u64::from(bench.run.connections));
+        bench.run.count = Some(commands.len() as u64 * bench.run.connections() as u64);
     }
     let script = Script {
         commands,
@@ -117,7 +117,7 @@ fn select(options: &ScriptOptions) -> String {
 }
 
 async fn measure(bench: &Bench, name: &str, options: &ScriptOptions, script: Script) -> Result<Row> {
-    let target = Target::new(&options.target, bench.run.connections as usize, BUFFER_OCTETS)?;
+    let target = Target::new(&options.target, bench.run.connections(), BUFFER_OCTETS)?;
     let place = Rc::new(Place { target, accounts: crate::users::accounts(&options.users)? });
     let script = Rc::new(script);
     if bench.run.rate.is_some() && script.pipeline > 1 {

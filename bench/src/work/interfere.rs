@@ -45,7 +45,7 @@ pub async fn run(bench: &Bench, options: &InterfereOptions) -> Result<Vec<Row>> 
     let place = Place::new(bench, &options.target, &options.users)?;
     let messages = Rc::new(messages(&options.corpus, bench.run.seed)?);
     let script = Rc::new(Script::of("NOOP", "SELECT INBOX"));
-    let noops = bench.run.connections as usize;
+    let noops = bench.run.connections();
     let rate = bench.run.rate.unwrap_or(RATE * noops as f64);
     let calm = RunOptions { rate: Some(rate), ..bench.run.clone() };
     let eager = RunOptions { rate: None, ..bench.run.clone() };

@@ -28,7 +28,7 @@ pub struct LoginOptions {
 pub async fn run(bench: &Bench, options: &LoginOptions) -> Result<Vec<Row>> {
     let place = Place::new(bench, &options.target, &options.users)?;
     let select = Rc::new(format!("SELECT {}", quoted(&options.select)));
-    let step = bench.run.connections as usize;
+    let step = bench.run.connections();
     // One session before the measurement, for an error that says what to do.
     session(&place, 0, &select, &Tally::default()).await?;
     let open = async |n: usize| Ok(Visitor { place: place.clone(), select: select.clone(), next: n, step });

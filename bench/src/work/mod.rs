@@ -30,7 +30,7 @@ pub struct Place {
 
 impl Place {
     pub fn new(bench: &Bench, target: &TargetOptions, users: &UserOptions) -> Result<Rc<Place>> {
-        let target = Target::new(target, bench.run.connections as usize, BUFFER_OCTETS)?;
+        let target = Target::new(target, bench.run.connections(), BUFFER_OCTETS)?;
         Ok(Rc::new(Place { target, accounts: accounts(users)? }))
     }
 

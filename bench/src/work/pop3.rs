@@ -34,7 +34,7 @@ pub struct Pop3Options {
 pub async fn run(bench: &Bench, options: &Pop3Options) -> Result<Vec<Row>> {
     let place = Place::new(bench, &options.target, &options.users)?;
     let course = Course { delete: options.delete, newest: options.newest, pipeline: options.pipeline };
-    let step = bench.run.connections as usize;
+    let step = bench.run.connections();
     // A login before the measurement, for an error that says what to do.
     let mut first = Pop3::open(&place.target).await?;
     first.login(place.account(0)).await?;

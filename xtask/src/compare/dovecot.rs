@@ -211,6 +211,7 @@ service imap {
   service_count = 0
   client_limit = {clients}
   process_min_avail = 20
+  idle_kill = 5 s
   process_limit = 10000
   unix_listener imap-master {
     user = $default_internal_user

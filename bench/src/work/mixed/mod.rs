@@ -82,7 +82,7 @@ pub async fn run(bench: &Bench, options: &MixedOptions) -> Result<Vec<Row>> {
         options: options.clone(),
     });
     let kinds = kinds(options)?;
-    let people = bench.run.connections as usize;
+    let people = bench.run.connections();
     let deliverers = match options.lmtp {
         Some(_) => (options.lmtp_rate / DELIVERIES_MAX).ceil() as usize,
         None => 0,

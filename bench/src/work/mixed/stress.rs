@@ -64,8 +64,7 @@ impl Stress {
             let items = METADATA[random.below(METADATA.len())];
             play(imap, tally, "commands/FETCH", &format!("FETCH {first}:{last} {items}")).await?;
         }
-        loop {
-            let Some(one) = one(random, imap.exists) else { break };
+        while let Some(one) = one(random, imap.exists) {
             play(imap, tally, "commands/FETCH2", &format!("FETCH {one} BODY.PEEK[]")).await?;
             if !random.chance(FETCH2_AGAIN) {
                 break;
