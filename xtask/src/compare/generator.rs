@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::culver;
+use super::server::pinned_script;
 
 /// One row of the generator's report.
 #[derive(Clone, Debug)]
@@ -29,7 +30,10 @@ impl Row {
         let wrong = self.get("errors").unwrap_or(0.0) + self.get("refused").unwrap_or(0.0);
         if wrong > 0.0 {
             let first = self.0.get("first_error").and_then(Value::as_str).unwrap_or("not told");
-            return Some(format!("{wrong:.0} failed beside {:.0} that were done: {first}", self.operations()));
+            return Some(format!(
+                "{wrong:.0} failed beside {:.0} that were done: {first}",
+                self.operations()
+            ));
         }
         let valid = self.0.get("valid").and_then(Value::as_bool).unwrap_or(true);
         (!valid).then(|| format!("the generator took {:.0}% of its core", own * 100.0))
@@ -40,8 +44,7 @@ impl Row {
 pub fn run(arguments: &[String], core: usize, server: Option<u32>, json: &Path) -> Result<Row> {
     let program = culver::binary("culver-bench");
     let mut command = Command::new("sh");
-    // Thousands of connections are thousands of descriptors.
-    command.args(["-c", &format!("ulimit -n $(ulimit -H -n); exec taskset -c {core} \"$@\""), "sh"]);
+    command.args(["-c", &pinned_script(core), "sh"]);
     command.arg(&program).args(arguments).args(["--core", &core.to_string()]).arg("--json").arg(json);
     if let Some(pid) = server {
         command.args(["--server-pid", &pid.to_string()]);
