@@ -5,7 +5,6 @@
 //! this command; what fails is what could not be measured.
 
 mod churn;
-mod cold;
 mod culver;
 mod dovecot;
 mod generator;
@@ -15,6 +14,7 @@ mod meter;
 mod report;
 mod results;
 mod server;
+mod session;
 mod works;
 
 use std::collections::BTreeMap;
@@ -162,8 +162,10 @@ pub fn run(arguments: &[String]) -> Result<bool> {
             dir: dir.clone(),
         };
         let kinds: Vec<Kind> = wanted.iter().flat_map(|work| works::servers(work, options.server)).collect();
+        let mut _raised = None;
         if kinds.iter().any(|kind| !kind.is_culver()) {
             println!("Dovecot {}", dovecot::install()?);
+            _raised = Some(dovecot::raise_inotify()?);
         }
         failed = measure_all(&bench, &options, &wanted, &mut results, &stored)?;
         if options.wants("churn") {
@@ -205,7 +207,7 @@ fn measure_all(
 ) -> Result<Vec<String>> {
     let mut failed = Vec::new();
     for work in wanted {
-        if work.way == Way::Cold && !cold::may_drop() {
+        if work.way == Way::Cold && !session::may_drop() {
             println!("skipped: {}: only root may drop the page cache", work.name);
             continue;
         }

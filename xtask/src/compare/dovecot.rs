@@ -20,6 +20,10 @@ const PROGRAM: &str = "/usr/sbin/dovecot";
 const PACKAGES: [&str; 3] = ["dovecot-imapd", "dovecot-lmtpd", "dovecot-pop3d"];
 /// Debian's way to say that a package's service is not to be started.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
+/// What the kernel grants a user of watches on files, and what ten thousand sessions take: without a watch Dovecot parks no
+/// session in IDLE and looks for new mail twice a minute. Its makers tell operators to raise both.
+const INOTIFY: [(&str, u64); 2] =
+    [("/proc/sys/fs/inotify/max_user_instances", 20_000), ("/proc/sys/fs/inotify/max_user_watches", 200_000)];
 /// Owner of the mail; it needs no entry in the system's list of users.
 const MAIL_ID: u32 = 5000;
 
@@ -47,6 +51,32 @@ pub fn install() -> Result<String> {
         println!("note: this is Dovecot {version}; the targets stand for 2.3 of Debian 12");
     }
     Ok(version)
+}
+
+/// Kernel settings raised for as long as this lives.
+pub struct Raised(Vec<(&'static str, String)>);
+
+pub fn raise_inotify() -> Result<Raised> {
+    let mut raised = Raised(Vec::new());
+    for (path, wanted) in INOTIFY {
+        let held = fs::read_to_string(path).with_context(|| path.to_owned())?;
+        if held.trim().parse::<u64>().is_ok_and(|held| held < wanted) {
+            fs::write(path, wanted.to_string())
+                .with_context(|| format!("{path} is {}: raise it to {wanted}", held.trim()))?;
+            raised.0.push((path, held));
+        }
+    }
+    Ok(raised)
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        for (path, held) in &self.0 {
+            if let Err(error) = fs::write(path, held) {
+                eprintln!("{path} could not be set back to {}: {error}", held.trim());
+            }
+        }
+    }
 }
 
 fn install_by_hand() -> String {
@@ -211,6 +241,7 @@ service imap {
   service_count = 0
   client_limit = {clients}
   process_min_avail = 20
+  idle_kill = 5 s
   process_limit = 10000
   unix_listener imap-master {
     user = $default_internal_user

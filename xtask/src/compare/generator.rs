@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::culver;
+use super::server::pinned_script;
 
 /// One row of the generator's report.
 #[derive(Clone, Debug)]
@@ -29,7 +30,10 @@ impl Row {
         let wrong = self.get("errors").unwrap_or(0.0) + self.get("refused").unwrap_or(0.0);
         if wrong > 0.0 {
             let first = self.0.get("first_error").and_then(Value::as_str).unwrap_or("not told");
-            return Some(format!("{wrong:.0} of {:.0} failed: {first}", self.operations()));
+            return Some(format!(
+                "{wrong:.0} failed beside {:.0} that were done: {first}",
+                self.operations()
+            ));
         }
         let valid = self.0.get("valid").and_then(Value::as_bool).unwrap_or(true);
         (!valid).then(|| format!("the generator took {:.0}% of its core", own * 100.0))
@@ -40,8 +44,7 @@ impl Row {
 pub fn run(arguments: &[String], core: usize, server: Option<u32>, json: &Path) -> Result<Row> {
     let program = culver::binary("culver-bench");
     let mut command = Command::new("sh");
-    // Thousands of connections are thousands of descriptors.
-    command.args(["-c", &format!("ulimit -n $(ulimit -H -n); exec taskset -c {core} \"$@\""), "sh"]);
+    command.args(["-c", &pinned_script(core), "sh"]);
     command.arg(&program).args(arguments).args(["--core", &core.to_string()]).arg("--json").arg(json);
     if let Some(pid) = server {
         command.args(["--server-pid", &pid.to_string()]);
@@ -51,7 +54,11 @@ pub fn run(arguments: &[String], core: usize, server: Option<u32>, json: &Path) 
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("culver-bench {}: {}", arguments.join(" "), said.trim());
     }
-    row(&fs::read_to_string(json).with_context(|| json.display().to_string())?)
+    let row = row(&fs::read_to_string(json).with_context(|| json.display().to_string())?)?;
+    if row.operations() == 0.0 {
+        bail!("culver-bench {}: {}", arguments.join(" "), row.doubt().unwrap_or("it did nothing".to_owned()));
+    }
+    Ok(row)
 }
 
 /// The last row: some kinds of work tell their parts before the whole.
@@ -82,7 +89,7 @@ mod tests {
         let busy = Row(serde_json::json!({"own_cpu_share": 0.93, "valid": false, "errors": 0}));
         assert_eq!(busy.doubt().unwrap(), "the generator took 93% of its core");
         let wrong = Row(serde_json::json!({"operations": 9, "errors": 2, "first_error": "NO"}));
-        assert_eq!(wrong.doubt().unwrap(), "2 of 9 failed: NO");
+        assert_eq!(wrong.doubt().unwrap(), "2 failed beside 9 that were done: NO");
         assert!(self::row("{}").is_err() && self::row(r#"{"rows":[]}"#).is_err());
     }
 }

@@ -8,14 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::generator::{self, Row};
 use super::meter::{self, Usage};
 use super::results::Figures;
 use super::server::{Durability, Kind, Server, Site, USER_PATTERN, http_get, loopback, run};
 use super::works::{Figure, Scale, Store, Way, Work, preparation, split};
-use super::{cold, culver};
+use super::{culver, session};
 
 /// Connections by which a store is filled.
 const FILL_CONNECTIONS: &str = "8";
@@ -113,10 +113,27 @@ impl Bench {
                 let doubt = row.doubt().unwrap_or_default();
                 return Err(anyhow!("{} could not be filled: {doubt}\n{}", owner.name(), server.log_tail()));
             }
+            self.check_fill(&words, &server)?;
         }
         server.stop()?;
         fs::write(&ready, content)?;
         Ok(dir)
+    }
+
+    /// A mailbox that is smaller than its work says would make a server look fast.
+    fn check_fill(&self, words: &[String], server: &Server) -> Result<()> {
+        let value = |name: &str| crate::option(words, name);
+        let messages: u64 = value("--messages").context("--messages")?.parse()?;
+        let user = |number: &str| USER_PATTERN.replace("%d", number);
+        let filled = match value("--account").and_then(|account| account.split_once(':')) {
+            Some((name, _)) => vec![name.to_owned()],
+            None => vec![user("1"), user(value("--users").context("--users")?)],
+        };
+        for name in filled {
+            let exists = session::exists(server, &name)?;
+            ensure!(exists == messages, "{name} was filled with {messages} messages and has {exists}");
+        }
+        Ok(())
     }
 
     /// A work's words with those in braces replaced.
@@ -187,11 +204,11 @@ impl Bench {
         if repeat == 0 {
             // What a server keeps beside its messages is there, as after a first look at the mailbox.
             let server = Server::start(kind, &self.site, dir, Durability::Full)?;
-            cold::warm(&server, user, command)?;
+            session::warm(&server, user, command)?;
             server.stop()?;
         }
         let server = Server::start(kind, &self.site, dir, Durability::Full)?;
-        let elapsed = cold::measure(&server, user, command)?;
+        let elapsed = session::cold(&server, user, command)?;
         server.stop()?;
         let figures = Figures::from([(Figure::LatencyP50Ms, elapsed.as_secs_f64() * 1e3)]);
         Ok(Once { figures, doubt: None })

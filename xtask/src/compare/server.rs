@@ -136,6 +136,12 @@ pub fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Runs its arguments on one core, with as many descriptors as this session may have, and no longer than the process
+/// that started it.
+pub fn pinned_script(core: usize) -> String {
+    format!("ulimit -n $(ulimit -H -n); exec setpriv --pdeathsig TERM taskset -c {core} \"$@\"")
+}
+
 pub struct Server {
     pub kind: Kind,
     pub ports: Ports,
@@ -160,9 +166,7 @@ impl Server {
             }
         };
         let mut pinned = Command::new("sh");
-        // As many descriptors as this session may have, and one core, before the server says what it needs.
-        let script = format!("ulimit -n $(ulimit -H -n); exec taskset -c {} \"$@\"", site.core);
-        pinned.args(["-c", &script, "sh"]).args(command).stdin(std::process::Stdio::null());
+        pinned.args(["-c", &pinned_script(site.core), "sh"]).args(command).stdin(std::process::Stdio::null());
         let output = File::options().create(true).append(true).open(&log)?;
         pinned.stdout(output.try_clone()?).stderr(output);
         let child = pinned.spawn().context("sh")?;

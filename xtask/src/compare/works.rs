@@ -170,8 +170,8 @@ impl Scale {
             "large" => ("100000", "10000"),
             "medium" => ("10000", "1000"),
             "idle" => ("60", "5"),
-            // Hibernation begins after 5 s of IDLE.
-            "calm" => ("30", "15"),
+            // Hibernation begins after 5 s of IDLE, and what it leaves idle ends 5 s later.
+            "calm" => ("60", "30"),
             _ => return None,
         };
         Some(if self.quick { quick } else { full }.to_owned())

@@ -1,6 +1,7 @@
-//! A session by hand, after the page cache was dropped: LOGIN, SELECT and one command.
+//! A session by hand, for what the generator has no kind of work for.
 //!
-//! A server may read at LOGIN, at SELECT or at the command itself, so the time is that of all three.
+//! After the page cache was dropped a server may read at LOGIN, at SELECT or at the command itself, so the time is that of
+//! all three.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,6 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use super::server::{PASSWORD, Server, loopback};
 
 const DROP: &str = "/proc/sys/vm/drop_caches";
+/// A first look at a large mailbox takes its time on some servers.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Whether this process may drop the page cache.
 pub fn may_drop() -> bool {
@@ -27,15 +30,11 @@ fn drop_page_cache() -> Result<()> {
 }
 
 /// The time of LOGIN, SELECT and the command on a server that was just started and has read nothing.
-pub fn measure(server: &Server, user: &str, command: &str) -> Result<Duration> {
+pub fn cold(server: &Server, user: &str, command: &str) -> Result<Duration> {
     drop_page_cache()?;
-    let stream = TcpStream::connect(loopback(server.ports.imap))?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(300)))?;
-    let mut session = Session { reader: BufReader::with_capacity(256 << 10, stream), line: Vec::new() };
-    session.read_line()?;
+    let mut session = Session::open(server)?;
     let start = Instant::now();
-    session.command(&format!("LOGIN {user} {PASSWORD}"))?;
+    session.log_in(user)?;
     session.command("SELECT INBOX")?;
     session.command(command)?;
     let elapsed = start.elapsed();
@@ -45,22 +44,44 @@ pub fn measure(server: &Server, user: &str, command: &str) -> Result<Duration> {
 
 /// The same session without the cold, which fills what a server keeps beside its messages.
 pub fn warm(server: &Server, user: &str, command: &str) -> Result<()> {
-    let stream = TcpStream::connect(loopback(server.ports.imap))?;
-    stream.set_read_timeout(Some(Duration::from_secs(600)))?;
-    let mut session = Session { reader: BufReader::with_capacity(256 << 10, stream), line: Vec::new() };
-    session.read_line()?;
-    for one in [&format!("LOGIN {user} {PASSWORD}"), "SELECT INBOX", command, "LOGOUT"] {
+    let mut session = Session::open(server)?;
+    session.log_in(user)?;
+    for one in ["SELECT INBOX", command, "LOGOUT"] {
         session.command(one)?;
     }
     Ok(())
 }
 
+/// How many messages a user's INBOX has.
+pub fn exists(server: &Server, user: &str) -> Result<u64> {
+    let mut session = Session::open(server)?;
+    session.log_in(user)?;
+    session.command("EXAMINE INBOX")?;
+    let exists = session.exists.context("EXAMINE told no EXISTS")?;
+    session.command("LOGOUT")?;
+    Ok(exists)
+}
+
 struct Session<S> {
     reader: BufReader<S>,
     line: Vec<u8>,
+    exists: Option<u64>,
 }
 
 impl Session<TcpStream> {
+    fn open(server: &Server) -> Result<Session<TcpStream>> {
+        let stream = TcpStream::connect(loopback(server.ports.imap))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        let mut session = Session::new(stream);
+        session.read_line()?;
+        Ok(session)
+    }
+
+    fn log_in(&mut self, user: &str) -> Result<()> {
+        self.command(&format!("LOGIN {user} {PASSWORD}"))
+    }
+
     fn command(&mut self, command: &str) -> Result<()> {
         self.reader.get_mut().write_all(format!("t {command}\r\n").as_bytes())?;
         self.answer().with_context(|| command.split_whitespace().next().unwrap_or_default().to_owned())
@@ -68,6 +89,10 @@ impl Session<TcpStream> {
 }
 
 impl<S: Read> Session<S> {
+    fn new(stream: S) -> Session<S> {
+        Session { reader: BufReader::with_capacity(256 << 10, stream), line: Vec::new(), exists: None }
+    }
+
     fn read_line(&mut self) -> Result<()> {
         self.line.clear();
         self.reader.read_until(b'\n', &mut self.line)?;
@@ -82,6 +107,9 @@ impl<S: Read> Session<S> {
             self.read_line()?;
             let line = self.line.trim_ascii_end();
             let literal = literal_octets(line);
+            if let Some(count) = line.strip_prefix(b"* ").and_then(|rest| rest.strip_suffix(b" EXISTS")) {
+                self.exists = std::str::from_utf8(count)?.parse().ok();
+            }
             if !continued && let Some(rest) = line.strip_prefix(b"t ") {
                 if rest.starts_with(b"OK") {
                     return Ok(());
@@ -108,7 +136,7 @@ mod tests {
     use super::*;
 
     fn answer(text: &str) -> Result<()> {
-        Session { reader: BufReader::with_capacity(3, text.as_bytes()), line: Vec::new() }.answer()
+        Session::new(text.as_bytes()).answer()
     }
 
     #[test]
@@ -116,6 +144,13 @@ mod tests {
         answer("* 1 FETCH (BODY[] {6}\r\nt NO\r\n)\r\n* 2 FETCH (X {0}\r\n)\r\nt OK done\r\n").unwrap();
         let refused = answer("* 1 FETCH (BODY[] {6}\r\nt OK\r\n)\r\nt NO [LIMIT] enough\r\n").unwrap_err();
         assert_eq!(refused.to_string(), "NO [LIMIT] enough");
+    }
+
+    #[test]
+    fn exists_is_heard() {
+        let mut session = Session::new(&b"* FLAGS ()\r\n* 17 EXISTS\r\n* 0 RECENT\r\nt OK\r\n"[..]);
+        session.answer().unwrap();
+        assert_eq!(session.exists, Some(17));
     }
 
     #[test]
