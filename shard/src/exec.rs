@@ -18,11 +18,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::os::unix::thread::JoinHandleExt;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -105,6 +106,7 @@ where
     let disk = crate::annex::Pool::threads("disk", config.limits.disk_threads, config.limits.disk_queue_max);
     let left = Arc::new(Left::new(shards));
 
+    let beating: Vec<Arc<AtomicBool>> = (0..shards).map(|_| Arc::default()).collect();
     let (ready_tx, ready_rx) = flume::bounded::<(usize, Result<(), io::Error>)>(shards);
     let mut go = Vec::new();
     let mut threads = Vec::new();
@@ -120,8 +122,14 @@ where
             .ring_depth(config.ring_depth)
             .io_memory(config.io_memory)
             .preempt_timer(config.preempt);
-        let seat =
-            Seat { shard, shards, mesh: mesh.clone(), left: left.clone(), limits: config.limits.clone() };
+        let seat = Seat {
+            shard,
+            shards,
+            mesh: mesh.clone(),
+            left: left.clone(),
+            limits: config.limits.clone(),
+            beating: beating[shard].clone(),
+        };
         let (pools, ready, start) = ((annex.clone(), disk.clone()), ready_tx.clone(), start.clone());
         let spawned = std::thread::Builder::new().name(format!("shard-{shard}")).spawn(move || {
             let executor = match builder.make() {
@@ -159,6 +167,9 @@ where
         let _ = go.send(failed.is_none());
     }
     drop(mesh);
+    if failed.is_none() {
+        wake_until_beating(&threads, &beating);
+    }
 
     let mut outcome = Ok(());
     for (shard, thread) in threads.into_iter().enumerate() {
@@ -187,6 +198,8 @@ struct Seat {
     mesh: Arc<Mesh>,
     left: Arc<Left>,
     limits: Limits,
+    /// Set by its first heartbeat.
+    beating: Arc<AtomicBool>,
 }
 
 impl Seat {
@@ -200,7 +213,7 @@ impl Seat {
     where
         Fut: Future<Output = Result<(), E>>,
     {
-        let Seat { shard, shards, mesh, left, limits } = self;
+        let Seat { shard, shards, mesh, left, limits, beating } = self;
         executor.run(async move {
             let queue = |shares, latency, name| {
                 glommio::executor().create_task_queue(Shares::Static(shares), latency, name)
@@ -216,7 +229,7 @@ impl Seat {
             let world = World::Real(Real { queues, annex, disk });
             let context = context::Context::new(shard, shards, world, Rc::new(limits), mesh);
             let _entered = context::enter(context.clone());
-            heartbeats();
+            heartbeats(beating);
             let outcome = serve(context.clone(), inbox, left, root).await;
             context.locals.borrow_mut().clear();
             match outcome {
@@ -250,15 +263,45 @@ const HEARTBEAT: Duration = Duration::from_millis(100);
 /// sleeps until the next event, for ever on an idle machine. A timer that is armed is such an event. One alone would
 /// not do, for its own task may be what was left runnable; several, staggered, bound the sleep at a fraction of
 /// [`HEARTBEAT`] each.
-fn heartbeats() {
+fn heartbeats(beating: Arc<AtomicBool>) {
     for number in 0..HEARTBEATS {
+        let beating = beating.clone();
         spawn(Queue::Interactive, "heartbeat", async move {
             crate::time::sleep(HEARTBEAT * number as u32 / HEARTBEATS as u32).await;
             loop {
                 crate::time::sleep(HEARTBEAT).await;
+                beating.store(true, Ordering::Relaxed);
             }
         })
         .detach();
+    }
+}
+
+/// Before its first heartbeat is armed, a shard that meets the trap of [`heartbeats`] has nothing to wake it: a signal ends its
+/// sleep.
+fn wake_until_beating<T>(threads: &[std::thread::JoinHandle<T>], beating: &[Arc<AtomicBool>]) {
+    // SAFETY: the handler does nothing. SIGURG is ignored where nobody handles it, so it does no harm elsewhere.
+    let handler = unsafe { signal_hook::low_level::register(libc::SIGURG, || {}) };
+    if let Err(error) = &handler {
+        tracing::debug!(%error, "a shard that sleeps at the start is not woken");
+        return;
+    }
+    let asleep = || {
+        threads
+            .iter()
+            .zip(beating)
+            .filter(|(thread, beating)| !thread.is_finished() && !beating.load(Ordering::Relaxed))
+    };
+    let mut looks = 0;
+    while asleep().next().is_some() {
+        std::thread::sleep(HEARTBEAT / 10);
+        looks += 1;
+        if looks % 20 == 0 {
+            for (thread, _) in asleep() {
+                // SAFETY: the thread is not joined yet, so its handle is valid.
+                unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGURG) };
+            }
+        }
     }
 }
 
