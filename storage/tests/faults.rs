@@ -7,7 +7,7 @@ mod support;
 use culver_shard::sim::Faults;
 use culver_storage::fault::{self, Fault};
 
-const SEEDS: u64 = 25;
+const SEEDS: u64 = 40;
 
 /// The first seed that finds the fault, with what it says.
 fn found(planted: Fault, faults: &Faults) -> Option<(u64, String)> {
