@@ -110,10 +110,7 @@ pub fn command(
     fs::create_dir_all(&base)?;
     fs::set_permissions(&base, fs::Permissions::from_mode(0o755))?;
     let file = dir.join("dovecot.conf");
-    fs::write(
-        &file,
-        configuration(kind, site, &Places { mail: &mail, base: &base, dir }, ports, durability),
-    )?;
+    fs::write(&file, configuration(kind, site, &Places { mail: &mail, base: &base }, ports, durability))?;
     let words = [PROGRAM, "-F", "-c", &file.display().to_string()].map(str::to_owned).to_vec();
     Ok((words, base))
 }
@@ -132,7 +129,6 @@ fn reachable(mail: &Path) -> Result<()> {
 pub struct Places<'a> {
     mail: &'a Path,
     base: &'a Path,
-    dir: &'a Path,
 }
 
 pub fn configuration(
@@ -171,7 +167,7 @@ fn shared(kind: Kind, site: &Site, places: &Places, durability: Durability) -> S
     // Debian ships mbox, which nobody serves with; Maildir is what its own configuration names next to it.
     let format = if kind == Kind::DovecotDefault { "maildir:~/Maildir" } else { "sdbox:~/sdbox" };
     format!(
-        "base_dir = {base}\nstate_dir = {base}\nlog_path = {dir}/dovecot.log\nprotocols = imap lmtp pop3\n\
+        "base_dir = {base}\nstate_dir = {base}\nlog_path = /dev/stderr\nprotocols = imap lmtp pop3\n\
          mail_location = {format}\nmail_fsync = {fsync}\n\
          ssl = yes\nssl_cert = <{chain}\nssl_key = <{key}\n\
          disable_plaintext_auth = no\nmail_max_userip_connections = 0\nlogin_trusted_networks = 127.0.0.0/8\n\
@@ -182,7 +178,6 @@ fn shared(kind: Kind, site: &Site, places: &Places, durability: Durability) -> S
          override_fields = uid={MAIL_ID} gid={MAIL_ID} home={mail}/%u\n}}\n\
          namespace inbox {{\n  inbox = yes\n{special}}}\n",
         base = places.base.display(),
-        dir = places.dir.display(),
         mail = places.mail.display(),
         chain = site.chain.display(),
         key = site.key.display(),
@@ -277,7 +272,7 @@ mod tests {
             key: "/x/key.pem".into(),
             core: 0,
         };
-        let places = Places { mail: Path::new("/x/mail"), base: Path::new("/x/base"), dir: Path::new("/x") };
+        let places = Places { mail: Path::new("/x/mail"), base: Path::new("/x/base") };
         let ports = Ports { imap: 1, imaps: 2, pop3: 3, lmtp: 4, admin: 5 };
         configuration(kind, &site, &places, ports, durability)
     }

@@ -130,7 +130,7 @@ impl Bench {
             None => vec![user("1"), user(value("--users").context("--users")?)],
         };
         for name in filled {
-            let exists = session::exists(server, &name)?;
+            let exists = session::exists(server, &name, value("--mailbox").unwrap_or("INBOX"))?;
             ensure!(exists == messages, "{name} was filled with {messages} messages and has {exists}");
         }
         Ok(())
@@ -153,8 +153,8 @@ impl Bench {
     }
 
     fn generate(&self, words: &[String], server: &Server, json: &Path) -> Result<Row> {
-        let row = generator::run(words, self.core, Some(server.pid()), json);
-        row.with_context(|| format!("{} said:\n{}", server.kind.name(), server.log_tail()))
+        generator::run(words, self.core, Some(server.pid()), json)
+            .map_err(|error| anyhow!("{error:#}\n{} said:\n{}", server.kind.name(), server.log_tail()))
     }
 
     fn work(&self, work: &Work, server: &Server, dir: &Path, repeat: u32) -> Result<Row> {

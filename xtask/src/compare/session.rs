@@ -52,11 +52,11 @@ pub fn warm(server: &Server, user: &str, command: &str) -> Result<()> {
     Ok(())
 }
 
-/// How many messages a user's INBOX has.
-pub fn exists(server: &Server, user: &str) -> Result<u64> {
+/// How many messages a user's mailbox has.
+pub fn exists(server: &Server, user: &str, mailbox: &str) -> Result<u64> {
     let mut session = Session::open(server)?;
     session.log_in(user)?;
-    session.command("EXAMINE INBOX")?;
+    session.command(&format!("EXAMINE {mailbox}"))?;
     let exists = session.exists.context("EXAMINE told no EXISTS")?;
     session.command("LOGOUT")?;
     Ok(exists)

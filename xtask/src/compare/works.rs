@@ -220,6 +220,8 @@ pub const PREPARATIONS: &[Preparation] = &[
         fills: &[
             "--account user1@example.test:secret --messages {large} --size 1k --flagged 1% --seen 50%",
             "--account user2@example.test:secret --messages {medium} --size 10k --seen 50%",
+            // Where COPY and MOVE go to.
+            "--account user2@example.test:secret --messages 1 --size 10k --mailbox Trash",
         ],
     },
     Preparation {
