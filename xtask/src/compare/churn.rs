@@ -68,14 +68,16 @@ fn summary(samples: &[Held]) -> String {
     };
     let half = &samples[samples.len() / 2..];
     let growth = match half {
-        [from, .., to] => (to.pss_kib as f64 - from.pss_kib as f64) / (half.len() - 1) as f64,
-        _ => 0.0,
+        [from, .., to] => {
+            let a_minute = (to.pss_kib as f64 - from.pss_kib as f64) / (half.len() - 1) as f64;
+            format!("{} KiB a minute over the second half", rounded(a_minute))
+        }
+        _ => "too few samples for a slope".to_owned(),
     };
     format!(
-        "churn: PSS {} → {} MiB ({} KiB a minute over the second half), descriptors {} → {}, maps {} → {}",
+        "churn: PSS {} → {} MiB ({growth}), descriptors {} → {}, maps {} → {}",
         rounded(first.pss_kib as f64 / 1024.0),
         rounded(last.pss_kib as f64 / 1024.0),
-        rounded(growth),
         first.descriptors,
         last.descriptors,
         first.maps,
