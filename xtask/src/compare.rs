@@ -291,8 +291,8 @@ fn core_list(text: &str) -> Option<Vec<usize>> {
 }
 
 fn file_system(dir: &Path) -> Result<String> {
-    let output = run_command(Command::new("stat").args(["-f", "-c", "%T"]).arg(dir))?;
-    Ok(output.trim().to_owned())
+    let output = run_command(Command::new("df").arg("--output=fstype").arg(dir))?;
+    Ok(output.lines().last().unwrap_or_default().trim().to_owned())
 }
 
 fn machine(file_system: &str, (server, generator): (usize, usize)) -> String {

@@ -11,51 +11,40 @@ use super::generator;
 use super::measure::Bench;
 use super::meter::{self, Held};
 use super::report::rounded;
-use super::server::{Kind, Server, USER_PATTERN};
+use super::server::{Durability, Kind, PASSWORD, Server, USER_PATTERN, loopback};
+use super::works::split;
 
-/// Part of the time that is run before the first sample counts.
-const WARM_MINUTES: u32 = 1;
+/// Minutes before the first sample that counts: a fifth of the run, which in an hour is longer than the ten minutes after which
+/// everything has been flushed once.
+fn warm_minutes(minutes: u32) -> u32 {
+    (minutes / 5).max(1)
+}
+
 /// How long sessions have to end before a sample.
 const CALM: Duration = Duration::from_secs(5);
 
 pub fn run(bench: &Bench, minutes: u32) -> Result<()> {
+    let warm = warm_minutes(minutes);
     let dir = bench.fresh(Kind::Culver)?;
-    let server = Server::start(Kind::Culver, &bench.site, &dir, super::server::Durability::Full)?;
-    println!("churn: mixed load on {} for {minutes} minutes", Kind::Culver.name());
+    let server = Server::start(Kind::Culver, &bench.site, &dir, Durability::Full)?;
+    println!("churn: mixed load on {} for {minutes} minutes, after {warm} to warm up", Kind::Culver.name());
+    let target = loopback(server.ports.imap);
     println!("| minute | PSS, MiB | descriptors | maps | operations per s |");
     println!("| ------ | -------- | ----------- | ---- | ---------------- |");
     let start = Instant::now();
     let mut samples: Vec<Held> = Vec::new();
-    for minute in 1..=minutes + WARM_MINUTES {
-        let words: Vec<String> = [
-            "mixed",
-            "--closed",
-            "--target",
-            &super::server::loopback(server.ports.imap).to_string(),
-            "--connections",
-            "50",
-            "--users",
-            "100",
-            "--duration",
-            "50",
-            "--warmup",
-            "0",
-            "--seed",
-            &minute.to_string(),
-            "--user-pattern",
-            USER_PATTERN,
-            "--password",
-            super::server::PASSWORD,
-        ]
-        .map(str::to_owned)
-        .to_vec();
+    for minute in 1..=minutes + warm {
+        let words = split(&format!(
+            "mixed --closed --target {target} --connections 50 --users 100 --user-pattern {USER_PATTERN} \
+             --password {PASSWORD} --duration 50 --warmup 0 --seed {minute}"
+        ));
         let row = generator::run(&words, bench.core, Some(server.pid()), &dir.join("work.json"))?;
         if let Some(doubt) = row.doubt() {
             println!("note: {doubt}");
         }
         std::thread::sleep(CALM);
         let held = meter::held(server.pid())?;
-        if minute >= WARM_MINUTES {
+        if minute >= warm {
             samples.push(held);
         }
         println!(
@@ -79,14 +68,16 @@ fn summary(samples: &[Held]) -> String {
     };
     let half = &samples[samples.len() / 2..];
     let growth = match half {
-        [from, .., to] => (to.pss_kib as f64 - from.pss_kib as f64) / (half.len() - 1) as f64,
-        _ => 0.0,
+        [from, .., to] => {
+            let a_minute = (to.pss_kib as f64 - from.pss_kib as f64) / (half.len() - 1) as f64;
+            format!("{} KiB a minute over the second half", rounded(a_minute))
+        }
+        _ => "too few samples for a slope".to_owned(),
     };
     format!(
-        "churn: PSS {} → {} MiB ({} KiB a minute over the second half), descriptors {} → {}, maps {} → {}",
+        "churn: PSS {} → {} MiB ({growth}), descriptors {} → {}, maps {} → {}",
         rounded(first.pss_kib as f64 / 1024.0),
         rounded(last.pss_kib as f64 / 1024.0),
-        rounded(growth),
         first.descriptors,
         last.descriptors,
         first.maps,

@@ -285,7 +285,8 @@ const METHOD: &str = "\
 The server has one core for itself and the generator another. Both servers check the same stored passwords (salted SHA-512), hold the same
 messages, and answer a delivery, an APPEND and a STORE when it is on disk (Dovecot: `mail_fsync = always`). *Dovecot default* is
 Debian's configuration with Maildir and with limits raised; *Dovecot best* has login and session processes reused, passwords
-cached, hibernation on, and sdbox. Servers take turns; figures are medians of the repeats, with the range in parentheses
+cached, hibernation on, and sdbox, the cheapest of its formats for LMTP; for both the kernel grants as many watches on files as
+sessions need. Servers take turns; figures are medians of the repeats, with the range in parentheses
 where it is wider than a tenth. A ratio is Culver's advantage over the better of the two; a target names the least.
 
 For LMTP and APPEND, processor time and octets are those from before the work until all is flushed: Culver is told to stop and

@@ -244,9 +244,6 @@ impl Server {
         for member in members {
             await_end(member)?;
         }
-        if let Some(scratch) = self.scratch.take() {
-            let _ = fs::remove_dir_all(scratch);
-        }
         ensure!(in_time, "{} did not stop within {STOP_TIMEOUT:?}", self.kind.name());
         ensure!(status.success(), "{} stopped with {status}:\n{}", self.kind.name(), self.log_tail());
         Ok(usage)
@@ -257,6 +254,9 @@ impl Drop for Server {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
             eprintln!("{}: {error:#}", self.kind.name());
+        }
+        if let Some(scratch) = self.scratch.take() {
+            let _ = fs::remove_dir_all(scratch);
         }
     }
 }

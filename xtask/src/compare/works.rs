@@ -170,6 +170,7 @@ impl Scale {
             "large" => ("100000", "10000"),
             "medium" => ("10000", "1000"),
             "idle" => ("60", "5"),
+            "notices" => ("200", "20"),
             // Hibernation begins after 5 s of IDLE, and what it leaves idle ends 5 s later.
             "calm" => ("60", "30"),
             _ => return None,
@@ -443,7 +444,7 @@ pub const WORKS: &[Work] = &[
         name: "notify",
         title: "LMTP's 250 to EXISTS in another session's IDLE",
         store: Store::CopyOf("small"),
-        bench: "notify --target {imap} --lmtp {lmtp} --users 1 --count 200",
+        bench: "notify --target {imap} --lmtp {lmtp} --users 1 --count {notices}",
         goals: &[(LatencyP99Ms, AtMost(5.0)), (LatencyP50Ms, Shown)],
         ..work("", "")
     },
