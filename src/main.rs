@@ -45,6 +45,7 @@ Ports are --port-base plus the standard port: IMAP 20143, IMAPS 20993, POP3 2011
         config: PathBuf,
     },
     /// Print all mistakes of a configuration, with file, line, key and remedy
+    #[command(after_help = "Example:\n  culver check-config /etc/culver/culver.toml")]
     CheckConfig {
         /// The configuration (TOML)
         file: PathBuf,
@@ -59,11 +60,17 @@ Ports are --port-base plus the standard port: IMAP 20143, IMAPS 20993, POP3 2011
         scheme: String,
     },
     /// Show a stored file in words: journal segment, pack, table, manifest, owner, store identity
+    #[command(after_help = "Examples:
+  culver dump culver-data/store/STORE
+  culver dump culver-data/store/journal/1-0/1")]
     Dump {
         /// A file of a store
         file: PathBuf,
     },
     /// Verify every stored format below a directory that no server has open
+    #[command(after_help = "Examples:
+  culver check culver-data
+  culver check --json /var/lib/culver")]
     Check {
         /// The directory of a store
         dir: PathBuf,

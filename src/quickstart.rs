@@ -44,12 +44,20 @@ pub struct Options {
     /// Put no sample messages into new accounts
     #[arg(long)]
     pub no_samples: bool,
-    /// Executors, one per core where not given
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// Executors, one per core where not given; at most 64
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = shards)]
     pub shards: usize,
     /// Where mail is kept, if not in DIR: file:///path
     #[arg(long, value_name = "URL")]
     pub store: Option<String>,
+}
+
+/// A store of its own has 64 partitions: more shards would have nothing to do.
+fn shards(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(shards) if shards <= 64 => Ok(shards),
+        _ => Err("write a number up to 64".to_owned()),
+    }
 }
 
 pub fn run(options: &Options) -> Result<ExitCode> {
@@ -97,11 +105,9 @@ fn announce(dir: &Path, base: u16, account: Option<&(AccountId, String)>) {
     println!("  curl -u {user}:{password} 'imap://127.0.0.1:{}/INBOX;MAILINDEX=1'", base + 143);
     println!("Read mail with neomutt:");
     println!("  neomutt -f imap://{}:{password}@127.0.0.1:{}/INBOX", user.replace('@', "%40"), base + 143);
-    println!("Deliver mail with curl:");
-    println!(
-        "  printf 'Subject: hello\\r\\n\\r\\nhi\\r\\n' | curl -u {user}:{password} -T - imap://127.0.0.1:{}/INBOX",
-        base + 143
-    );
+    println!("Add a message with curl:");
+    println!("  printf 'Subject: hello\\r\\n\\r\\nhi\\r\\n' > hello.eml");
+    println!("  curl -u {user}:{password} -T hello.eml imap://127.0.0.1:{}/INBOX", base + 143);
     println!();
     println!("culver is ready");
     let _ = std::io::stdout().flush();

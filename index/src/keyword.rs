@@ -54,6 +54,7 @@ pub struct Keywords {
     table: Vec<Keyword>,
     /// Of the keywords from id [`HOT_KEYWORDS`] on; may be shorter than they are.
     side: Vec<RoaringBitmap>,
+    /// Of the table's content, so that it tells nothing anew where a mailbox is opened again.
     version: u32,
 }
 
@@ -64,6 +65,13 @@ impl Keywords {
 
     pub fn version(&self) -> u32 {
         self.version
+    }
+
+    fn renew_version(&mut self) {
+        self.version = self.table.iter().fold(0, |version, keyword| {
+            let name = keyword.as_str().as_bytes();
+            crc32c::crc32c_append(crc32c::crc32c_append(version, &[name.len() as u8]), name)
+        });
     }
 
     pub fn id(&self, keyword: &Keyword) -> Option<u16> {
@@ -157,7 +165,7 @@ impl Keywords {
         if self.table.len() > HOT_KEYWORDS {
             self.side.resize_with(self.table.len() - HOT_KEYWORDS, RoaringBitmap::new);
         }
-        self.version = self.version.wrapping_add(1);
+        self.renew_version();
         Ok(true)
     }
 
@@ -206,10 +214,8 @@ impl Keywords {
         if table.len() as u64 != count {
             return Err(FormatError::Count { what: "keywords", said: count, found: table.len() as u64 });
         }
-        if table != self.table {
-            self.version = self.version.wrapping_add(1);
-        }
         self.table = table;
+        self.renew_version();
         self.side.resize_with(self.table.len().saturating_sub(HOT_KEYWORDS), RoaringBitmap::new);
         Ok(())
     }

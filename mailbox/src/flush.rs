@@ -119,13 +119,23 @@ fn mailboxes_due(state: &State) -> Vec<(Guid, bool)> {
 
 impl Account {
     /// Blocks that all stand at one record, made without keeping the shard from other work for long.
-    async fn give_blocks(&self) -> AccountBlocks {
+    async fn give_blocks(&self) -> Result<AccountBlocks, SourceError> {
         for _ in 0..TRIES {
+            self.is_whole()?;
             if let Some(content) = self.give_unchanged().await {
-                return content;
+                return Ok(content);
             }
         }
-        self.give_frozen().await
+        self.is_whole()?;
+        Ok(self.give_frozen().await)
+    }
+
+    /// What was dropped may hold half of a change: it is rebuilt from what is stored, and must not become that.
+    fn is_whole(&self) -> Result<(), SourceError> {
+        match self.is_dropped() {
+            true => Err(SourceError("dropped while its blocks were made".into())),
+            false => Ok(()),
+        }
     }
 
     /// What the state cannot have changed in while it stays the same.
@@ -140,7 +150,7 @@ impl Account {
         let mut pace = Pace::new();
         while !encodings.step(&self.state()) {
             pace.breathe().await;
-            if self.moment() != moment {
+            if self.moment() != moment || self.is_dropped() {
                 return None;
             }
         }
@@ -250,14 +260,14 @@ impl Source for Accounts {
         Box::pin(async move {
             if let Some(open) = self.opened(account) {
                 self.giving.borrow_mut().insert(account.clone());
-                return Ok(open.give_blocks().await);
+                return open.give_blocks().await;
             }
             let wrong = |error: &dyn std::fmt::Display| SourceError(error.to_string());
             let loaded = self.storage().load(partition, account).await.map_err(|error| wrong(&error))?;
             self.giving.borrow_mut().insert(account.clone());
             // It may have been opened while this was read; then its own blocks count.
             if let Some(open) = self.opened(account) {
-                return Ok(open.give_blocks().await);
+                return open.give_blocks().await;
             }
             let (mut state, position, _) = rebuild(account, loaded).map_err(|error| wrong(&error))?;
             let mut encodings = Encodings::begin(&state);

@@ -291,16 +291,23 @@ impl Conn {
     /// Sends what was written and then `bytes`, waiting for the peer as needed. If dropped, an unknown part of
     /// `bytes` was sent: the connection is then of no further use.
     pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        for piece in bytes.chunks(PIECE) {
-            if self.backlog() + piece.len() > BACKLOG_MAX {
-                self.flush().await?;
+        // What was written already goes with it where both are small.
+        if self.backlog() > 0 {
+            if self.backlog() + bytes.len() <= PIECE {
+                self.write(bytes)?;
+                return self.flush().await;
             }
-            self.write(piece)?;
-            if self.backlog() >= PIECE {
-                self.flush().await?;
-            }
+            self.flush().await?;
         }
-        self.flush().await
+        if self.tls.is_none() {
+            return self.stream.write_all(bytes).await;
+        }
+        for piece in bytes.chunks(PIECE) {
+            let tls = self.tls.as_mut().expect("looked at above");
+            tls.writer().write_all(piece)?;
+            self.flush().await?;
+        }
+        Ok(())
     }
 
     /// Turns everything written into records, and those into one buffer.

@@ -1,7 +1,7 @@
 //! Files and directories.
 //!
-//! Small appends go inline into the page cache; reads and syncs ride the ring; path operations, which io_uring
-//! does not do without blocking, are done by the disk threads.
+//! Small appends go inline into the page cache, and what a read finds there is copied at once. Other reads, and syncs, ride
+//! the ring. Path operations, which io_uring does not do without blocking, are done by the disk threads.
 //!
 //! # Crash
 //! What was written is durable after [`File::sync_data`]; a name that was created, linked, renamed or removed

@@ -252,7 +252,8 @@ thread_local! {
     static SLICE_BEGAN: Cell<u64> = const { Cell::new(0) };
 }
 
-/// How many heartbeats a shard has, and how often each beats. Each costs an idle machine a wake-up.
+/// How many heartbeats a shard has, and how often each beats. Each costs an idle machine a wake-up; so they are also what
+/// measures [`crate::stall`].
 const HEARTBEATS: u64 = 2;
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
@@ -267,9 +268,11 @@ fn heartbeats(beating: Arc<AtomicBool>) {
     for number in 0..HEARTBEATS {
         let beating = beating.clone();
         spawn(Queue::Interactive, "heartbeat", async move {
-            crate::time::sleep(HEARTBEAT * number as u32 / HEARTBEATS as u32).await;
+            time::sleep(HEARTBEAT * number as u32 / HEARTBEATS as u32).await;
             loop {
-                crate::time::sleep(HEARTBEAT).await;
+                let due = time::now() + HEARTBEAT;
+                time::sleep(HEARTBEAT).await;
+                crate::stall::record(time::now() - due);
                 beating.store(true, Ordering::Relaxed);
             }
         })

@@ -1,7 +1,7 @@
-//! How long the shards keep tasks waiting: a ticker's lateness, as a histogram.
+//! How long the shards keep tasks waiting: the lateness of their heartbeats, as a histogram.
 //!
 //! # Cost
-//! One timer every [`TICK`] a shard, and about 20 KiB.
+//! The heartbeats beat anyway (`exec::heartbeats`); the histogram takes about 20 KiB.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -9,33 +9,25 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::exec::{self, Queue};
-use crate::{mesh, time};
-
-/// How often lateness is measured.
-pub const TICK: Duration = Duration::from_millis(50);
+use crate::{exec, mesh};
 
 /// Lateness beyond this is counted as this: microseconds.
 const STALL_US_MAX: u64 = 60_000_000;
 
-struct Ticker(RefCell<Histogram<u64>>);
+struct Lateness(RefCell<Histogram<u64>>);
 
-/// Begins to measure on this shard, once.
+/// Begins to keep what this shard's heartbeats measure, once.
 pub fn start() {
-    if exec::local::<Ticker>().is_some() {
-        return;
+    if exec::local::<Lateness>().is_none() {
+        exec::set_local(Rc::new(Lateness(RefCell::new(empty()))));
     }
-    let ticker = Rc::new(Ticker(RefCell::new(empty())));
-    exec::set_local(ticker.clone());
-    let tick = async move {
-        loop {
-            let due = time::now() + TICK;
-            time::sleep(TICK).await;
-            let late = (time::now() - due).as_micros() as u64;
-            ticker.0.borrow_mut().saturating_record(late.min(STALL_US_MAX));
-        }
-    };
-    exec::spawn(Queue::Interactive, "stall ticker", tick).detach();
+}
+
+/// A heartbeat came so much later than it was due.
+pub(crate) fn record(late: Duration) {
+    if let Some(lateness) = exec::local::<Lateness>() {
+        lateness.0.borrow_mut().saturating_record((late.as_micros() as u64).min(STALL_US_MAX));
+    }
 }
 
 fn empty() -> Histogram<u64> {
@@ -65,6 +57,11 @@ impl Snapshot {
         self.0.max()
     }
 
+    /// All lateness together, to the histogram's two digits.
+    pub fn sum_us(&self) -> u64 {
+        self.0.iter_recorded().map(|step| step.value_iterated_to() * step.count_since_last_iteration()).sum()
+    }
+
     /// Ticks at most this late.
     pub fn count_at_most_us(&self, us: u64) -> u64 {
         self.0.count_between(0, us)
@@ -73,7 +70,7 @@ impl Snapshot {
 
 /// This shard's, empty where [`start`] was not called.
 pub fn snapshot() -> Snapshot {
-    Snapshot(exec::local::<Ticker>().map_or_else(empty, |t| t.0.borrow().clone()))
+    Snapshot(exec::local::<Lateness>().map_or_else(empty, |t| t.0.borrow().clone()))
 }
 
 /// All shards' together; those that have ended are left out.

@@ -184,12 +184,17 @@ impl Imap {
     }
 
     async fn flush(&mut self) -> io::Result<()> {
+        self.send_out().await?;
+        self.out.shrink_to(OUT_OCTETS_KEPT);
+        Ok(())
+    }
+
+    async fn send_out(&mut self) -> io::Result<()> {
         if !self.out.is_empty() {
             let out = std::mem::take(&mut self.out);
             self.send(&out).await?;
             self.out = out;
             self.out.clear();
-            self.out.shrink_to(OUT_OCTETS_KEPT);
         }
         Ok(())
     }
@@ -214,7 +219,8 @@ impl Imap {
     }
 
     async fn flush_full(&mut self) -> io::Result<()> {
-        if self.out.len() >= OUT_OCTETS_MAX { self.flush().await } else { Ok(()) }
+        // The rest of a long answer takes the room again: it is given back at its end.
+        if self.out.len() >= OUT_OCTETS_MAX { self.send_out().await } else { Ok(()) }
     }
 
     async fn run(mut self, idling: Option<Idling>) -> End {

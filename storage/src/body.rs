@@ -306,15 +306,22 @@ pub(crate) struct Frame {
     head: Vec<u8>,
 }
 
-/// What the first read of a frame takes: all of a small message.
+/// What the first read of a frame takes at least: all of a small message.
 const FIRST_READ: u64 = 16 << 10;
+/// What it takes at most, where so much is wanted from the beginning.
+const FIRST_READ_MAX: u64 = 264 << 10;
 
 impl Frame {
-    /// Opens the frame of a place.
-    pub async fn open(inner: &Inner, partition: PartitionId, place: &Place) -> Result<Frame, ReadError> {
+    /// Opens the frame of a place, of which so many octets from the beginning are going to be read.
+    pub async fn open(
+        inner: &Inner,
+        partition: PartitionId,
+        place: &Place,
+        wanted: u64,
+    ) -> Result<Frame, ReadError> {
         let path = inner.paths.object(partition, place.object);
         let file = inner.open_object(partition, place).await?;
-        Frame::read(file, path, place.offset, Some(place.length)).await
+        Frame::read_for(file, path, place.offset, Some(place.length), wanted).await
     }
 
     /// Reads the header and table of the frame at `offset`, which must have `length` plain octets where that is known.
@@ -324,8 +331,20 @@ impl Frame {
         offset: u64,
         length: Option<u64>,
     ) -> Result<Frame, ReadError> {
-        let guess = HEADER_OCTETS as u64 + length.unwrap_or(FIRST_READ);
-        let guess = (guess + guess / CHUNK_OCTETS as u64 * 8 + 16).min(FIRST_READ.max(HEADER_OCTETS as u64));
+        Frame::read_for(file, path, offset, length, 0).await
+    }
+
+    async fn read_for(
+        file: Rc<File>,
+        path: PathBuf,
+        offset: u64,
+        length: Option<u64>,
+        wanted: u64,
+    ) -> Result<Frame, ReadError> {
+        let whole = HEADER_OCTETS as u64 + length.unwrap_or(FIRST_READ);
+        let whole = whole + whole / CHUNK_OCTETS as u64 * 8 + 16;
+        let most = if length.is_some_and(|length| wanted >= length) { FIRST_READ_MAX } else { FIRST_READ };
+        let guess = whole.min(most);
         let head = file.read_at(offset, guess as usize).await.map_err(ReadError::io(&path))?;
         let wrong = |what: &str| ReadError::corrupt(&path, offset, what);
         let shape = BodyShape::parse(&head).map_err(wrong)?;

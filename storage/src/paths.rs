@@ -66,6 +66,14 @@ impl Paths {
         self.root.join(format!("low/{epoch}-{shard}"))
     }
 
+    pub fn ends(&self) -> PathBuf {
+        self.root.join("end")
+    }
+
+    pub fn end(&self, epoch: u32, shard: u16) -> PathBuf {
+        self.root.join(format!("end/{epoch}-{shard}"))
+    }
+
     pub fn data(&self) -> PathBuf {
         self.root.join("data")
     }
@@ -101,7 +109,7 @@ pub(crate) fn parse_data_name(name: &str) -> Option<ObjectId> {
     (id.to_string() == name).then_some(id)
 }
 
-/// The epoch and shard a directory name of `journal/` or `low/` stands for.
+/// The epoch and shard a name of `journal/`, `low/` or `end/` stands for.
 pub(crate) fn parse_journal_name(name: &str) -> Option<(u32, u16)> {
     let (epoch, shard) = name.split_once('-')?;
     let id = (epoch.parse().ok()?, shard.parse().ok()?);

@@ -28,7 +28,7 @@ use crate::manifest::Manifest;
 use crate::partition::{Partition, PartitionSeed, Unflushed, UnflushedBody};
 use crate::paths::{Paths, parse_data_name, parse_journal_name};
 use crate::place::{ObjectId, ObjectKind, Position};
-use crate::root::format::{JournalRef, Low, Owner};
+use crate::root::format::{End, JournalRef, Low, Owner};
 use crate::root::{
     Root, START_RESERVE_OCTETS, Share, list, make_reserve, nonce, read_small, remove_leftover, small_fault,
 };
@@ -92,7 +92,7 @@ pub(crate) struct FoundJournal {
     pub next_mark: u64,
     /// Headered segments from `reference.first` on.
     pub segments: Vec<Segment>,
-    /// The end is known from the owner: the tail was settled at an earlier start.
+    /// The end is known: from the owner, whose start settled the tail, or from the process that closed the journal.
     pub settled: bool,
 }
 
@@ -337,6 +337,13 @@ impl Root {
                 }
             }
         }
+        for entry in list(&self.paths.ends()).await? {
+            // The owner says from now on where these journals end.
+            let older = parse_journal_name(&entry.name).is_some_and(|(epoch, _)| epoch < self.owner.epoch);
+            if older || entry.name.starts_with(disk::TEMPORARY) {
+                remove_leftover(self.paths.ends().join(&entry.name)).await;
+            }
+        }
         for entry in list(self.paths.root()).await? {
             let shard = entry.name.strip_prefix("reserve-").and_then(|shard| shard.parse::<usize>().ok());
             if shard.is_some_and(|shard| shard >= shards) || entry.name.starts_with(disk::TEMPORARY) {
@@ -397,10 +404,13 @@ pub(crate) async fn find_journals(paths: &Paths, owner: &Owner) -> Result<Vec<Fo
 async fn find_journal(
     paths: &Paths,
     mut reference: JournalRef,
-    settled: bool,
+    mut settled: bool,
     store: [u8; 16],
 ) -> Result<FoundJournal, OpenError> {
     let (epoch, shard) = (reference.epoch, reference.shard);
+    if !settled && let Some(end) = journal_end(paths, epoch, shard, store).await? {
+        (reference.last, reference.end_lsn, settled) = (end.last, end.end_lsn, true);
+    }
     let (low, next_mark) = newest_low(paths, epoch, shard, store).await?;
     reference.first = reference.first.max(low);
     let dir = paths.journal(epoch, shard);
@@ -426,6 +436,22 @@ async fn find_journal(
         }
     }
     Ok(FoundJournal { reference, next_mark, segments, settled })
+}
+
+/// Where a journal ends, if its process closed it in order.
+async fn journal_end(
+    paths: &Paths,
+    epoch: u32,
+    shard: u16,
+    store: [u8; 16],
+) -> Result<Option<End>, OpenError> {
+    let path = paths.end(epoch, shard);
+    let Some(bytes) = read_small(&path).await? else { return Ok(None) };
+    let end = End::parse(&bytes).map_err(small_fault(&path))?;
+    if (end.epoch, end.shard, end.store) != (epoch, shard, store) {
+        return Err(OpenError::corrupt(&path, 0, "the end belongs to another journal"));
+    }
+    Ok(Some(end))
 }
 
 /// The newest low mark of a journal: its value (0 for none) and the number of the next.

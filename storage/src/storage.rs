@@ -281,12 +281,13 @@ impl Storage {
         place: &Place,
         range: Range<u64>,
     ) -> Result<Vec<u8>, ReadError> {
-        Frame::open(&self.0, partition, place).await?.range(range).await
+        let wanted = if range.start == 0 { range.end } else { 0 };
+        Frame::open(&self.0, partition, place, wanted).await?.range(range).await
     }
 
     /// A whole body, chunk by chunk.
     pub async fn reader(&self, partition: PartitionId, place: &Place) -> Result<Reader, ReadError> {
-        Ok(Frame::open(&self.0, partition, place).await?.into_reader())
+        Ok(Frame::open(&self.0, partition, place, 0).await?.into_reader())
     }
 
     /// Everything committed of an account: its blocks and the records beyond them. It is complete at the moment this
@@ -368,7 +369,13 @@ impl Storage {
             let _ = commit.await;
         }
         self.0.remove_garbage().await;
+        let end = self.0.journal.end();
         self.0.shorten_closed(true).await;
+        if let Some((last, end_lsn)) = end
+            && let Err(error) = self.0.mark_end(last, end_lsn).await
+        {
+            tracing::warn!(%error, "the journal's end is not marked: the next start takes it as after a crash");
+        }
         *self.0.source.borrow_mut() = None;
     }
 }

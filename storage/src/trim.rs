@@ -21,7 +21,7 @@ use crate::error::FlushError;
 use crate::fault::{self, Fault};
 use crate::place::{ObjectId, ObjectKind};
 use crate::recover::needs_of;
-use crate::root::format::Low;
+use crate::root::format::{End, Low};
 use crate::storage::Inner;
 
 impl Inner {
@@ -111,6 +111,14 @@ impl Inner {
             }
             due
         })
+    }
+
+    /// Says where the journal ends, now that it is closed: the next start misses what goes after this.
+    pub async fn mark_end(&self, last: u64, end_lsn: u64) -> std::io::Result<()> {
+        disk::create_dir_all(self.paths.ends()).await?;
+        disk::sync_dir(self.paths.root()).await?;
+        let end = End { epoch: self.epoch, shard: self.shard, last, end_lsn, store: self.store };
+        disk::create_durable(self.paths.end(self.epoch, self.shard), &end.encode()).await
     }
 
     async fn mark_low(&self, epoch: u32, shard: u16, first: u64, mark: u64) -> Result<(), FlushError> {

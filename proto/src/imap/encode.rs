@@ -435,7 +435,7 @@ impl<'o> FetchWriter<'o> {
 
     pub fn internal_date(&mut self, date: InternalDate) {
         self.item("INTERNALDATE \"");
-        self.out.extend_from_slice(date.format().as_bytes());
+        self.out.extend_from_slice(&date.wire());
         self.out.push(b'"');
     }
 

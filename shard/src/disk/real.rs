@@ -10,7 +10,10 @@ use rustix::fs::FlockOperation;
 
 use super::{Entry, LockError, Mode, Space, TRANSFER_MAX};
 use crate::annex;
-use crate::exec::into_io;
+use crate::exec::{self, into_io};
+
+/// What is copied from the page cache in one go, in octets: some tens of microseconds.
+const READ_INLINE_MAX: usize = 256 << 10;
 
 pub(super) struct File(BufferedFile);
 
@@ -26,22 +29,36 @@ impl File {
         Ok(File(unsafe { BufferedFile::from_raw_fd(file.into_raw_fd()) }))
     }
 
+    /// What the page cache holds is copied at once; the ring, which costs several system calls, is for what has to be
+    /// waited for.
     pub async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
+        let mut bytes = self.read_cached(offset, len.min(READ_INLINE_MAX));
         while bytes.len() < len {
             let want = (len - bytes.len()).min(TRANSFER_MAX);
             let piece = self.0.read_at(offset + bytes.len() as u64, want).await.map_err(into_io)?;
             if piece.is_empty() {
                 break;
             }
-            if bytes.is_empty() && piece.len() < want {
-                bytes = piece.to_vec();
-            } else {
-                bytes.reserve_exact(len.min(bytes.len() + 16 * TRANSFER_MAX) - bytes.len());
-                bytes.extend_from_slice(&piece);
-            }
+            bytes.reserve_exact(len.min(bytes.len() + 16 * TRANSFER_MAX) - bytes.len());
+            bytes.extend_from_slice(&piece);
         }
+        // Who reads on and on from the page cache waits for nothing, and would let nobody else run.
+        exec::yield_if_needed().await;
         Ok(bytes)
+    }
+
+    /// The octets from `offset` that can be had without waiting: none where the file system cannot tell.
+    fn read_cached(&self, offset: u64, len: usize) -> Vec<u8> {
+        let mut bytes: Vec<u8> = Vec::with_capacity(len);
+        let Ok(at) = libc::off64_t::try_from(offset) else { return bytes };
+        let into = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: len };
+        // SAFETY: the descriptor is open, and the one buffer has room for `len` octets.
+        let read = unsafe { libc::preadv2(self.0.as_raw_fd(), &into, 1, at, libc::RWF_NOWAIT) };
+        if let Ok(read) = usize::try_from(read) {
+            // SAFETY: the kernel has written so many octets.
+            unsafe { bytes.set_len(read.min(len)) };
+        }
+        bytes
     }
 
     /// On a disk thread, which is cheaper than the ring: buffered writes on ext4 are handed to a kernel thread

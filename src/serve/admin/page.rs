@@ -10,6 +10,8 @@ use crate::serve::metrics::Snapshot;
 use culver_shard::stall;
 use culver_storage::Status;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -17,8 +19,9 @@ use prometheus_client::registry::Registry;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 
-/// The parts of the ticks whose lateness is shown; 1 is the worst.
-const QUANTILES: [&str; 4] = ["0.5", "0.99", "0.999", "1"];
+/// Upper bounds of the buckets of stalls, in microseconds; what is beyond the last is counted in `+Inf`.
+const STALL_BOUNDS_US: [u64; 12] =
+    [100, 250, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 1_000_000, 10_000_000];
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -26,8 +29,7 @@ type Labels = Vec<(&'static str, String)>;
 pub struct Reading {
     counters: Snapshot,
     storage: Status,
-    /// Microseconds, at [`QUANTILES`].
-    stalls_us: [u64; QUANTILES.len()],
+    stalls: Stalls,
 }
 
 impl Reading {
@@ -35,10 +37,57 @@ impl Reading {
         let accounts = shard.accounts();
         let mut counters = shard.counters().snapshot();
         counters.accounts_open = accounts.open_count() as u64;
-        let stalls = stall::snapshot();
-        let stalls_us =
-            [stalls.quantile_us(0.5), stalls.quantile_us(0.99), stalls.quantile_us(0.999), stalls.max_us()];
-        Reading { counters, storage: accounts.storage().status(), stalls_us }
+        let stalls = Stalls::of(&stall::snapshot());
+        Reading { counters, storage: accounts.storage().status(), stalls }
+    }
+}
+
+/// How late the tasks of one shard ran, since its start.
+#[derive(Clone, Debug, Default)]
+struct Stalls {
+    sum_seconds: f64,
+    count: u64,
+    /// Upper bound in seconds, and how many are in this bucket and in none before.
+    buckets: Vec<(f64, u64)>,
+    p999_seconds: f64,
+    max_seconds: f64,
+}
+
+impl Stalls {
+    fn of(snapshot: &stall::Snapshot) -> Stalls {
+        let (seconds, mut before) = (|us: u64| us as f64 / 1e6, 0);
+        let mut buckets = Vec::new();
+        for bound in STALL_BOUNDS_US {
+            let below = snapshot.count_at_most_us(bound);
+            buckets.push((seconds(bound), below - before));
+            before = below;
+        }
+        buckets.push((f64::MAX, snapshot.count() - before));
+        Stalls {
+            sum_seconds: seconds(snapshot.sum_us()),
+            count: snapshot.count(),
+            buckets,
+            p999_seconds: seconds(snapshot.quantile_us(0.999)),
+            max_seconds: seconds(snapshot.max_us()),
+        }
+    }
+}
+
+/// [`Stalls`] by shard, as a histogram.
+#[derive(Debug)]
+struct StallHistogram(Vec<(Labels, Stalls)>);
+
+impl EncodeMetric for StallHistogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        for (labels, stalls) in &self.0 {
+            let mut encoder = encoder.encode_family(labels)?;
+            encoder.encode_histogram::<Labels>(stalls.sum_seconds, stalls.count, &stalls.buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
     }
 }
 
@@ -115,22 +164,26 @@ impl Page {
         build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1);
         registry.register("build_info", "The version that runs", build);
         let up: Family<Labels, Gauge> = Family::default();
-        let stalls: Family<Labels, Gauge<f64, AtomicU64>> = Family::default();
+        let mut stalls = Vec::new();
+        let worst: [Family<Labels, Gauge<f64, AtomicU64>>; 2] = Default::default();
         for (shard, reading) in self.readings.iter().enumerate() {
             let shard = ("shard", shard.to_string());
             up.get_or_create(&vec![shard.clone()]).set(i64::from(reading.is_some()));
             let Some(reading) = reading else { continue };
-            for (name, us) in QUANTILES.into_iter().zip(reading.stalls_us) {
-                let labels = vec![shard.clone(), ("quantile", name.to_owned())];
-                stalls.get_or_create(&labels).set(us as f64 / 1e6);
-            }
+            let labels = vec![shard];
+            worst[0].get_or_create(&labels).set(reading.stalls.p999_seconds);
+            worst[1].get_or_create(&labels).set(reading.stalls.max_seconds);
+            stalls.push((labels, reading.stalls.clone()));
         }
         registry.register("shard_up", "Shards that answer", up);
         registry.register(
             "shard_stall_seconds",
             "How late the tasks of a shard ran, since its start",
-            stalls,
+            StallHistogram(stalls),
         );
+        let [p999, max] = worst;
+        registry.register("shard_stall_p999_seconds", "The lateness that 999 of 1,000 tasks keep", p999);
+        registry.register("shard_stall_max_seconds", "The worst of them", max);
     }
 
     fn counters(&self, registry: &mut Registry) {
@@ -234,7 +287,13 @@ mod tests {
         let reading = |logins, full| Reading {
             counters: Snapshot { logins, imap_sessions: 1, ..Snapshot::default() },
             storage: Status { records: 10, pending_records: 2, full, ..Status::default() },
-            stalls_us: [0, 1_000, 20_000, 300_000],
+            stalls: Stalls {
+                sum_seconds: 0.005,
+                count: 4,
+                buckets: vec![(0.001, 1), (0.002, 2), (f64::MAX, 1)],
+                p999_seconds: 0.003,
+                max_seconds: 0.003,
+            },
         };
         let process = Process { resident_octets: Some(4096), descriptors: None };
         Page { readings: vec![Some(reading(3, false)), Some(reading(4, true)), None], process }
@@ -254,12 +313,14 @@ mod tests {
             "culver_storage_full_shards 1",
             "culver_shard_up{shard=\"1\"} 1",
             "culver_shard_up{shard=\"2\"} 0",
-            "culver_shard_stall_seconds{shard=\"0\",quantile=\"0.99\"} 0.001",
+            "culver_shard_stall_seconds_bucket{le=\"0.002\",shard=\"0\"} 3",
+            "culver_shard_stall_seconds_count{shard=\"0\"} 4",
+            "culver_shard_stall_p999_seconds{shard=\"0\"} 0.003",
             "# EOF",
         ] {
             assert!(text.lines().any(|one| one == line), "{line} is not in\n{text}");
         }
-        assert!(!text.contains("process_open_fds") && !text.contains("shard_stall_seconds{shard=\"2\""));
+        assert!(!text.contains("process_open_fds") && !text.contains("shard_stall_max_seconds{shard=\"2\""));
     }
 
     #[test]

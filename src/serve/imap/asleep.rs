@@ -30,11 +30,16 @@ const STATE_OCTETS_MAX: usize = 64 * 1024;
 /// How long a sleeping client may take to read a line.
 const SEND_WITHIN: Duration = Duration::from_secs(5);
 
+/// Keep-alives that are due within this time are sent together.
+const TOGETHER: Duration = Duration::from_secs(1);
+
 /// A session that sleeps.
 struct Asleep {
     conn: Conn,
     peer: Peer,
     watch: Watch,
+    /// The account's version of which the client has been told all.
+    seen: u64,
     connection: auth::Connection,
     state: Box<[u8]>,
     /// The IDLE under way and its tag.
@@ -73,10 +78,13 @@ impl Imap {
             saved,
             selected: selected.map(|selected| (selected.view, selected.read_only)),
         };
+        let watch = session.into_watch();
         let asleep = Asleep {
             conn,
             peer,
-            watch: session.into_watch(),
+            // A change between here and the first wait is one that wakes it.
+            seen: watch.changed().version(),
+            watch,
             connection,
             state: state.encode().into_boxed_slice(),
             idling: idling.zip(exchange.map(|(tag, _)| tag.into_boxed_str())),
@@ -113,19 +121,26 @@ impl Imap {
     }
 }
 
+/// When a client is told again that the server is there, a little before it is due: thousands who sleep are told at the same
+/// instants, so that the shard wakes once for many.
+fn together(spoke: time::Instant, keepalive: Duration) -> time::Instant {
+    let grid = (keepalive / 16).min(TOGETHER).as_nanos().max(1) as u64;
+    let due = (spoke + keepalive).as_nanos();
+    time::Instant(due - due % grid)
+}
+
 impl Asleep {
     async fn wait(&mut self, shard: &Shard) -> Woken {
         let config = &shard.config().imap;
-        let Asleep { conn, watch, idling, silent_since, .. } = self;
+        let Asleep { conn, watch, seen, idling, silent_since, .. } = self;
         let (until, last) = match idling {
-            Some((idling, _)) => (config.idle_keepalive.saturating_sub(idling.spoke.elapsed()), idling.began),
+            Some((idling, _)) => (together(idling.spoke, config.idle_keepalive) - time::now(), idling.began),
             None => (Duration::MAX, *silent_since),
         };
         let left = config.inactivity.saturating_sub(last.elapsed());
-        let seen = watch.changed().version();
         let changed = async {
             match idling {
-                Some(_) => watch.changed().changed_since(seen).await,
+                Some(_) => watch.changed().changed_since(*seen).await,
                 None => std::future::pending().await,
             }
             Woken::Changed
@@ -153,7 +168,7 @@ impl Asleep {
         Ok(())
     }
 
-    async fn bye(mut self, reason: Reason) {
+    async fn bye(&mut self, reason: Reason) {
         let mut line = Vec::new();
         reason.write_bye(&mut line);
         let _ = time::deadline(SEND_WITHIN, self.conn.write_all(&line)).await;
@@ -178,7 +193,10 @@ async fn rest(shard: Rc<Shard>, mut asleep: Box<Asleep>) {
         }
     };
     match woken {
-        Woken::Read(Ok(0)) => tracing::debug!(session = %id, end = %End::Closed, "session ended"),
+        Woken::Read(Ok(0)) => {
+            let _ = time::deadline(SEND_WITHIN, asleep.conn.shutdown()).await;
+            tracing::debug!(session = %id, end = %End::Closed, "session ended");
+        }
         Woken::Read(Err(error)) => tracing::debug!(session = %id, end = %error, "session ended"),
         Woken::Stop => asleep.bye(Reason::ShuttingDown).await,
         Woken::Inactive => asleep.bye(Reason::Idle).await,

@@ -161,7 +161,7 @@ impl Imap {
         };
         let enabled = self.server.state().enabled;
         let mut items = fetch.items.clone();
-        // RFC 7162 §3.2: MODSEQ in every FETCH once it is enabled.
+        // RFC 7162 §3.1: once it is enabled, MODSEQ in every FETCH that tells of flags.
         items.modseq |= enabled.condstore && (items.flags || items.sets_seen());
         if let Some(modseq) = fetch.changed_since {
             let Some(User { session, selected: Some(selected), .. }) = &self.user else { return Ok(()) };
@@ -274,20 +274,19 @@ impl Imap {
                     let source = Source { place: Place::from_bytes(row.place()), table };
                     let plans: Vec<Octets> =
                         sections.iter().map(|wanted| plan(&source, &wanted.section, &row)).collect();
-                    if !again {
-                        found += 1;
-                        if items.sets_seen()
-                            && !selected.read_only
-                            && !row.has(culver_model::SystemFlag::Seen)
-                        {
+                    let sets_seen =
+                        items.sets_seen() && !selected.read_only && !row.has(culver_model::SystemFlag::Seen);
+                    (sequence, plans, source, sets_seen)
+                };
+                let (sequence, plans, source, sets_seen) = plans;
+                match self.write_octets(uid, sequence, items, &sections, plans, &source).await? {
+                    Ok(written) => {
+                        found += u64::from(written);
+                        if written && sets_seen {
                             unseen.insert(uid.get());
                         }
+                        break;
                     }
-                    (sequence, plans, source)
-                };
-                let (sequence, plans, source) = plans;
-                match self.write_octets(uid, sequence, items, &sections, plans, &source).await? {
-                    Ok(()) => break,
                     // Compaction moved it between the look and the read: look again, once.
                     Err(ReadError::Gone(_)) if !again => again = true,
                     Err(error) => return Ok(Err(error)),
@@ -299,6 +298,7 @@ impl Imap {
         Ok(Ok((found, unseen)))
     }
 
+    /// False where the message was expunged before anything was said of it.
     async fn write_octets(
         &mut self,
         uid: Uid,
@@ -307,7 +307,7 @@ impl Imap {
         sections: &[Wanted],
         plans: Vec<Octets>,
         source: &Source,
-    ) -> io::Result<Result<(), ReadError>> {
+    ) -> io::Result<Result<bool, ReadError>> {
         let mut began = of_rows(items);
         let mut plans = plans.into_iter().zip(sections);
         // The first is read before anything is said, so that a failure is an honest NO.
@@ -319,10 +319,12 @@ impl Imap {
             None => None,
         };
         {
-            let Some(User { session, selected: Some(selected), .. }) = &self.user else { return Ok(Ok(())) };
+            let Some(User { session, selected: Some(selected), .. }) = &self.user else {
+                return Ok(Ok(false));
+            };
             let state = session.account().state();
             let index = state.selectable(selected.view.mailbox());
-            let Some(row) = index.and_then(|index| index.get(uid)) else { return Ok(Ok(())) };
+            let Some(row) = index.and_then(|index| index.get(uid)) else { return Ok(Ok(false)) };
             if began {
                 let mut writer = FetchWriter::new(&mut self.out, sequence);
                 write_row(&mut writer, &selected.view, &row, items);
@@ -362,7 +364,7 @@ impl Imap {
             };
         }
         FetchWriter::resume(&mut self.out).finish();
-        Ok(Ok(()))
+        Ok(Ok(true))
     }
 
     /// The octets of one item, read where they are few, else their range.

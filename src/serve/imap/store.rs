@@ -71,7 +71,11 @@ impl Imap {
             let Some(User { session, selected: Some(selected), .. }) = &mut self.user else { return Ok(()) };
             let account = session.account().clone();
             let state = account.state();
-            let Some(index) = state.selectable(mailbox) else { return Ok(()) };
+            let Some(index) = state.selectable(mailbox) else {
+                // It was deleted right behind the change.
+                Reason::NoSuchMailbox.write(tag, &mut self.out);
+                return Ok(());
+            };
             if !changed.is_empty() {
                 // Where MODSEQs were given in between, another change was; what it did is told too.
                 if !untold && modseq == before.next() {

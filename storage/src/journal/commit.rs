@@ -189,6 +189,14 @@ impl Journal {
         self.wake.notify_all();
     }
 
+    /// Its last segment and the first lsn that it does not have, where it closes and that is known.
+    pub fn end(&self) -> Option<(u64, u64)> {
+        let state = self.state.borrow();
+        let idle = state.closing && !state.stopped && state.queue.is_empty() && state.in_flight == 0;
+        let last = state.segment.as_ref().filter(|_| idle)?;
+        Some((last.id.number, state.next_lsn))
+    }
+
     /// The segments that end for good where their last durable batch does, with that end: those that have a successor,
     /// and at the end of the journal (`active`) the last, unless nobody knows what it holds.
     pub fn take_closed(&self, active: bool) -> Vec<(Rc<File>, ObjectId, u64)> {
@@ -396,6 +404,7 @@ impl Inner {
             nonce,
         };
         let path = self.paths.segment(epoch, shard, number);
+        let headed = Cell::new(false);
         let made = async {
             let file = match File::create_new(&path).await {
                 // What an earlier try of this very call left.
@@ -406,6 +415,7 @@ impl Inner {
                 other => other?,
             };
             file.preallocate(capacity).await?;
+            headed.set(true);
             file.write_at(0, header.block()).await?;
             file.sync_data().await?;
             disk::sync_dir(self.paths.journal(epoch, shard)).await?;
@@ -417,6 +427,12 @@ impl Inner {
                 // Its number is used again, so that segments stay contiguous.
                 if let Err(error) = disk::remove(&path).await {
                     tracing::debug!(path = %path.display(), %error, "an unused segment stays");
+                }
+                if headed.get() {
+                    // Its header may be found after a power cut, and says that the one before ends at `previous_end`.
+                    let mut state = self.journal.state.borrow_mut();
+                    let before = state.segment.take();
+                    state.closed.extend(before);
                 }
                 return Err(error);
             }

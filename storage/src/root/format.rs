@@ -1,4 +1,4 @@
-//! The small objects of a store: identity, owner, low mark. See `docs/format/owner.md`.
+//! The small objects of a store: identity, owner, low mark, end of a journal. See `docs/format/owner.md`.
 
 use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -6,6 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub(crate) const STORE_MAGIC: [u8; 8] = *b"CULVSTO1";
 pub(crate) const OWNER_MAGIC: [u8; 8] = *b"CULVOWN1";
 pub(crate) const LOW_MAGIC: [u8; 8] = *b"CULVLOW1";
+pub(crate) const END_MAGIC: [u8; 8] = *b"CULVEND1";
 pub(crate) const VERSION: u32 = 1;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -61,6 +62,21 @@ struct RawLow {
     store: [u8; 16],
 }
 
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawEnd {
+    magic: [u8; 8],
+    version: U32,
+    epoch: U32,
+    shard: U16,
+    reserved: U16,
+    crc: U32,
+    last: U64,
+    end_lsn: U64,
+    store: [u8; 16],
+}
+
+const _: () = assert!(size_of::<RawEnd>() == 56);
 const _: () = assert!(size_of::<RawStore>() == 48);
 const _: () = assert!(size_of::<RawOwner>() == 72);
 const _: () = assert!(size_of::<RawJournal>() == 32);
@@ -106,6 +122,18 @@ pub(crate) struct Low {
     pub epoch: u32,
     pub shard: u16,
     pub first: u64,
+    pub store: [u8; 16],
+}
+
+/// Where a journal ends that was closed in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    pub epoch: u32,
+    pub shard: u16,
+    /// Its last segment.
+    pub last: u64,
+    /// The first lsn that it does not have.
+    pub end_lsn: u64,
     pub store: [u8; 16],
 }
 
@@ -236,5 +264,36 @@ impl Low {
         let crc = crc32c::crc32c(RawLow { crc: 0.into(), ..raw }.as_bytes());
         judge(raw.magic == LOW_MAGIC, crc == raw.crc.get(), raw.version.get())?;
         Ok(Low { epoch: raw.epoch.get(), shard: raw.shard.get(), first: raw.first.get(), store: raw.store })
+    }
+}
+
+impl End {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut raw = RawEnd {
+            magic: END_MAGIC,
+            version: VERSION.into(),
+            epoch: self.epoch.into(),
+            shard: self.shard.into(),
+            reserved: 0.into(),
+            crc: 0.into(),
+            last: self.last.into(),
+            end_lsn: self.end_lsn.into(),
+            store: self.store,
+        };
+        raw.crc = crc32c::crc32c(raw.as_bytes()).into();
+        raw.as_bytes().to_vec()
+    }
+
+    pub fn parse(bytes: &[u8]) -> Result<End, SmallFault> {
+        let raw = RawEnd::read_from_bytes(bytes).map_err(|_| SHORT)?;
+        let crc = crc32c::crc32c(RawEnd { crc: 0.into(), ..raw }.as_bytes());
+        judge(raw.magic == END_MAGIC, crc == raw.crc.get(), raw.version.get())?;
+        Ok(End {
+            epoch: raw.epoch.get(),
+            shard: raw.shard.get(),
+            last: raw.last.get(),
+            end_lsn: raw.end_lsn.get(),
+            store: raw.store,
+        })
     }
 }

@@ -86,14 +86,12 @@ pub fn configuration(site: &Site, store: &Path, ports: Ports) -> String {
 
 /// The worst and the 99.9th of a thousand of the shard's stalls, in microseconds, from the metrics' text.
 pub fn stalls_us(metrics: &str) -> Option<(f64, f64)> {
-    let at = |quantile: &str| {
-        let lines = metrics.lines().filter(|line| line.starts_with("culver_shard_stall_seconds{"));
-        lines
-            .filter(|line| line.contains(&format!("quantile=\"{quantile}\"")))
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-            .reduce(f64::max)
+    let at = |name: &str| {
+        let lines = metrics.lines().filter(|line| line.starts_with(name));
+        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).reduce(f64::max)
     };
-    Some((at("0.999")? * 1e6, at("1")? * 1e6))
+    let (p999, worst) = ("culver_shard_stall_p999_seconds{", "culver_shard_stall_max_seconds{");
+    Some((at(p999)? * 1e6, at(worst)? * 1e6))
 }
 
 #[cfg(test)]
@@ -102,10 +100,10 @@ mod tests {
 
     #[test]
     fn the_worst_shard_tells_the_stall() {
-        let metrics = "# TYPE culver_shard_stall_seconds gauge\n\
-                       culver_shard_stall_seconds{shard=\"0\",quantile=\"0.999\"} 0.0012\n\
-                       culver_shard_stall_seconds{shard=\"1\",quantile=\"0.999\"} 0.0034\n\
-                       culver_shard_stall_seconds{shard=\"0\",quantile=\"1\"} 0.02\n";
+        let metrics = "# TYPE culver_shard_stall_p999_seconds gauge\n\
+                       culver_shard_stall_p999_seconds{shard=\"0\"} 0.0012\n\
+                       culver_shard_stall_p999_seconds{shard=\"1\"} 0.0034\n\
+                       culver_shard_stall_max_seconds{shard=\"0\"} 0.02\n";
         let (p999, worst) = stalls_us(metrics).unwrap();
         assert!((p999 - 3400.0).abs() < 1e-6 && (worst - 20_000.0).abs() < 1e-6);
         assert_eq!(stalls_us("up 1\n"), None);
