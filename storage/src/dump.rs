@@ -19,7 +19,7 @@ use crate::manifest::{MANIFEST_MAGIC, Manifest, TableRef};
 use crate::pack::PackReader;
 use crate::pack::format::{FileHeader, PACK_MAGIC, PACK_VERSION};
 use crate::place::{ObjectId, ObjectKind};
-use crate::root::format::{LOW_MAGIC, Low, OWNER_MAGIC, Owner, STORE_MAGIC, StoreIdentity};
+use crate::root::format::{END_MAGIC, End, LOW_MAGIC, Low, OWNER_MAGIC, Owner, STORE_MAGIC, StoreIdentity};
 use crate::root::small_fault;
 use crate::table::Table;
 use crate::table::format::{TABLE_MAGIC, TABLE_VERSION};
@@ -62,7 +62,7 @@ pub async fn dump(path: &Path, out: &mut dyn Write) -> Result<(), DumpError> {
             }
         }
         MANIFEST_MAGIC => manifest(path, out).await,
-        STORE_MAGIC | OWNER_MAGIC | LOW_MAGIC => small(path, magic, out).await,
+        STORE_MAGIC | OWNER_MAGIC | LOW_MAGIC | END_MAGIC => small(path, magic, out).await,
         _ => Err(DumpError::Unknown { path: path.display().to_string(), what: "no file of a store".into() }),
     }
 }
@@ -241,6 +241,13 @@ async fn small(path: &Path, magic: [u8; 8], out: &mut dyn Write) -> Result<(), D
                     journal.epoch, journal.shard, journal.first, journal.last, journal.end_lsn
                 )?;
             }
+        }
+        END_MAGIC => {
+            let End { epoch, shard, last, end_lsn, .. } = End::parse(&bytes).map_err(small_fault(path))?;
+            writeln!(
+                out,
+                "end of journal {epoch}-{shard}: last segment {last}, records before {end_lsn}, closed in order"
+            )?;
         }
         _ => {
             let low = Low::parse(&bytes).map_err(small_fault(path))?;

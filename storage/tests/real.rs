@@ -423,8 +423,12 @@ fn a_torn_end_is_an_end_and_rot_is_refused() {
     flip(&segment, last + 50);
     let error = recovered(dir.path()).unwrap_err();
     assert!(error.contains("records 20 to 20 were committed and cannot be read"), "{error}");
+    let end = dir.path().join("end/1-0");
+    flip(&end, 25);
+    let error = recovered(dir.path()).unwrap_err();
+    assert!(error.contains("end/1-0") && error.contains("checksum"), "{error}");
     // One that was not: the last batch may have been torn, and nobody can tell it from one that never was durable.
-    std::fs::remove_file(dir.path().join("end/1-0")).unwrap();
+    std::fs::remove_file(end).unwrap();
     assert_eq!(recovered(dir.path()), Ok(19));
     // From that start on the end is known, and its loss is one.
     flip(&segment, last - 200);

@@ -160,7 +160,8 @@ impl Ledger {
 
     /// Where INBOX was or may have been renamed to.
     pub fn renames_of_inbox(&self) -> impl Iterator<Item = (Guid, &Op)> {
-        self.ops.values().filter(|op| op.fate != Fate::No).filter_map(|op| match &op.kind {
+        let ops = self.renames.iter().filter_map(|serial| self.ops.get(serial));
+        ops.filter(|op| op.fate != Fate::No).filter_map(|op| match &op.kind {
             Kind::Tree(Change::RenameInbox { guid, .. }) => Some((*guid, op)),
             _ => None,
         })
@@ -224,17 +225,23 @@ impl Ledger {
     fn brought(&mut self, errors: &mut Vec<String>) {
         let gone = &self.gone;
         let inbox_went = self.renames_of_inbox().any(|(target, _)| gone.contains(&target));
-        let deleting = self
-            .ops
-            .values()
-            .any(|op| op.fate.open() && matches!(op.kind, Kind::Tree(Change::Delete { .. })));
-        let lost = self.ops.iter_mut().find(|(_, op)| {
-            let Kind::Append { mailbox, instance: None } = &op.kind else { return false };
+        let changing = self.changing.and_then(|serial| self.ops.get(&serial));
+        let deleting =
+            changing.is_some_and(|op| op.fate.open() && matches!(op.kind, Kind::Tree(Change::Delete { .. })));
+        let ops = &self.ops;
+        self.unplaced.retain(|serial| {
+            ops.get(serial).is_some_and(|op| {
+                op.fate != Fate::No && matches!(op.kind, Kind::Append { instance: None, .. })
+            })
+        });
+        let lost = self.unplaced.iter().copied().find(|serial| {
+            let op = &ops[serial];
+            let Kind::Append { mailbox, .. } = &op.kind else { return false };
             let may_be_gone =
                 mailbox.is_none_or(|guid| gone.contains(&guid) || guid == Guid::INBOX && inbox_went);
             op.fate == Fate::Yes && !may_be_gone && !deleting
         });
-        if let Some((serial, op)) = lost {
+        if let Some((serial, op)) = lost.and_then(|serial| Some((serial, self.ops.get_mut(&serial)?))) {
             errors.push(format!("message {serial} was taken and is nowhere: {op:?}"));
             op.fate = Fate::No;
         }

@@ -102,6 +102,10 @@ pub struct Ledger {
     pub in_flight: usize,
     /// A change to the mailboxes that has no answer: no second one until it has.
     pub changing: Option<Serial>,
+    /// The operations that rename INBOX.
+    pub renames: Vec<Serial>,
+    /// Appends that were not found yet, as far as anybody has looked.
+    pub unplaced: BTreeSet<Serial>,
 }
 
 /// How much a run did: a scenario that does nothing proves nothing.
@@ -156,6 +160,11 @@ impl Oracle {
             ledger.in_flight += 1;
             if let Kind::Tree(_) = kind {
                 ledger.changing = Some(serial);
+            }
+            match kind {
+                Kind::Append { .. } => drop(ledger.unplaced.insert(serial)),
+                Kind::Tree(Change::RenameInbox { .. }) => ledger.renames.push(serial),
+                _ => {}
             }
             let (modseq, uid_next) = (ledger.modseq, ledger.uid_next.clone());
             ledger.ops.insert(serial, Op { fate: Fate::Invoked, seen: false, kind, modseq, uid_next });

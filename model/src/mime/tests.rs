@@ -711,7 +711,7 @@ fn timed(what: &str, octets: &[u8]) -> Message {
     let message = Message::scan(octets);
     check(&message, octets);
     let taken = begin.elapsed();
-    assert!(taken < Duration::from_secs(20), "{what}: {taken:?}");
+    assert!(taken < Duration::from_secs(60), "{what}: {taken:?}");
     message
 }
 
