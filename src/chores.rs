@@ -2,12 +2,13 @@
 
 use crate::config::Config;
 use crate::serve;
-use anstream::{eprint, eprintln, print, println};
+use anstream::{eprint, eprintln, println};
 use anstyle::{AnsiColor, Style};
 use anyhow::{Result, bail};
 use culver_users::Scheme;
 use std::convert::Infallible;
-use std::io::{IsTerminal, Read};
+use std::fmt;
+use std::io::{BufWriter, ErrorKind, IsTerminal, Read, Stdout, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -80,13 +81,35 @@ fn on_one_shard<T: Send + 'static>(work: impl AsyncFn() -> Result<T> + Send + Cl
 /// `culver dump FILE`.
 pub fn dump(file: &Path) -> Result<ExitCode> {
     let file = file.to_owned();
-    let text = on_one_shard(async move || {
-        let mut text = String::new();
-        culver_storage::dump(&file, &mut text).await?;
-        Ok(text)
+    on_one_shard(async move || {
+        let mut out = Out { to: BufWriter::new(std::io::stdout()), failed: None };
+        let dumped = culver_storage::dump(&file, &mut culver_mailbox::describe, &mut out).await;
+        let Out { mut to, failed } = out;
+        match failed.or(to.flush().err()) {
+            // Who reads it has seen enough.
+            Some(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            Some(error) => Err(error.into()),
+            None => Ok(dumped?),
+        }
     })?;
-    print!("{text}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Standard output, written while a dump goes on: a large file says more than memory should hold, and what was said before an
+/// error counts.
+struct Out {
+    to: BufWriter<Stdout>,
+    /// Why a write failed, which a `fmt::Error` cannot say.
+    failed: Option<std::io::Error>,
+}
+
+impl fmt::Write for Out {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.to.write_all(text.as_bytes()).map_err(|error| {
+            self.failed = Some(error);
+            fmt::Error
+        })
+    }
 }
 
 /// `culver check DIR`: 0 where everything is well, 1 with every finding.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use culver_model::mime::{self, Message, PartTable};
-use culver_model::{ListPattern, MailboxName, Section, SectionText, Uid};
+use culver_model::{Guid, ListPattern, MailboxName, Section, SectionText, Uid};
 use culver_proto::{imap, lmtp, pop3};
 use culver_shard::disk;
 use culver_shard::sim::{Sim, SimConfig};
@@ -305,9 +305,11 @@ pub fn index_block(data: &[u8]) {
     }
     let octets: Vec<u8> = aligned.iter().flat_map(|word| word.to_le_bytes()).collect();
     for bytes in [data, &octets] {
+        let piece = |guid| culver_storage::Piece::Block { guid, octets: bytes };
+        let said = [Guid::INBOX, culver_mailbox::state::ACCOUNT_KEY]
+            .map(|guid| culver_mailbox::describe(piece(guid)));
         if culver_index::check(bytes).is_ok() {
-            let mut text = String::new();
-            culver_index::dump(bytes, &mut text).expect("a String takes every character");
+            assert!(said[0].is_ok(), "what passes the check can be described");
         }
         if let Ok(account) = culver_index::account::AccountState::decode(bytes) {
             let again = account.encode();
@@ -318,7 +320,9 @@ pub fn index_block(data: &[u8]) {
 
 /// What a mailbox writes into the journal.
 pub fn journal_record(data: &[u8]) {
+    let said = culver_mailbox::describe(culver_storage::Piece::Record(data));
     if let Ok(record) = culver_mailbox::record::Record::decode(data) {
+        assert!(said.is_ok_and(|said| said.is_some()), "what is decoded can be described");
         let again = culver_mailbox::record::Record::decode(&record.encode());
         assert!(again.is_ok(), "what it encodes, it decodes");
     }
@@ -371,7 +375,7 @@ fn dumped(file: Vec<u8>) -> Result<String, String> {
         let path = Path::new("/file");
         disk::create_durable(path, &file).await.expect("the disk is well");
         let mut text = String::new();
-        let dumped = culver_storage::dump(path, &mut text).await;
+        let dumped = culver_storage::dump(path, &mut culver_mailbox::describe, &mut text).await;
         dumped.map(|()| text).map_err(|error| error.to_string())
     })
 }

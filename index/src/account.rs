@@ -11,10 +11,11 @@
 //! Counts are checked against the bytes that are left before anything is allocated for them.
 
 use crate::FormatError;
+use crate::dump::list;
 use crate::format::Cursor;
 use culver_model::{Guid, MailboxName, ModSeq, UidValidity};
 use std::collections::HashSet;
-use std::fmt;
+use std::fmt::{self, Display};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -232,25 +233,39 @@ pub fn is_account(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }
 
-/// Writes an account block for a person to read; a damaged one as far as its error.
-pub fn dump(bytes: &[u8], out: &mut dyn fmt::Write) -> fmt::Result {
-    let state = match AccountState::decode(bytes) {
-        Ok(state) => state,
-        Err(error) => return writeln!(out, "account block: {error}"),
-    };
-    writeln!(out, "account block, {} octets", bytes.len())?;
-    writeln!(out, "  incarnation {}", state.incarnation)?;
-    writeln!(out, "  uid_validity {}", state.uid_validity)?;
-    writeln!(out, "  modseq {}", state.modseq)?;
-    writeln!(out, "  thread_id {}", state.thread_id)?;
-    for entry in &state.mailboxes {
-        write!(out, "  mailbox {} {:?}", entry.guid, entry.name.as_str())?;
-        write!(out, " uid_validity {} created {}", entry.uid_validity, entry.created)?;
-        write!(out, "{}", if entry.selectable { "" } else { " noselect" })?;
-        writeln!(out, " {}", entry.special_use.as_deref().unwrap_or_default())?;
+/// An account block in lines of text.
+pub fn dump(bytes: &[u8]) -> Result<impl Display + use<>, FormatError> {
+    AccountState::decode(bytes).map(|state| Dump { state, octets: bytes.len() })
+}
+
+struct Dump {
+    state: AccountState,
+    octets: usize,
+}
+
+impl Display for Dump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Dump { state, octets } = self;
+        writeln!(f, "account block, {octets} octets")?;
+        writeln!(f, "  incarnation {}", state.incarnation)?;
+        write!(f, "  last given: modseq {} uid_validity {}", state.modseq, state.uid_validity)?;
+        writeln!(f, " thread_id {}", state.thread_id)?;
+        writeln!(f, "  {} mailboxes, {} subscriptions", state.mailboxes.len(), state.subscriptions.len())?;
+        let subscribed: HashSet<&MailboxName> = state.subscriptions.iter().collect();
+        list(f, "mailboxes", &state.mailboxes, |f, _, entry| {
+            write!(f, "  mailbox {} {:?}", entry.guid, entry.name.as_str())?;
+            write!(f, " uid_validity {} created {}", entry.uid_validity, entry.created)?;
+            if let Some(special_use) = &entry.special_use {
+                write!(f, " special_use {}", special_use.replace(char::is_control, "?"))?;
+            }
+            f.write_str(if entry.selectable { "" } else { " noselect" })?;
+            f.write_str(if subscribed.contains(&entry.name) { " subscribed" } else { "" })?;
+            writeln!(f)
+        })?;
+        let names: HashSet<&MailboxName> = state.mailboxes.iter().map(|entry| &entry.name).collect();
+        let others: Vec<_> = state.subscriptions.iter().filter(|name| !names.contains(name)).collect();
+        list(f, "subscriptions", &others, |f, _, name| {
+            writeln!(f, "  subscription {:?}, which names no mailbox", name.as_str())
+        })
     }
-    for name in &state.subscriptions {
-        writeln!(out, "  subscription {:?}", name.as_str())?;
-    }
-    Ok(())
 }

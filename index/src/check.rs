@@ -1,15 +1,14 @@
-//! Check and dump: every invariant of a stored block proven, and a block written for a person to read.
+//! Check: every invariant of a stored block proven.
 //!
 //! # Cost
 //! Reads every octet; a base is copied once. For tools and tests, not for opening a mailbox.
 
 use crate::format::{ChangedRow, ColdRow, GoneRange, Layout, LogEntry, MovedRow, Tag};
-use crate::keyword::{Keywords, SYSTEM};
+use crate::keyword::Keywords;
 use crate::mailbox::count_flags;
 use crate::rows::{check_columns, flags_known};
 use crate::{Block, BlockKind, FormatError, MailboxIndex};
-use culver_model::{Guid, InternalDate, ModSeq};
-use std::fmt;
+use culver_model::{Guid, ModSeq};
 use zerocopy::little_endian::{U32, U64};
 
 /// What a block that passed [`check`] holds.
@@ -155,84 +154,4 @@ fn ascending(what: &'static str, ranges: impl Iterator<Item = (U32, U32)>) -> Re
         below = last.get();
     }
     Ok(())
-}
-
-/// Writes a block for a person to read; a damaged one as far as its error.
-pub fn dump(bytes: &[u8], out: &mut dyn fmt::Write) -> fmt::Result {
-    let layout = match Layout::parse(bytes) {
-        Ok(layout) => layout,
-        Err(error) => return writeln!(out, "mailbox index: {error}"),
-    };
-    writeln!(out, "mailbox index {}, {:?}, {} octets", layout.guid, layout.kind, bytes.len())?;
-    writeln!(out, "  serial {} after {}", layout.serial, layout.after)?;
-    for tag in Tag::ALL.into_iter().filter(|tag| layout.has(*tag)) {
-        let range = layout.range(tag);
-        let state = if layout.verified(bytes, tag).is_ok() { "" } else { ", checksum does not match" };
-        let (count, octets) = (layout.count(tag), range.len());
-        writeln!(
-            out,
-            "  section {} at {}, {octets} octets, {count} entries{state}",
-            tag.name(),
-            range.start
-        )?;
-    }
-    match check(bytes) {
-        Ok(summary) => {
-            writeln!(out, "  uid_validity {} uid_next {}", summary.uid_validity, summary.uid_next)?;
-            write!(out, "  highest_modseq {} ", summary.highest_modseq)?;
-            writeln!(out, "expunge_floor {} messages {}", summary.expunge_floor, summary.messages)?;
-        }
-        Err(error) => writeln!(out, "  damaged: {error}")?,
-    }
-    dump_rows(bytes, &layout, out)?;
-    let entries: &[LogEntry] = layout.entries(bytes, Tag::Log).unwrap_or_default();
-    for entry in entries {
-        writeln!(out, "  expunged {}:{} at {}", entry.first, entry.last, entry.modseq)?;
-    }
-    let changed: &[ChangedRow] = layout.entries(bytes, Tag::Changed).unwrap_or_default();
-    for row in changed {
-        writeln!(out, "  changed {} modseq {} flags {:#x}", row.uid, row.modseq, row.flags.get())?;
-    }
-    let moved: &[MovedRow] = layout.entries(bytes, Tag::Moved).unwrap_or_default();
-    for row in moved {
-        writeln!(out, "  moved {} to {}", row.uid, Hex(&row.place))?;
-    }
-    let gone: &[GoneRange] = layout.entries(bytes, Tag::Gone).unwrap_or_default();
-    for range in gone {
-        writeln!(out, "  gone {}:{}", range.first, range.last)?;
-    }
-    Ok(())
-}
-
-fn dump_rows(bytes: &[u8], layout: &Layout, out: &mut dyn fmt::Write) -> fmt::Result {
-    let mut keywords = Keywords::default();
-    if let Ok(table) = layout.verified(bytes, Tag::Keywords) {
-        // What cannot be read was reported as damage above.
-        let _ = keywords.read_table(table, layout.count(Tag::Keywords));
-    }
-    for (id, keyword) in keywords.table().iter().enumerate() {
-        writeln!(out, "  keyword {id} {keyword}")?;
-    }
-    let uids: &[U32] = layout.entries(bytes, Tag::Uids).unwrap_or_default();
-    let flags: &[U64] = layout.entries(bytes, Tag::Flags).unwrap_or_default();
-    let modseqs: &[U64] = layout.entries(bytes, Tag::ModSeqs).unwrap_or_default();
-    let cold: &[ColdRow] = layout.entries(bytes, Tag::Cold).unwrap_or_default();
-    for (((uid, word), modseq), row) in uids.iter().zip(flags).zip(modseqs).zip(cold) {
-        let InternalDate { seconds, zone_minutes } = row.internal_date();
-        let (system, word) = (word.get() & SYSTEM, word.get());
-        write!(out, "  row {uid} modseq {modseq} flags {word:#x} (system {system:#x})")?;
-        write!(out, " size {} internal_date {seconds} zone {zone_minutes}", row.size)?;
-        write!(out, " guid {} email_id {}", Guid(row.guid), Guid(row.email_id))?;
-        write!(out, " thread_id {} origin {}", row.thread_id, Guid(row.origin))?;
-        writeln!(out, " place {} heap {}+{}", Hex(&row.place), row.heap, row.heap_octets())?;
-    }
-    Ok(())
-}
-
-struct Hex<'a>(&'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
 }

@@ -18,6 +18,7 @@
 pub mod account;
 mod block;
 mod check;
+mod dump;
 mod encode;
 mod error;
 mod flush;
@@ -31,7 +32,8 @@ mod rows;
 mod tests;
 
 pub use block::Block;
-pub use check::{Summary, check, dump};
+pub use check::{Summary, check};
+pub use dump::{LINES_MAX, Opaque, Words, dump};
 pub use encode::{Encoding, Frozen};
 pub use error::{FormatError, IndexError, Limit};
 pub use flush::FlushToken;

@@ -5,6 +5,7 @@
 
 pub mod accounts;
 pub mod arriving;
+mod dump;
 pub mod fault;
 mod flush;
 mod inside;
@@ -16,6 +17,7 @@ pub mod view;
 
 pub use accounts::{Account, Accounts, ChangeError, Limits, OpenError, Session, Watch};
 pub use arriving::{ArriveError, Arriving};
+pub use dump::describe;
 pub use inside::inside;
 pub use state::{Applied, Refusal, State, everything};
 pub use view::{Changes, View};

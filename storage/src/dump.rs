@@ -1,15 +1,16 @@
 //! Dump: any stored file, as text for a person. Which kind it is stands in its first octets.
 //!
-//! Damage does not end a dump where more can be read; it is told in its place.
+//! What is inside of records and blocks is opaque here, so the caller says it in words; where it cannot, the first of the
+//! octets are shown. Damage does not end a dump where more can be read; it is told in its place.
 //!
 //! # Cost
-//! Sequential; memory of one batch, page or label.
+//! Sequential; memory of one batch, page, label or block, and of what is said of one record or block.
 
 use std::fmt::{self, Write};
 use std::path::Path;
 use std::rc::Rc;
 
-use culver_model::PartitionId;
+use culver_model::{Guid, PartitionId};
 use culver_shard::disk::{self, File};
 
 use crate::error::{OpenError, ReadError};
@@ -21,6 +22,7 @@ use crate::pack::format::{FileHeader, PACK_MAGIC, PACK_VERSION};
 use crate::place::{ObjectId, ObjectKind};
 use crate::root::format::{END_MAGIC, End, LOW_MAGIC, Low, OWNER_MAGIC, Owner, STORE_MAGIC, StoreIdentity};
 use crate::root::small_fault;
+use crate::source::BlockKind;
 use crate::table::Table;
 use crate::table::format::{TABLE_MAGIC, TABLE_VERSION};
 
@@ -41,13 +43,28 @@ pub enum DumpError {
     Out(#[from] fmt::Error),
 }
 
+/// A piece of a file, for who knows what is in it.
+#[derive(Clone, Copy, Debug)]
+pub enum Piece<'a> {
+    /// The meta of a Data record.
+    Record(&'a [u8]),
+    /// The meta of a body's label in a pack; that of a body without one is not asked for.
+    Label(&'a [u8]),
+    /// A block of an account, base or delta.
+    Block { guid: Guid, octets: &'a [u8] },
+}
+
+/// Says in lines of text what a piece holds; `None` where it is nothing that is known, else what is wrong with it. In both
+/// cases its octets are shown instead.
+pub type Describe<'d> = dyn FnMut(Piece<'_>) -> Result<Option<String>, String> + 'd;
+
 /// Writes what a file of a store holds.
-pub async fn dump(path: &Path, out: &mut dyn Write) -> Result<(), DumpError> {
+pub async fn dump(path: &Path, describe: &mut Describe<'_>, out: &mut dyn Write) -> Result<(), DumpError> {
     let file = File::open(path).await.map_err(OpenError::io(path))?;
     let head = file.read_at(0, 64).await.map_err(OpenError::io(path))?;
     let magic: [u8; 8] = head.get(..8).and_then(|magic| magic.try_into().ok()).unwrap_or_default();
     match magic {
-        SEGMENT_MAGIC => segment(path, out).await,
+        SEGMENT_MAGIC => segment(path, describe, out).await,
         PACK_MAGIC | TABLE_MAGIC => {
             let table = magic == TABLE_MAGIC;
             let version = if table { TABLE_VERSION } else { PACK_VERSION };
@@ -57,8 +74,8 @@ pub async fn dump(path: &Path, out: &mut dyn Write) -> Result<(), DumpError> {
             writeln!(out, "{kind:?} {object}, partition {}, store {}", header.partition, hex(&header.store))?;
             let partition = PartitionId(header.partition);
             match table {
-                true => dump_table(path, partition, object, out).await,
-                false => pack(path, partition, object, out).await,
+                true => dump_table(path, partition, object, describe, out).await,
+                false => pack(path, partition, object, describe, out).await,
             }
         }
         MANIFEST_MAGIC => manifest(path, out).await,
@@ -83,7 +100,41 @@ fn hex(bytes: &[u8]) -> String {
     text
 }
 
-async fn segment(path: &Path, out: &mut dyn Write) -> Result<(), DumpError> {
+/// What was said of a piece.
+enum Said {
+    Words(String),
+    /// Its octets are shown; why, where they should have been understood.
+    Octets(Option<String>),
+}
+
+impl Said {
+    fn of(piece: Piece<'_>, describe: &mut Describe<'_>) -> Said {
+        match describe(piece) {
+            Ok(Some(words)) => Said::Words(words),
+            Ok(None) => Said::Octets(None),
+            Err(what) => Said::Octets(Some(what)),
+        }
+    }
+
+    /// The octets behind the piece's own line, where there are no words.
+    fn octets(&self, octets: &[u8], out: &mut dyn Write) -> fmt::Result {
+        match self {
+            Said::Words(_) => Ok(()),
+            Said::Octets(_) => write!(out, " {}", hex(octets)),
+        }
+    }
+
+    /// The lines below the piece's own.
+    fn lines(&self, indent: &str, out: &mut dyn Write) -> fmt::Result {
+        match self {
+            Said::Words(words) => words.lines().try_for_each(|line| writeln!(out, "{indent}{line}")),
+            Said::Octets(None) => Ok(()),
+            Said::Octets(Some(what)) => writeln!(out, "{indent}cannot be read: {what}"),
+        }
+    }
+}
+
+async fn segment(path: &Path, describe: &mut Describe<'_>, out: &mut dyn Write) -> Result<(), DumpError> {
     let Some(segment) = Segment::open(path, None).await? else {
         writeln!(out, "segment without a header: never used")?;
         return Ok(());
@@ -103,7 +154,7 @@ async fn segment(path: &Path, out: &mut dyn Write) -> Result<(), DumpError> {
     )?;
     let mut failed = None;
     let visit = &mut |record: &Scanned<'_>| {
-        if let Err(error) = one_record(record, out) {
+        if let Err(error) = one_record(record, describe, out) {
             failed.get_or_insert(error);
         }
         Ok(())
@@ -118,11 +169,15 @@ async fn segment(path: &Path, out: &mut dyn Write) -> Result<(), DumpError> {
     Ok(())
 }
 
-fn one_record(record: &Scanned<'_>, out: &mut dyn Write) -> fmt::Result {
+fn one_record(record: &Scanned<'_>, describe: &mut Describe<'_>, out: &mut dyn Write) -> fmt::Result {
     let header = record.head.header;
+    let said = match header.kind {
+        RecordKind::Data => Said::of(Piece::Record(record.head.meta), describe),
+        _ => Said::Octets(None),
+    };
     write!(
         out,
-        "{}:{} at {} {:?} partition {} account {:?} octets {} meta {} {}",
+        "{}:{} at {} {:?} partition {} account {:?} octets {} meta {}",
         header.epoch,
         record.lsn,
         record.offset,
@@ -130,40 +185,48 @@ fn one_record(record: &Scanned<'_>, out: &mut dyn Write) -> fmt::Result {
         header.partition,
         record.head.account,
         record.record.len(),
-        record.head.meta.len(),
-        hex(record.head.meta)
+        record.head.meta.len()
     )?;
+    said.octets(record.head.meta, out)?;
     if header.kind == RecordKind::Flush
         && let Some(flush) = FlushMeta::parse(record.head.meta)
     {
         write!(out, " manifest {} cov {}", flush.manifest, flush.cov)?;
     }
     record.head.places.iter().try_for_each(|place| write!(out, " body {place}"))?;
-    writeln!(out)
+    writeln!(out)?;
+    said.lines("  ", out)
 }
 
 async fn pack(
     path: &Path,
     partition: PartitionId,
     object: ObjectId,
+    describe: &mut Describe<'_>,
     out: &mut dyn Write,
 ) -> Result<(), DumpError> {
     let mut pack = PackReader::open(path, partition, object).await?;
     writeln!(out, "{} entries", pack.entries)?;
     while let Some(entry) = pack.next().await? {
         let shape = entry.frame.shape();
-        writeln!(
+        let said = match &entry.meta[..] {
+            [] => Said::Octets(None),
+            meta => Said::of(Piece::Label(meta), describe),
+        };
+        write!(
             out,
-            "{} account {:?} {:?} plain {} stored {} chunks {} meta {} {}",
+            "{} account {:?} {:?} plain {} stored {} chunks {} meta {}",
             entry.place,
             entry.account,
             shape.codec,
             shape.plain,
             shape.stored,
             shape.chunks,
-            entry.meta.len(),
-            hex(&entry.meta)
+            entry.meta.len()
         )?;
+        said.octets(&entry.meta, out)?;
+        writeln!(out)?;
+        said.lines("  ", out)?;
         for chunk in 0..entry.frame.chunks() {
             if let Err(error) = entry.frame.chunk(chunk).await {
                 writeln!(out, "  chunk {chunk}: {error}")?;
@@ -177,6 +240,7 @@ async fn dump_table(
     path: &Path,
     partition: PartitionId,
     object: ObjectId,
+    describe: &mut Describe<'_>,
     out: &mut dyn Write,
 ) -> Result<(), DumpError> {
     let octets = disk::file_len(path).await.map_err(OpenError::io(path))?;
@@ -187,10 +251,22 @@ async fn dump_table(
             writeln!(out, "account {:?} up to record {}", entry.account, entry.position)?;
             for block in &entry.blocks {
                 write!(out, "  {} {:?} at {} octets {}", block.guid, block.kind, block.offset, block.length)?;
-                match table.block(block).await {
-                    Ok(bytes) => writeln!(out, " {}", hex(&bytes))?,
-                    Err(error) => writeln!(out, " {error}")?,
-                }
+                let octets = match table.block(block).await {
+                    Ok(octets) => octets,
+                    Err(error) => {
+                        writeln!(out, " {error}")?;
+                        continue;
+                    }
+                };
+                let said = match block.kind {
+                    BlockKind::Removed => Said::Octets(None),
+                    BlockKind::Base | BlockKind::Delta => {
+                        Said::of(Piece::Block { guid: block.guid, octets: &octets }, describe)
+                    }
+                };
+                said.octets(&octets, out)?;
+                writeln!(out)?;
+                said.lines("    ", out)?;
             }
         }
     }

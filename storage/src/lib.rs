@@ -40,7 +40,7 @@ mod trim;
 
 pub use body::{Body, BodyWriter, Reader};
 pub use check::{Finding, Inside, LookInside, Report, check};
-pub use dump::{DumpError, dump};
+pub use dump::{Describe, DumpError, Piece, dump};
 pub use error::{CommitError, OpenError, ReadError, SourceError, SubmitError};
 pub use journal::commit::OnCommit;
 pub use limits::Limits;

@@ -65,7 +65,7 @@ fn try_dumped(bytes: Vec<u8>) -> Result<String, String> {
     sim.run(async move {
         disk::create_durable("/file", &bytes).await.unwrap();
         let mut text = String::new();
-        let dumped = dump(Path::new("/file"), &mut text).await;
+        let dumped = dump(Path::new("/file"), &mut |_| Ok(None), &mut text).await;
         dumped.map(|()| text).map_err(|error| error.to_string())
     })
 }

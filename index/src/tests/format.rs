@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::account::{AccountState, MailboxEntry};
-use crate::{Block, FormatError, StoreOp, check, dump};
+use crate::{Block, FormatError, LINES_MAX, Opaque, StoreOp, Words, check, dump};
 use culver_model::MailboxName;
 use std::path::PathBuf;
 
@@ -39,10 +39,12 @@ fn a_mailbox_writes_the_bytes_it_always_wrote() {
     let read =
         MailboxIndex::from_blocks(Block::from(base.clone()), [Block::from(delta.clone())]).expect("golden");
     assert_eq!(read.rows_all().map(|row| row.uid().get()).collect::<Vec<_>>(), [1, 3, 4]);
-    let mut text = String::new();
-    dump(&base, &mut text).expect("a String takes every write");
-    dump(&delta, &mut text).expect("a String takes every write");
-    compare("dump-1.txt", text.as_bytes());
+    let words: &Words<'_> = &|opaque| match opaque {
+        Opaque::Place(place) => format!("{:02x} of {}", place[0], place.len()),
+        Opaque::Parts(parts) => format!("{} octets", parts.len()),
+    };
+    let text = [&base, &delta].map(|block| dump(block, words).expect("golden").to_string());
+    compare("dump-1.txt", text.concat().as_bytes());
     assert!(check(&base).is_ok() && check(&delta).is_ok());
 }
 
@@ -77,13 +79,32 @@ fn an_account_writes_the_bytes_it_always_wrote() {
     padded.extend_from_slice(&[0; 5]);
     assert_eq!(AccountState::decode(&padded), Ok(account()));
     assert_eq!(AccountState::decode(&AccountState::default().encode()), Ok(AccountState::default()));
-    let mut text = String::new();
-    crate::account::dump(&bytes, &mut text).expect("a String takes every write");
-    assert!(
-        text.contains(
-            "mailbox 04040404040404040404040404040404 \"Gelöscht\" uid_validity 5 created 4 \\Trash"
-        )
-    );
+}
+
+#[test]
+fn a_dump_of_an_account_has_its_counters_and_all_names() {
+    let text = crate::account::dump(&account().encode()).expect("whole").to_string();
+    for line in [
+        "  last given: modseq 77 uid_validity 9 thread_id 12\n",
+        "  mailbox 00000000000000000000000000000000 \"INBOX\" uid_validity 1 created 0 subscribed\n",
+        "  mailbox 04040404040404040404040404040404 \"Gelöscht\" uid_validity 5 created 4 special_use \\Trash\n",
+        "  mailbox 05050505050505050505050505050505 \"a\" uid_validity 6 created 5 noselect\n",
+        "  subscription \"a/gone\", which names no mailbox\n",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    assert!(crate::account::dump(b"no account").is_err());
+}
+
+#[test]
+fn a_dump_of_a_large_mailbox_is_bounded_and_says_what_is_left_out() {
+    let mut index = index();
+    for number in 1..=LINES_MAX as u64 + 7 {
+        index.append(message(1, &flags(&[], &[]), "(NIL)"), ModSeq(number + 1)).expect("room");
+    }
+    let text = dump(&index.encode_base().0, &|_| String::new()).expect("whole").to_string();
+    assert_eq!(text.matches("  message ").count(), LINES_MAX);
+    assert!(text.contains("  … and 7 more messages\n"));
 }
 
 #[test]
