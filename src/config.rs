@@ -2,11 +2,14 @@
 //! reading, each with its line, its key and what to write instead.
 
 use crate::config::reader::{Problems, Section};
-use culver_users::Network;
+use culver_model::AccountId;
+use culver_shard::tls::{CertificateFiles, TlsError};
+use culver_users::{Network, PasswdFile, Stored};
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 mod reader;
@@ -19,6 +22,9 @@ const KEEPALIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 const SLEEPS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 /// RFC 1939 §3 gives a silent client ten minutes: what yields later would never yield.
 const LOCK_SILENCES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+
+/// Below a second a client on a slow line could do nothing.
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
 /// Everything that a process needs to know to serve.
 #[derive(Clone, Debug)]
@@ -200,8 +206,17 @@ impl Config {
         }
     }
 
-    /// Reads a file. `Err` has every mistake that it makes.
-    pub fn load(path: &std::path::Path) -> Result<Config, Problems> {
+    /// Reads a file. `Err` has every mistake that it makes; what the files say that it names is seen when they are loaded.
+    pub fn load(path: &Path) -> Result<Config, Problems> {
+        Config::read(path, false)
+    }
+
+    /// Reads a file, and looks into users and certificates too. `Err` has every mistake.
+    pub fn check(path: &Path) -> Result<Config, Problems> {
+        Config::read(path, true)
+    }
+
+    fn read(path: &Path, inside: bool) -> Result<Config, Problems> {
         let mut problems = Problems::new(path);
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
@@ -211,14 +226,22 @@ impl Config {
                 return Err(problems);
             }
         };
-        let config = Config::parse(&text, &mut problems);
+        let config = Config::parse(&text, inside, &mut problems);
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
 
-    fn parse(text: &str, problems: &mut Problems) -> Config {
+    fn parse(text: &str, inside: bool, problems: &mut Problems) -> Config {
         let mut config = Config::defaults(PathBuf::new());
         let Some(mut root) = Section::root(text, problems) else { return config };
-        root.text("hostname", problems, |value| config.hostname = value);
+        if let Some((value, line)) = root.text_at("hostname", problems) {
+            let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            if value.is_empty() || !value.bytes().all(letter) {
+                let what = format!("{value:?} cannot be a host name");
+                let remedy = "write \"mail.example.net\": letters, digits, dots and hyphens";
+                problems.at(line, "hostname", &what, remedy);
+            }
+            config.hostname = value;
+        }
         root.number("shards", 0..=1024, problems, |value| config.shards = value as usize);
         root.duration("drain", problems, |value| config.drain = value);
 
@@ -232,10 +255,9 @@ impl Config {
         }
         storage.finish(problems);
 
+        let without_tls = !root.has("tls");
         for mut listener in root.sections("listener", problems) {
-            if let Some(listener) = parse_listener(&mut listener, problems) {
-                config.listeners.push(listener);
-            }
+            parse_listener(&mut listener, without_tls, &mut config.listeners, problems);
             listener.finish(problems);
         }
         if config.listeners.is_empty() && !root.has("listener") {
@@ -245,8 +267,8 @@ impl Config {
             );
         }
 
-        parse_tls(&mut root, &mut config, problems);
-        parse_users(&mut root, &mut config, problems);
+        parse_tls(&mut root, &mut config, inside, problems);
+        parse_users(&mut root, &mut config, inside, problems);
 
         let mut imap = root.section("imap", problems);
         imap.octets("append_octets_max", problems, |value| config.imap.append_octets_max = value);
@@ -254,7 +276,7 @@ impl Config {
             config.imap.idle_keepalive = value;
         });
         imap.duration_within("sleep_after", SLEEPS, problems, |value| config.imap.sleep_after = value);
-        imap.duration("login_timeout", problems, |value| config.imap.login_timeout = value);
+        imap.duration_within("login_timeout", TIMEOUTS, problems, |value| config.imap.login_timeout = value);
         if let Some((value, line)) = imap.duration_at("inactivity", problems) {
             // RFC 3501 §5.4: an autologout timer must be at least 30 minutes.
             if value < Duration::from_secs(30 * 60) {
@@ -274,7 +296,7 @@ impl Config {
         lmtp.number("recipients_max", 1..=100_000, problems, |value| {
             config.lmtp.recipients_max = value as usize
         });
-        lmtp.duration("timeout", problems, |value| config.lmtp.timeout = value);
+        lmtp.duration_within("timeout", TIMEOUTS, problems, |value| config.lmtp.timeout = value);
         if let Some((value, line)) = lmtp.text_at("detail_separator", problems) {
             let mut letters = value.chars();
             match (letters.next(), letters.next()) {
@@ -300,7 +322,7 @@ impl Config {
         pop3.duration_within("lock_silence", LOCK_SILENCES, problems, |value| {
             config.pop3.lock_silence = value;
         });
-        pop3.duration("inactivity", problems, |value| config.pop3.inactivity = value);
+        pop3.duration_within("inactivity", TIMEOUTS, problems, |value| config.pop3.inactivity = value);
         pop3.finish(problems);
 
         let mut limits = root.section("limits", problems);
@@ -351,34 +373,6 @@ impl Config {
         log.finish(problems);
         root.finish(problems);
 
-        let mut addresses: Vec<SocketAddr> = Vec::new();
-        for listener in &config.listeners {
-            if addresses.contains(&listener.address) {
-                let what = format!("has two listeners on {}", listener.address);
-                problems.whole(&what, "give each [[listener]] an address and port of its own");
-            }
-            addresses.push(listener.address);
-        }
-        let name_ok = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-        if config.hostname.is_empty() || !config.hostname.bytes().all(name_ok) {
-            let remedy = "write hostname = \"mail.example.net\": letters, digits, dots and hyphens";
-            problems.whole(&format!("the host name {:?} cannot be one", config.hostname), remedy);
-        }
-        for (key, value) in [
-            ("imap.login_timeout", config.imap.login_timeout),
-            ("lmtp.timeout", config.lmtp.timeout),
-            ("pop3.inactivity", config.pop3.inactivity),
-        ] {
-            if value < Duration::from_secs(1) {
-                problems.whole(&format!("{key} is below one second"), "write \"30s\" or more");
-            }
-        }
-        if config.tls.is_none() && config.listeners.iter().any(|listener| listener.tls) {
-            problems.whole(
-                "has a listener with tls = true but no [tls] section",
-                "add [[tls.certificate]] with chain and key",
-            );
-        }
         if config.users.passwd_file.is_none() && config.users.static_users.is_empty() && root.known("users") {
             problems.whole(
                 "names no users: nobody could log in and all mail would be refused",
@@ -389,7 +383,12 @@ impl Config {
     }
 }
 
-fn parse_listener(section: &mut Section, problems: &mut Problems) -> Option<ListenerConfig> {
+fn parse_listener(
+    section: &mut Section,
+    without_tls: bool,
+    listeners: &mut Vec<ListenerConfig>,
+    problems: &mut Problems,
+) {
     let services = [Service::Imap, Service::Pop3, Service::Lmtp, Service::Admin];
     let mut service = None;
     section
@@ -397,20 +396,30 @@ fn parse_listener(section: &mut Section, problems: &mut Problems) -> Option<List
     if service.is_none() && !section.known("service") {
         section.missing("service", "service = \"imap\"", problems);
     }
-    let mut tls = false;
-    section.flag("tls", problems, |value| tls = value);
-    let (address, line) = section.required_text("address", "address = \"127.0.0.1:143\"", problems)?;
-    match address.parse() {
-        Ok(address) => service.map(|service| ListenerConfig { service, address, tls }),
-        Err(_) => {
-            let remedy = "write an IP address and a port, \"127.0.0.1:143\" or \"[::]:143\"";
-            problems.at(line, "listener.address", "is not an address with a port", remedy);
-            None
-        }
+    let tls = section.flag_at("tls", problems);
+    if let Some((true, line)) = tls
+        && without_tls
+    {
+        let remedy = "add [[tls.certificate]] with chain and key, or leave tls out";
+        problems.at(line, "listener.tls", "is true and there is no [tls] section", remedy);
+    }
+    let address = section.required_text("address", "address = \"127.0.0.1:143\"", problems);
+    let Some((address, line)) = address else { return };
+    let Ok(address) = address.parse() else {
+        let remedy = "write an IP address and a port, \"127.0.0.1:143\" or \"[::]:143\"";
+        return problems.at(line, "listener.address", "is not an address with a port", remedy);
+    };
+    if listeners.iter().any(|other| other.address == address) {
+        let what = format!("is {address}, where another [[listener]] listens");
+        problems.at(line, "listener.address", &what, "give each an address and port of its own");
+    }
+    if let Some(service) = service {
+        let tls = tls.is_some_and(|(tls, _)| tls);
+        listeners.push(ListenerConfig { service, address, tls });
     }
 }
 
-fn parse_tls(root: &mut Section, config: &mut Config, problems: &mut Problems) {
+fn parse_tls(root: &mut Section, config: &mut Config, inside: bool, problems: &mut Problems) {
     if !root.has("tls") {
         return;
     }
@@ -419,14 +428,21 @@ fn parse_tls(root: &mut Section, config: &mut Config, problems: &mut Problems) {
     for mut certificate in tls.sections("certificate", problems) {
         let chain = certificate.required_text("chain", "chain = \"/etc/culver/cert.pem\"", problems);
         let key = certificate.required_text("key", "key = \"/etc/culver/key.pem\"", problems);
-        for (file, line) in [&chain, &key].into_iter().flatten() {
-            if let Err(error) = std::fs::File::open(file) {
+        let mut readable = true;
+        for (name, given) in [("tls.certificate.chain", &chain), ("tls.certificate.key", &key)] {
+            let Some((file, line)) = given else { continue };
+            if let Err(error) = std::fs::read(file) {
                 let what = format!("{file} cannot be read: {error}");
-                problems.at(*line, "tls.certificate", &what, "name a PEM file that this user may read");
+                problems.at(*line, name, &what, "name a PEM file that this user may read");
+                readable = false;
             }
         }
-        if let (Some((chain, _)), Some((key, _))) = (chain, key) {
-            certificates.push((PathBuf::from(chain), PathBuf::from(key)));
+        if let (Some((chain, chain_line)), Some((key, key_line))) = (chain, key) {
+            let (chain, key) = (PathBuf::from(chain), PathBuf::from(key));
+            if inside && readable {
+                check_certificate(&chain, chain_line, &key, key_line, problems);
+            }
+            certificates.push((chain, key));
         }
         certificate.finish(problems);
     }
@@ -437,27 +453,85 @@ fn parse_tls(root: &mut Section, config: &mut Config, problems: &mut Problems) {
     config.tls = Some(TlsConfig { certificates });
 }
 
-fn parse_users(root: &mut Section, config: &mut Config, problems: &mut Problems) {
+fn check_certificate(chain: &Path, chain_line: usize, key: &Path, key_line: usize, problems: &mut Problems) {
+    let files = CertificateFiles { chain: chain.to_owned(), key: key.to_owned() };
+    for error in culver_shard::tls::check_blocking(&files) {
+        let of_chain = match &error {
+            TlsError::NoCertificate { .. } => true,
+            TlsError::Unusable { path, .. } | TlsError::Read { path, .. } => path == chain && chain != key,
+            _ => false,
+        };
+        let remedy = match &error {
+            TlsError::Mismatch { .. } => "name the key that the certificate was made with",
+            _ if of_chain => "name the certificates in PEM form, the server's own first",
+            _ => "name the certificate's private key in PEM form",
+        };
+        let (line, name) = match of_chain {
+            true => (chain_line, "tls.certificate.chain"),
+            false => (key_line, "tls.certificate.key"),
+        };
+        problems.at(line, name, &error.to_string(), remedy);
+    }
+}
+
+fn parse_users(root: &mut Section, config: &mut Config, inside: bool, problems: &mut Problems) {
     let mut users = root.section("users", problems);
+    let mut known = BTreeSet::new();
     if let Some((file, line)) = users.text_at("passwd_file", problems) {
-        if let Err(error) = std::fs::File::open(&file) {
-            let what = format!("{file} cannot be read: {error}");
-            problems.at(line, "users.passwd_file", &what, "name a file in Dovecot's passwd-file format");
+        let key = "users.passwd_file";
+        // Millions of lines are read for a check, and not twice at each start.
+        let read = if inside { std::fs::read(&file) } else { std::fs::File::open(&file).map(|_| Vec::new()) };
+        match read {
+            Err(error) => {
+                let what = format!("{file} cannot be read: {error}");
+                problems.at(line, key, &what, "name a file in Dovecot's passwd-file format");
+            }
+            Ok(octets) => {
+                let passwd = PasswdFile::parse(&file, &octets);
+                for mistake in &passwd.mistakes {
+                    problems.at(line, key, &mistake.to_string(), "mend that line of the passwd-file");
+                }
+                known.extend(passwd.entries.into_iter().map(|entry| entry.user.account));
+            }
         }
         config.users.passwd_file = Some(PathBuf::from(file));
     }
     for mut user in users.sections("static", problems) {
         let name = user.required_text("name", "name = \"alice@example.test\"", problems);
         let password = user.required_text("password", "password = \"{ARGON2ID}$argon2id$…\"", problems);
+        if let Some((name, line)) = &name {
+            match AccountId::parse(name) {
+                Err(error) => {
+                    let remedy = "write a name such as \"alice@example.test\"";
+                    problems.at(*line, "users.static.name", &format!("{name:?}: {error}"), remedy);
+                }
+                Ok(account) => {
+                    if !known.insert(account) {
+                        let what = format!("{name:?} is named twice");
+                        problems.at(*line, "users.static.name", &what, "remove one of them");
+                    }
+                }
+            }
+        }
+        if let Some((password, line)) = &password {
+            let what = match Stored::parse(password) {
+                Ok(Some(_)) => None,
+                Ok(None) => Some("is no password".to_owned()),
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(what) = what {
+                problems.at(*line, "users.static.password", &what, "make one with `culver hash-password`");
+            }
+        }
         if let (Some((name, _)), Some((password, _))) = (name, password) {
             config.users.static_users.push((name, password));
         }
         user.finish(problems);
     }
     users.flag("plaintext_login", problems, |value| config.users.plaintext_login = value);
-    if let Some((networks, line)) = users.texts_at("secure_networks", problems) {
+    if let Some(networks) = users.texts_at("secure_networks", problems) {
         config.users.secure_networks.clear();
-        for network in networks {
+        for (network, line) in networks {
             match Network::parse(&network) {
                 Some(network) => config.users.secure_networks.push(network),
                 None => {

@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert,
 };
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{CipherSuite, ServerConfig, crypto::ring};
 
 use crate::annex;
@@ -94,22 +94,53 @@ pub fn load_blocking(files: &[CertificateFiles], tickets: &Tickets) -> Result<Ar
     Ok(Arc::new(config))
 }
 
+/// All that is wrong with a certificate and its key, as far as one can be seen without the other.
+pub fn check_blocking(files: &CertificateFiles) -> Vec<TlsError> {
+    match (chain(files), key(files)) {
+        (Ok(chain), Ok(key)) => match matched(files, chain, key) {
+            Ok(_) => Vec::new(),
+            Err(error) => vec![error],
+        },
+        (chain, key) => [chain.err(), key.err()].into_iter().flatten().collect(),
+    }
+}
+
 fn certified(files: &CertificateFiles) -> Result<Arc<CertifiedKey>, TlsError> {
-    let read =
-        |path: &Path| std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source });
-    let unusable = |path: &Path, message: String| TlsError::Unusable { path: path.to_owned(), message };
+    matched(files, chain(files)?, key(files)?)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+}
+
+fn unusable(path: &Path, error: impl fmt::Display) -> TlsError {
+    TlsError::Unusable { path: path.to_owned(), message: error.to_string() }
+}
+
+fn chain(files: &CertificateFiles) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let chain = CertificateDer::pem_slice_iter(&read(&files.chain)?)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| unusable(&files.chain, e.to_string()))?;
+        .map_err(|e| unusable(&files.chain, e))?;
     let Some(leaf) = chain.first() else {
         return Err(TlsError::NoCertificate { path: files.chain.clone() });
     };
-    ParsedCertificate::try_from(leaf).map_err(|e| unusable(&files.chain, e.to_string()))?;
+    ParsedCertificate::try_from(leaf).map_err(|e| unusable(&files.chain, e))?;
+    Ok(chain)
+}
+
+fn key(files: &CertificateFiles) -> Result<Arc<dyn SigningKey>, TlsError> {
     let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|e| match e {
         rustls::pki_types::pem::Error::NoItemsFound => TlsError::NoKey { path: files.key.clone() },
-        e => unusable(&files.key, e.to_string()),
+        e => unusable(&files.key, e),
     })?;
-    let key = ring::sign::any_supported_type(&key).map_err(|e| unusable(&files.key, e.to_string()))?;
+    ring::sign::any_supported_type(&key).map_err(|e| unusable(&files.key, e))
+}
+
+fn matched(
+    files: &CertificateFiles,
+    chain: Vec<CertificateDer<'static>>,
+    key: Arc<dyn SigningKey>,
+) -> Result<Arc<CertifiedKey>, TlsError> {
     let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {
         Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {

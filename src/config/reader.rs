@@ -96,7 +96,12 @@ impl Section {
             Err(error) => {
                 let line = error.span().map_or(0, |span| lines.line(span.start));
                 let what = error.message().lines().next().unwrap_or("is not TOML").to_owned();
-                problems.at(line, "", &what, "mend the TOML syntax at this line");
+                problems.at(
+                    line,
+                    "",
+                    &what,
+                    "mend the TOML syntax at this line; other mistakes show once it can be read",
+                );
                 None
             }
         }
@@ -191,19 +196,27 @@ impl Section {
         self.value(key, "a string in quotes", problems, |value| value.as_str().map(str::to_owned))
     }
 
-    pub fn text(&mut self, key: &str, problems: &mut Problems, put: impl FnOnce(String)) {
-        if let Some((value, line)) = self.text_at(key, problems) {
-            if value.is_empty() {
-                problems.at(line, &self.name(key), "is empty", "write a value, or leave the key out");
+    /// The strings of an array, with their lines; what is no string among them is a mistake of its own.
+    pub fn texts_at(&mut self, key: &str, problems: &mut Problems) -> Option<Vec<(String, usize)>> {
+        let path = self.name(key);
+        let (array, line) =
+            self.value(key, "an array of strings", problems, |value| value.as_array().cloned())?;
+        let lines = self.entries.iter().find(|entry| entry.key == key).map(|entry| entry.lines.clone());
+        let mut texts = Vec::new();
+        for value in &array {
+            let line = match (&lines, value.span()) {
+                (Some(lines), Some(span)) => lines.line(span.start),
+                _ => line,
+            };
+            match value.as_str() {
+                Some(text) => texts.push((text.to_owned(), line)),
+                None => {
+                    let what = format!("has a {} in it, which is no string", value.type_name());
+                    problems.at(line, &path, &what, "put it in quotes, or remove it");
+                }
             }
-            put(value);
         }
-    }
-
-    pub fn texts_at(&mut self, key: &str, problems: &mut Problems) -> Option<(Vec<String>, usize)> {
-        self.value(key, "an array of strings", problems, |value| {
-            value.as_array()?.iter().map(|value| value.as_str().map(str::to_owned)).collect()
-        })
+        Some(texts)
     }
 
     pub fn required_text(
@@ -220,8 +233,12 @@ impl Section {
         self.text_at(key, problems)
     }
 
+    pub fn flag_at(&mut self, key: &str, problems: &mut Problems) -> Option<(bool, usize)> {
+        self.value(key, "true or false", problems, Value::as_bool)
+    }
+
     pub fn flag(&mut self, key: &str, problems: &mut Problems, put: impl FnOnce(bool)) {
-        if let Some((value, _)) = self.value(key, "true or false", problems, Value::as_bool) {
+        if let Some((value, _)) = self.flag_at(key, problems) {
             put(value);
         }
     }

@@ -1,8 +1,8 @@
 use super::*;
 
 fn mistakes(text: &str) -> Vec<(usize, String)> {
-    let mut problems = Problems::new(std::path::Path::new("culver.toml"));
-    Config::parse(text, &mut problems);
+    let mut problems = Problems::new(Path::new("culver.toml"));
+    Config::parse(text, true, &mut problems);
     problems.list.into_iter().map(|problem| (problem.line, problem.key)).collect()
 }
 
@@ -55,4 +55,70 @@ fn durations_have_bounds() {
 #[test]
 fn a_syntax_error_names_its_line() {
     assert_eq!(mistakes("a = 1\nb = = 2\n").first().map(|found| found.0), Some(2));
+}
+
+#[test]
+fn mistakes_of_the_whole_have_their_lines_too() {
+    let text = "hostname = \"a b\"\n[storage]\nurl = \"file:///s\"\n\
+                [[listener]]\nservice = \"imap\"\naddress = \"127.0.0.1:143\"\n\
+                [[listener]]\nservice = \"pop3\"\ntls = true\naddress = \"127.0.0.1:143\"\n\
+                [users]\nsecure_networks = [\"127.0.0.0/33\",\n  \"foo\", 3]\n\
+                [imap]\nlogin_timeout = \"0s\"\n[lmtp]\ntimeout = \"10ms\"\n";
+    let found = mistakes(text);
+    for (line, key) in [
+        (1, "hostname"),
+        (9, "listener.tls"),
+        (10, "listener.address"),
+        (12, "users.secure_networks"),
+        (13, "users.secure_networks"),
+        (13, "users.secure_networks"),
+        (15, "imap.login_timeout"),
+        (17, "lmtp.timeout"),
+    ] {
+        let wanted = (line, key.to_owned());
+        let times = |list: &[(usize, String)]| list.iter().filter(|one| **one == wanted).count();
+        assert!(times(&found) > 0, "{wanted:?} not in {found:?}");
+    }
+    assert_eq!(found.iter().filter(|(_, key)| key == "users.secure_networks").count(), 3, "{found:?}");
+}
+
+#[test]
+fn users_and_certificates_are_looked_into() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let made = || rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (one, two) = (made(), made());
+    let chain = file("one.pem", &one.cert.pem());
+    let key = file("one.key", &one.signing_key.serialize_pem());
+    let other = file("two.key", &two.signing_key.serialize_pem());
+    let empty = file("empty.pem", "no certificate\n");
+    let passwd = file("passwd", "a@example.test:{NOSUCH}x\nb@example.test:{PLAIN}b\nc/d:{PLAIN}x\n");
+    let certificate =
+        |chain: &str, key: &str| format!("[[tls.certificate]]\nchain = \"{chain}\"\nkey = \"{key}\"\n");
+    let text = format!(
+        "[storage]\nurl = \"file:///s\"\n[[listener]]\nservice = \"imap\"\naddress = \"127.0.0.1:143\"\n\
+         [users]\npasswd_file = \"{passwd}\"\n\
+         [[users.static]]\nname = \"b@example.test\"\npassword = \"{{PLAIN}}b\"\n\
+         [[users.static]]\nname = \"x/y\"\npassword = \"{{NOSUCH}}b\"\n{}{}{}",
+        certificate(&chain, &key),
+        certificate(&chain, &other),
+        certificate(&empty, &empty),
+    );
+    let mut found = mistakes(&text);
+    found.sort();
+    let wanted = [
+        (7, "users.passwd_file"),
+        (7, "users.passwd_file"),
+        (9, "users.static.name"),
+        (12, "users.static.name"),
+        (13, "users.static.password"),
+        (19, "tls.certificate.key"),
+        (21, "tls.certificate.chain"),
+        (22, "tls.certificate.key"),
+    ];
+    assert_eq!(found, wanted.map(|(line, key)| (line, key.to_owned())));
 }
