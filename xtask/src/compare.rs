@@ -40,7 +40,7 @@ cargo xtask compare: Culver and Debian 12's Dovecot on the same work, and the ma
   --server NAME       culver, dovecot-default, dovecot-best or dovecot-dense, and no other
   --dir DIR           stores and results, on the file system to measure [default: target/compare]
   --keep DIR          keep configurations, logs and the generator's reports of each run
-  --write             renew bench/RESULTS.md from all full results in --dir
+  --write             renew bench/results.json with the full results in --dir, and bench/RESULTS.md from it
   --minutes N         of churn [default: 60]
 
 Examples:
@@ -51,7 +51,8 @@ Examples:
   cargo xtask compare --only churn --minutes 60       memory, descriptors and maps under load
 
 Dovecot is installed where it is missing and must be started by root; it is bound to loopback, on free ports,
-with its own directories, and nothing of it stays running. Works that were measured stay in DIR/results.json.
+with its own directories, and nothing of it stays running. Works that were measured stay in DIR/results.json; what --write
+puts into bench/results.json stays there until the work is measured anew, or another machine writes.
 ";
 
 #[derive(Clone, Debug, PartialEq)]
@@ -138,6 +139,7 @@ pub fn run(arguments: &[String]) -> Result<bool> {
         println!("note: {} is on tmpfs, where a sync costs nothing: give a --dir on a disk", dir.display());
     }
     let (server_core, generator_core) = cores()?;
+    let machine = machine(&file_system, (server_core, generator_core));
     let stored = dir.join("results.json");
     let mut results = Results::load(&stored)?;
 
@@ -167,7 +169,7 @@ pub fn run(arguments: &[String]) -> Result<bool> {
             println!("Dovecot {}", dovecot::install()?);
             _raised = Some(dovecot::raise_inotify()?);
         }
-        failed = measure_all(&bench, &options, &wanted, &mut results, &stored)?;
+        failed = measure_all(&bench, &options, &wanted, &mut results, (&stored, &machine))?;
         if options.wants("churn") {
             churn::run(&bench, options.minutes)?;
         }
@@ -185,11 +187,15 @@ pub fn run(arguments: &[String]) -> Result<bool> {
     if options.write {
         let head = Head {
             date: said("date", &["-u", "+%Y-%m-%d"]),
-            machine: machine(&file_system, (server_core, generator_core)),
+            machine: format!("Machine: {machine}"),
             command: "cargo xtask compare --write".to_owned(),
             dovecot: format!("Dovecot {}", dovecot_version()),
         };
-        report::write(&crate::root().join("bench/RESULTS.md"), &head, &results)?;
+        let bench = crate::root().join("bench");
+        let mut written = Results::load(&bench.join("results.json"))?;
+        written.renew(&results, &machine);
+        written.save(&bench.join("results.json"))?;
+        report::write(&bench.join("RESULTS.md"), &head, &written)?;
     }
     for failure in &failed {
         println!("failed: {failure}");
@@ -203,7 +209,7 @@ fn measure_all(
     options: &Options,
     wanted: &[&Work],
     results: &mut Results,
-    stored: &Path,
+    (stored, machine): (&Path, &str),
 ) -> Result<Vec<String>> {
     let mut failed = Vec::new();
     for work in wanted {
@@ -216,6 +222,7 @@ fn measure_all(
             date: said("date", &["-u", "+%Y-%m-%d"]),
             commit: said("git", &["rev-parse", "--short=10", "HEAD"]),
             quick: options.quick,
+            machine: machine.to_owned(),
             ..Measured::default()
         };
         let mut broken = BTreeMap::new();
@@ -243,7 +250,7 @@ fn measure_all(
         }
         failed.extend(broken.into_values());
         if options.server.is_some()
-            && let Some(held) = results.works.get(work.name).filter(|held| held.quick == options.quick)
+            && let Some(held) = results.works.get(work.name).filter(|held| held.quick == options.quick && held.machine == measured.machine)
         {
             // The other servers' figures stand until they are measured again.
             for (kind, repeats) in &held.servers {
@@ -301,7 +308,7 @@ fn machine(file_system: &str, (server, generator): (usize, usize)) -> String {
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let gib = meter::field(&memory, "MemTotal:").unwrap_or(0) as f64 / f64::from(1 << 20);
     format!(
-        "Machine: {}, {} cores, {gib:.0} GiB, Linux {}, {file_system}; server on core {server}, generator on core {generator}",
+        "{}, {} cores, {gib:.0} GiB, Linux {}, {file_system}; server on core {server}, generator on core {generator}",
         model.trim_start_matches([' ', '\t', ':']),
         std::thread::available_parallelism().map_or(1, usize::from),
         said("uname", &["-r"]),

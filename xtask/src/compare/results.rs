@@ -20,6 +20,7 @@ pub struct Measured {
     pub date: String,
     pub commit: String,
     pub quick: bool,
+    pub machine: String,
     pub servers: BTreeMap<Kind, Vec<Figures>>,
     /// What speaks against using a figure.
     pub doubts: Vec<String>,
@@ -74,6 +75,20 @@ impl Results {
         fs::rename(&fresh, path).with_context(|| path.display().to_string())
     }
 
+    /// Adds what was measured in full on this machine, newer figures in the place of older ones. Figures of another machine
+    /// go: a table has one machine.
+    pub fn renew(&mut self, newer: &Results, machine: &str) {
+        self.works.retain(|_, measured| measured.machine == machine);
+        for (name, measured) in &newer.works {
+            if !measured.quick && measured.machine == machine {
+                self.works.insert(name.clone(), measured.clone());
+            }
+        }
+        if newer.limits.is_some() {
+            self.limits.clone_from(&newer.limits);
+        }
+    }
+
     fn text(&self) -> Result<String> {
         let mut works = Map::new();
         for (name, measured) in &self.works {
@@ -92,8 +107,8 @@ impl Results {
                 })
                 .collect();
             let entry = json!({
-                "date": measured.date, "commit": measured.commit, "quick": measured.quick, "doubts": measured.doubts,
-                "servers": servers,
+                "date": measured.date, "commit": measured.commit, "quick": measured.quick,
+                "machine": measured.machine, "doubts": measured.doubts, "servers": servers,
             });
             works.insert(name.clone(), entry);
         }
@@ -113,6 +128,7 @@ impl Results {
                 date: said("date"),
                 commit: said("commit"),
                 quick: entry.get("quick").and_then(Value::as_bool).unwrap_or(true),
+                machine: said("machine"),
                 ..Measured::default()
             };
             let doubts = entry.get("doubts").and_then(Value::as_array).into_iter().flatten();
@@ -147,6 +163,7 @@ mod tests {
             date: "2020-01-02".to_owned(),
             commit: "abc".to_owned(),
             quick: false,
+            machine: "a machine".to_owned(),
             servers: BTreeMap::from([
                 (Kind::Culver, vec![repeat.clone(), repeat]),
                 (Kind::DovecotBest, vec![]),
@@ -155,6 +172,33 @@ mod tests {
         };
         results.works.insert("lmtp-1".to_owned(), measured);
         assert_eq!(Results::parse(&results.text().unwrap()).unwrap(), results);
+    }
+
+    #[test]
+    fn a_table_is_renewed_with_full_figures_of_its_own_machine() {
+        let measured = |machine: &str, date: &str, quick| Measured {
+            machine: machine.to_owned(),
+            date: date.to_owned(),
+            quick,
+            ..Measured::default()
+        };
+        let of = |list: Vec<(&str, Measured)>| Results {
+            works: list.into_iter().map(|(name, measured)| (name.to_owned(), measured)).collect(),
+            ..Results::default()
+        };
+        let mut held = of(vec![
+            ("login", measured("here", "1", false)),
+            ("noop", measured("here", "1", false)),
+            ("store", measured("there", "1", false)),
+        ]);
+        let newer = of(vec![
+            ("login", measured("here", "2", false)),
+            ("noop", measured("here", "2", true)),
+            ("copy", measured("there", "2", false)),
+        ]);
+        held.renew(&newer, "here");
+        let told: Vec<_> = held.works.iter().map(|(name, m)| (name.as_str(), m.date.as_str())).collect();
+        assert_eq!(told, [("login", "2"), ("noop", "1")]);
     }
 
     #[test]
