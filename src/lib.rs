@@ -2,5 +2,6 @@
 
 pub mod chores;
 pub mod config;
+pub mod log;
 pub mod quickstart;
 pub mod serve;

@@ -265,7 +265,8 @@ pub fn run(
     samples: Vec<AccountId>,
     announce: impl FnOnce() + Send + 'static,
 ) -> Result<ExitCode> {
-    let _log = start_log(&config);
+    let started = crate::log::start(&config);
+    let log = started.log.clone();
     let mut auth_key = [0; 32];
     random::fill(&mut auth_key);
     let directory = load_directory(&config)?;
@@ -290,7 +291,9 @@ pub fn run(
     let handover = Arc::new(Mutex::new(Vec::new()));
     let result = shard::run(shards, move |index| {
         let (shared, first, handover) = (shared.clone(), first.clone(), handover.clone());
+        let log = log.clone();
         async move {
+            let _collecting = log.collect();
             let first = if index == 0 { first.lock().ok().and_then(|mut first| first.take()) } else { None };
             serve_shard(shared, handover, first).await
         }
@@ -702,15 +705,4 @@ fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-}
-
-/// Logs go to standard error through a bounded queue: a slow terminal never holds up a shard.
-fn start_log(config: &Config) -> tracing_appender::non_blocking::WorkerGuard {
-    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.level)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
-    // A second server in one process (a test) keeps the first one's log.
-    let _ = if config.log.json { log.json().try_init() } else { log.with_ansi(false).try_init() };
-    guard
 }

@@ -30,6 +30,8 @@ pub const BACKLOG_MAX: usize = 1 << 20;
 /// The first read of a silent connection; doubles while the peer fills it, up to [`READ_MAX`].
 const READ_FIRST: usize = 2 << 10;
 const READ_MAX: usize = 64 << 10;
+/// The next read of a peer that was just asked for a message.
+const READ_MESSAGE: usize = 16 << 10;
 
 /// Bodies are encrypted and sent in pieces of this size.
 const PIECE: usize = 64 << 10;
@@ -156,6 +158,11 @@ impl Conn {
         self.consume(used);
     }
 
+    /// The peer is about to send more than a line: the next read takes more at once.
+    pub fn expect_message(&mut self) {
+        self.read_next = self.read_next.max(READ_MESSAGE);
+    }
+
     /// Reads more into [`Conn::rx`]: how many octets, 0 at the end of the stream (for good). May be dropped.
     ///
     /// # Errors
@@ -208,7 +215,10 @@ impl Conn {
             self.rx.resize(held + room, 0);
             let read = self.stream.poll_read(cx, &mut self.rx[held..]);
             self.rx.truncate(held + if let Poll::Ready(Ok(read)) = read { read } else { 0 });
-            if read.is_pending() {
+            // One that does not fill half of it is back to lines, or has not sent yet.
+            if let Poll::Ready(Ok(read)) = read
+                && read < room / 2
+            {
                 self.read_next = READ_FIRST;
             }
             ready!(read)?

@@ -274,10 +274,27 @@ fn heartbeats(beating: Arc<AtomicBool>) {
                 time::sleep(HEARTBEAT).await;
                 crate::stall::record(time::now() - due);
                 beating.store(true, Ordering::Relaxed);
+                if let Some(beats) = local::<Beats>() {
+                    beats.0.borrow().iter().for_each(|beat| beat());
+                }
             }
         })
         .detach();
     }
+}
+
+/// What happens at each heartbeat.
+#[derive(Default)]
+struct Beats(RefCell<Vec<Box<dyn Fn()>>>);
+
+/// Has a short chore done at each heartbeat of this shard, some 50 ms apart, without a wake-up of its own. Never in a simulation.
+pub fn at_heartbeat(chore: impl Fn() + 'static) {
+    let beats = local::<Beats>().unwrap_or_else(|| {
+        let beats = Rc::new(Beats::default());
+        set_local(beats.clone());
+        beats
+    });
+    beats.0.borrow_mut().push(Box::new(chore));
 }
 
 /// Before its first heartbeat is armed, a shard that meets the trap of [`heartbeats`] has nothing to wake it: a signal ends its

@@ -15,6 +15,7 @@ mod context;
 pub mod disk;
 pub mod exec;
 mod limits;
+pub mod linger;
 pub mod map;
 pub mod mesh;
 pub mod net;
@@ -27,7 +28,7 @@ pub mod time;
 pub mod tls;
 
 pub use exec::{
-    Config, Pace, Panicked, Queue, RunError, Task, catch, local, run, set_local, shard, shards, spawn, stop,
+    Config, Pace, Panicked, Queue, RunError, Task, at_heartbeat, catch, local, run, set_local, shard, shards, spawn, stop,
     stopped, stopping, yield_if_needed, yield_now,
 };
 pub use limits::Limits;

@@ -25,6 +25,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::context;
 use crate::exec::{self, Queue, Task};
+use crate::linger::Linger;
 use crate::sim::net as sim;
 use crate::time;
 
@@ -171,7 +172,7 @@ async fn accept(listener: TcpListener, to: flume::Sender<Accepted>, reserve: Res
             }
         };
         let short = spare.is_none() || stream.as_raw_fd() >= reserve.first;
-        let stream = Stream(Form::Real(stream));
+        let stream = Stream(Form::Real(stream, Linger::new()));
         // A peer that is gone already is no connection.
         let Ok(peer) = stream.peer_addr() else { continue };
         let accepted = match short {
@@ -192,7 +193,7 @@ pub async fn connect(addr: SocketAddr) -> io::Result<Stream> {
         None => {
             let stream = TcpStream::connect(addr).await.map_err(exec::into_io)?;
             tune(&SockRef::from(&borrow(&stream)))?;
-            Ok(Stream(Form::Real(stream)))
+            Ok(Stream(Form::Real(stream, Linger::new())))
         }
     }
 }
@@ -201,7 +202,7 @@ pub async fn connect(addr: SocketAddr) -> io::Result<Stream> {
 pub struct Stream(Form);
 
 enum Form {
-    Real(TcpStream),
+    Real(TcpStream, Linger),
     Sim(sim::Stream),
 }
 
@@ -222,14 +223,24 @@ impl Stream {
     /// A pending read holds no buffer.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         match &mut self.0 {
-            Form::Real(s) => Pin::new(s).poll_read(cx, buffer),
+            Form::Real(s, linger) => {
+                if let Some(read) = linger.look(borrow(s), buffer) {
+                    return Poll::Ready(read);
+                }
+                let read = Pin::new(s).poll_read(cx, buffer);
+                match read.is_pending() {
+                    true => linger.waits(),
+                    false => linger.came(),
+                }
+                read
+            }
             Form::Sim(s) => s.poll_read(cx, buffer),
         }
     }
 
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let wrote = match &mut self.0 {
-            Form::Real(s) => Pin::new(s).poll_write(cx, bytes),
+            Form::Real(s, _) => Pin::new(s).poll_write(cx, bytes),
             Form::Sim(s) => s.poll_write(cx, bytes),
         };
         match wrote {
@@ -241,7 +252,7 @@ impl Stream {
     /// Tells the peer that nothing follows; reading goes on.
     pub fn shutdown_write(&mut self) -> io::Result<()> {
         match &mut self.0 {
-            Form::Real(s) => SockRef::from(&borrow(s)).shutdown(Shutdown::Write),
+            Form::Real(s, _) => SockRef::from(&borrow(s)).shutdown(Shutdown::Write),
             Form::Sim(s) => {
                 s.shutdown_write();
                 Ok(())
@@ -251,14 +262,14 @@ impl Stream {
 
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         match &self.0 {
-            Form::Real(s) => s.peer_addr().map_err(exec::into_io),
+            Form::Real(s, _) => s.peer_addr().map_err(exec::into_io),
             Form::Sim(s) => Ok(s.peer()),
         }
     }
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match &self.0 {
-            Form::Real(s) => s.local_addr().map_err(exec::into_io),
+            Form::Real(s, _) => s.local_addr().map_err(exec::into_io),
             Form::Sim(s) => Ok(s.local()),
         }
     }
@@ -266,7 +277,7 @@ impl Stream {
     /// Takes the stream off this shard. What was read stays read; what was not is read there.
     pub fn detach(self) -> io::Result<Detached> {
         Ok(Detached(match self.0 {
-            Form::Real(s) => {
+            Form::Real(s, _) => {
                 // The duplicate outlives the stream, which takes its pending poll with it.
                 let fd = borrow(&s).try_clone_to_owned()?;
                 DetachedForm::Real(fd)
@@ -279,7 +290,9 @@ impl Stream {
     pub fn attach(detached: Detached) -> Stream {
         Stream(match detached.0 {
             // SAFETY: the descriptor is owned and goes over to the stream.
-            DetachedForm::Real(fd) => Form::Real(unsafe { TcpStream::from_raw_fd(fd.into_raw_fd()) }),
+            DetachedForm::Real(fd) => {
+                Form::Real(unsafe { TcpStream::from_raw_fd(fd.into_raw_fd()) }, Linger::new())
+            }
             DetachedForm::Sim(end) => Form::Sim(sim::Stream::new(end)),
         })
     }

@@ -1,5 +1,6 @@
 //! Randomness: the kernel's, or the seed's in the simulation; and hashers that follow it.
 
+use std::cell::RefCell;
 use std::hash::{BuildHasher, DefaultHasher, Hasher};
 
 use crate::context;
@@ -16,7 +17,36 @@ pub fn fill(buffer: &mut [u8]) {
                 chunk.copy_from_slice(&bytes[..chunk.len()]);
             }
         }
+        None if buffer.len() <= POOLED_MAX => POOL.with_borrow_mut(|pool| pool.take(buffer)),
         None => getrandom::fill(buffer).expect("the kernel gives randomness"),
+    }
+}
+
+/// What a thread takes from the kernel at a time, in octets.
+const POOL_OCTETS: usize = 512;
+/// Requests above this go to the kernel themselves.
+const POOLED_MAX: usize = 32;
+
+/// Octets of the kernel that were not given out yet; what was is wiped.
+struct Pool {
+    octets: [u8; POOL_OCTETS],
+    at: usize,
+}
+
+thread_local! {
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { octets: [0; POOL_OCTETS], at: POOL_OCTETS }) };
+}
+
+impl Pool {
+    fn take(&mut self, buffer: &mut [u8]) {
+        if POOL_OCTETS - self.at < buffer.len() {
+            getrandom::fill(&mut self.octets).expect("the kernel gives randomness");
+            self.at = 0;
+        }
+        let taken = &mut self.octets[self.at..self.at + buffer.len()];
+        buffer.copy_from_slice(taken);
+        taken.fill(0);
+        self.at += buffer.len();
     }
 }
 
@@ -58,3 +88,20 @@ impl BuildHasher for HashState {
 pub type HashMap<K, V> = std::collections::HashMap<K, V, HashState>;
 /// A `HashSet` with [`HashState`].
 pub type HashSet<T> = std::collections::HashSet<T, HashState>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_given_out_twice() {
+        let mut seen = std::collections::HashSet::new();
+        for octets in [16, 8, 32, 24, 100].into_iter().cycle().take(2000) {
+            let mut buffer = vec![0; octets];
+            fill(&mut buffer);
+            for part in buffer.chunks_exact(8) {
+                assert!(seen.insert(part.to_vec()), "{part:?} came twice");
+            }
+        }
+    }
+}

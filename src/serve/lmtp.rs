@@ -139,7 +139,10 @@ impl Lmtp {
                         Existence::Unavailable => self.refuse_recipient(Refusal::UsersUnavailable),
                     }
                 }
-                Event::Begin => self.begin(),
+                Event::Begin => {
+                    self.begin();
+                    self.conn.expect_message();
+                }
                 Event::Data(octets) => {
                     if let Some(incoming) = &mut self.incoming
                         && let Err(error) = incoming.push(octets).await

@@ -56,6 +56,7 @@ impl Imap {
         if self.server.accept_append() {
             self.out.extend_from_slice(response::CONTINUE);
         }
+        self.conn.expect_message();
         let tag = offer.tag.to_owned();
         let literal8 = offer.literal8;
         Ok(Flow::Append(Box::new(Incoming { tag, mailbox, arriving, refused: None, literal8 })))

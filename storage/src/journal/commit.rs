@@ -29,7 +29,7 @@ use culver_shard::sync::{Notify, Permit, Semaphore};
 use culver_shard::{random, time, yield_if_needed};
 
 use super::format::{
-    BATCH_OCTETS, HEADER_BLOCK, NewRecord, RecordKind, SegmentHeader, begin_batch, finish_batch, head_octets,
+    BATCH_OCTETS, HEADER_BLOCK, NewRecord, RecordKind, SEGMENT_VERSION, SegmentHeader, begin_batch, finish_batch, head_octets,
     put_head,
 };
 use crate::body::format::put_raw_frame;
@@ -41,6 +41,18 @@ use crate::partition::{Unflushed, UnflushedBody};
 use crate::place::{ObjectId, ObjectKind, Place, Position};
 use crate::root::{START_RESERVE_OCTETS, give_up, make_reserve};
 use crate::storage::{Committed, Inner};
+
+/// What the kernel writes to a file at least.
+const PAGE_OCTETS: u64 = 4096;
+/// A batch is padded to a whole page where that takes at most this part of it.
+const PAD_PART_MAX: u64 = 8;
+
+/// Zeros behind a batch of `octets` that ends at `end`, so that the next one begins on a page of its own. Where they are few,
+/// they cost less than to write the last page again with the next batch, which a batch of one message otherwise does.
+fn pad_octets(end: u64, octets: usize) -> Option<u64> {
+    let pad = end.next_multiple_of(PAGE_OCTETS) - end;
+    (pad * PAD_PART_MAX <= octets as u64).then_some(pad)
+}
 
 /// Room for records that the smallest segment of a full disk has.
 const SMALL_SEGMENT_OCTETS_MIN: u64 = 16 << 10;
@@ -394,6 +406,7 @@ impl Inner {
         let mut nonce = [0; 16];
         random::fill(&mut nonce);
         let header = SegmentHeader {
+            version: SEGMENT_VERSION,
             epoch,
             shard,
             number,
@@ -524,13 +537,13 @@ impl Inner {
 
     /// The octets of a batch for the active segment, and where its records come to stand.
     async fn encode(&self, batch: &[Pending]) -> (Vec<u8>, Vec<Laid>) {
-        let (id, seed, at, lsn) = {
+        let (id, seed, at, capacity, lsn) = {
             let state = self.journal.state.borrow();
             let segment = state.segment.as_ref().expect("opened before");
-            (segment.id, segment.seed, segment.at, state.next_lsn)
+            (segment.id, segment.seed, segment.at, segment.capacity, state.next_lsn)
         };
         let mut out =
-            Vec::with_capacity(BATCH_OCTETS + batch.iter().map(|p| p.octets as usize).sum::<usize>());
+            Vec::with_capacity(PAGE_OCTETS as usize + BATCH_OCTETS + batch.iter().map(|p| p.octets as usize).sum::<usize>());
         begin_batch(&mut out);
         let mut laid = Vec::with_capacity(batch.len());
         for pending in batch {
@@ -559,6 +572,9 @@ impl Inner {
             laid.push(Laid { offset, places });
             yield_if_needed().await;
         }
+        let end = at + out.len() as u64;
+        let pad = pad_octets(end, out.len()).filter(|pad| end + pad <= capacity).unwrap_or(0);
+        out.resize(out.len() + pad as usize, 0);
         finish_batch(&mut out, seed, batch.len() as u32, lsn, lsn);
         (out, laid)
     }

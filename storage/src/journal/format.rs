@@ -1,7 +1,7 @@
 //! Journal segment: its header, batches and records. See `docs/format/journal.md`.
 //!
 //! header block (4096) · batches, each at a multiple of 8 · zeros to the preallocated size. A batch is a header and
-//! whole records; a record is a head (header, account, meta, places) and the frames of the bodies that stand in it.
+//! whole records, and perhaps zeros up to the end of a page; a record is a head (header, account, meta, places) and the frames of the bodies that stand in it.
 //!
 //! # Invariants
 //! The checksum of a batch is seeded with that of its segment's header, which covers a random nonce: octets of a
@@ -14,7 +14,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::place::{ObjectId, ObjectKind, Place, Position, RawPlace};
 
 pub(crate) const SEGMENT_MAGIC: [u8; 8] = *b"CULVJRN1";
-pub(crate) const SEGMENT_VERSION: u32 = 1;
+/// Since version 2 zeros may stand behind the records of a batch.
+pub(crate) const SEGMENT_VERSION: u32 = 2;
+const SEGMENT_VERSION_MIN: u32 = 1;
 /// Octets of the header block; the first batch stands behind it.
 pub(crate) const HEADER_BLOCK: u64 = 4096;
 pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"CVbt");
@@ -83,6 +85,7 @@ const _: () = assert!(size_of::<RawFlush>() == 32);
 /// What a segment says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
+    pub version: u32,
     pub epoch: u32,
     pub shard: u16,
     pub number: u64,
@@ -104,7 +107,7 @@ impl SegmentHeader {
     fn raw(&self) -> RawSegment {
         let mut raw = RawSegment {
             magic: SEGMENT_MAGIC,
-            version: SEGMENT_VERSION.into(),
+            version: self.version.into(),
             shard: self.shard.into(),
             reserved: [0; 2],
             epoch: self.epoch.into(),
@@ -142,10 +145,11 @@ impl SegmentHeader {
         {
             return Err(HeaderFault::Broken);
         }
-        if raw.version.get() != SEGMENT_VERSION {
+        if !(SEGMENT_VERSION_MIN..=SEGMENT_VERSION).contains(&raw.version.get()) {
             return Err(HeaderFault::Version(raw.version.get()));
         }
         Ok(SegmentHeader {
+            version: raw.version.get(),
             epoch: raw.epoch.get(),
             shard: raw.shard.get(),
             number: raw.number.get(),

@@ -167,7 +167,9 @@ impl Segment {
             visit(&Scanned { lsn: header.lsn + index, segment, offset, head, record })?;
             at += octets;
         }
-        if at == batch.len() {
+        // Zeros may stand behind the records, up to the end of a page.
+        let rest = &batch[at..];
+        if rest.len() < HEADER_BLOCK as usize && rest.iter().all(|octet| *octet == 0) {
             Ok(())
         } else {
             let offset = batch_offset + at as u64;

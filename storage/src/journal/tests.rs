@@ -4,6 +4,7 @@ use culver_model::PartitionId;
 
 fn header() -> SegmentHeader {
     SegmentHeader {
+        version: SEGMENT_VERSION,
         epoch: 3,
         shard: 1,
         number: 7,
@@ -51,6 +52,15 @@ fn header_is_read_back_and_any_changed_octet_is_found() {
     }
     assert_eq!(SegmentHeader::parse(&[]), Err(HeaderFault::Broken));
     assert_eq!(SegmentHeader::parse(&[0; 4096]), Err(HeaderFault::Broken));
+}
+
+#[test]
+fn segments_of_version_1_have_their_own_seed() {
+    let old = SegmentHeader { version: 1, ..header() };
+    assert_eq!(SegmentHeader::parse(&old.block()), Ok(old));
+    assert_ne!(old.seed(), header().seed());
+    let newer = SegmentHeader { version: 3, ..header() };
+    assert_eq!(SegmentHeader::parse(&newer.block()), Err(HeaderFault::Version(3)));
 }
 
 #[test]
