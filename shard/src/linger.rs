@@ -2,8 +2,8 @@
 //! park and to wake; for such a peer a read looks for [`LINGER`] before it waits.
 //!
 //! # Invariants
-//! Only what pays lingers: a connection whose last waits all ended within [`NEAR`], on a shard where nobody else has read
-//! anything for [`ALONE`]. A look that was in vain costs the connection [`PENALTY`] waits without one.
+//! Only what pays lingers: a connection whose waits end within [`NEAR`], on a shard where nobody else has read anything for
+//! [`ALONE`]. Looks in vain one after the other double the waits that pass without a look, up to [`PENALTY_MAX`].
 //!
 //! # Cost
 //! Where the peer is farther away: two looks at the clock for each wait. Where it is near, up to [`LINGER`] of processor
@@ -19,22 +19,26 @@ use rustix::net::{RecvFlags, recv};
 use crate::time::{self, Instant};
 
 /// How long a read looks before it waits.
-const LINGER: Duration = Duration::from_micros(30);
+const LINGER: Duration = Duration::from_micros(50);
 /// A wait that ends so soon, the runtime's own sleep included, was for a near peer.
 const NEAR: Duration = Duration::from_micros(100);
 /// So long nobody else on the shard may have read.
 const ALONE: Duration = Duration::from_micros(500);
-/// Waits for a near peer, one after the other, that make the next one linger.
-const TRUSTED: i8 = 3;
-/// Waits that do not linger after one that did so in vain.
-const PENALTY: i8 = 16;
+/// What a connection begins with: above zero it lingers, and each wait for a near peer, or look that found something, adds one.
+const CREDIT_FIRST: i8 = -2;
+/// More than this is not kept, so that looks in vain end soon.
+const CREDIT_MAX: i8 = 8;
+/// What a look in vain takes at least, and at most after several in vain.
+const PENALTY_MIN: i8 = 2;
+const PENALTY_MAX: i8 = 32;
 
 /// What a connection knows of its peer's pace.
 pub(crate) struct Linger {
     /// Tells the connections of a shard apart; where it wraps, two may take each other for one, and linger a little more.
     id: u32,
-    /// Waits that were short, up to [`TRUSTED`]; below zero after a look in vain.
-    near: i8,
+    credit: i8,
+    /// What the next look in vain takes.
+    penalty: i8,
     /// Since when it waits; zero: it does not.
     since: Instant,
 }
@@ -62,12 +66,12 @@ impl Linger {
     pub fn new() -> Linger {
         let id = NEXT_ID.get();
         NEXT_ID.set(id.wrapping_add(1));
-        Linger { id, near: 0, since: Instant(0) }
+        Linger { id, credit: CREDIT_FIRST, penalty: PENALTY_MIN, since: Instant(0) }
     }
 
     /// Looks for octets for a while, where that is likely to pay. `None`: nothing came, or it is not.
     pub fn look(&mut self, socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Option<io::Result<usize>> {
-        if self.near < TRUSTED || self.since != Instant(0) {
+        if self.credit <= 0 || self.since != Instant(0) {
             return None;
         }
         let began = time::now();
@@ -79,6 +83,8 @@ impl Linger {
             match recv(socket, &mut *buffer, RecvFlags::DONTWAIT) {
                 Ok((read, _)) => {
                     FOUND.set(FOUND.get() + 1);
+                    self.credit = (self.credit + 1).min(CREDIT_MAX);
+                    self.penalty = PENALTY_MIN;
                     self.note(time::now());
                     return Some(Ok(read));
                 }
@@ -87,7 +93,8 @@ impl Linger {
                 Err(error) => return Some(Err(error.into())),
             }
             if time::now() - began >= LINGER {
-                self.near = -PENALTY;
+                self.credit -= self.penalty;
+                self.penalty = (self.penalty * 2).min(PENALTY_MAX);
                 return None;
             }
             std::hint::spin_loop();
@@ -105,8 +112,10 @@ impl Linger {
     pub fn came(&mut self) {
         let now = time::now();
         if self.since != Instant(0) {
-            let near = now - self.since < NEAR;
-            self.near = if near { (self.near + 1).min(TRUSTED) } else { self.near.min(0) };
+            self.credit = match now - self.since < NEAR {
+                true => (self.credit + 1).min(CREDIT_MAX),
+                false => self.credit.min(CREDIT_FIRST),
+            };
             self.since = Instant(0);
         }
         self.note(now);
@@ -128,7 +137,7 @@ mod tests {
 
     fn trusted() -> Linger {
         let mut linger = Linger::new();
-        for _ in 0..TRUSTED {
+        while linger.credit <= 0 {
             linger.waits();
             linger.came();
         }
@@ -149,17 +158,18 @@ mod tests {
     }
 
     #[test]
-    fn a_look_in_vain_is_not_repeated_soon() {
-        let (near, mut far) = UnixStream::pair().unwrap();
+    fn looks_in_vain_become_rare() {
+        let (near, _far) = UnixStream::pair().unwrap();
         let mut linger = trusted();
-        assert!(linger.look(near.as_fd(), &mut [0; 8]).is_none());
-        far.write_all(b"x").unwrap();
-        for _ in 0..PENALTY + TRUSTED {
+        let mut looks = 0;
+        for _ in 0..100 {
+            let credit = linger.credit;
             assert!(linger.look(near.as_fd(), &mut [0; 8]).is_none());
+            looks += i32::from(linger.credit < credit);
             linger.waits();
             linger.came();
         }
-        assert!(linger.look(near.as_fd(), &mut [0; 8]).is_some());
+        assert!((1..=8).contains(&looks), "{looks} of 100");
     }
 
     #[test]
