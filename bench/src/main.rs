@@ -4,6 +4,7 @@
 
 mod alarm;
 mod bench;
+mod busy;
 mod corpus;
 mod costs;
 mod drive;
@@ -178,13 +179,17 @@ fn main() -> ExitCode {
 
 fn run(work: &Work) -> Result<()> {
     let shared = work.shared();
+    let busy_poll = shared.run.busy_poll;
     if let Some(core) = shared.run.core {
         pin(core)?;
     }
     raise_descriptors();
     let bench = Bench::new(shared.run.clone(), shared.server.clone(), &shared.output)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let rows = tokio::task::LocalSet::new().block_on(&runtime, perform(bench, work))?;
+    let rows = tokio::task::LocalSet::new().block_on(&runtime, async {
+        let _polling = busy_poll.then(busy::Polling::start);
+        perform(bench, work).await
+    })?;
     report::write(&rows, &shared.output)
 }
 

@@ -36,6 +36,10 @@ pub struct RunOptions {
     /// Pin this program to a core
     #[arg(long, value_name = "N")]
     pub core: Option<usize>,
+    /// Look for answers without sleeping, so that waking up this program is no part of a latency; wants a core of its own.
+    /// Turns that found nothing are not counted as this program's work
+    #[arg(long)]
+    pub busy_poll: bool,
     /// Give up where nothing is answered for so long
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub timeout: Duration,

@@ -131,6 +131,11 @@ impl Watch {
     pub fn changed(&self) -> &Notify {
         &self.changed
     }
+
+    /// The same, anew in memory.
+    pub fn again(self) -> Watch {
+        self.accounts.watch(&self.id)
+    }
 }
 
 impl Drop for Watch {

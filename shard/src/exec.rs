@@ -42,7 +42,7 @@ pub struct Config {
     pub shards: usize,
     /// Pins shard n to the n-th core this process may use (where there are enough).
     pub pin: bool,
-    /// Entries of each ring. Connections may far exceed it.
+    /// Entries of each ring; 0: [`RING_DEPTH_MAX`], or fewer where RLIMIT_MEMLOCK is low. Connections may far exceed it.
     pub ring_depth: usize,
     /// Octets of registered buffers for each ring of each shard; 64 KiB is the least.
     pub io_memory: usize,
@@ -56,13 +56,19 @@ impl Default for Config {
         Config {
             shards: 0,
             pin: true,
-            ring_depth: 128,
+            ring_depth: 0,
             io_memory: 64 << 10,
             preempt: Duration::from_millis(20),
             limits: Limits::default(),
         }
     }
 }
+
+/// The kernel keeps the sockets that a ring waits for in a table of an eighth as many lists as the ring has completions (twice
+/// its entries, at most 256 lists), and walks one of them each time the executor cancels a timer, twice a pass. So thousands of
+/// idle connections cost every pass something, and a ring of 128 sixteen times as much as one of 2048.
+pub const RING_DEPTH_MAX: usize = 2048;
+const RING_DEPTH_MIN: usize = 128;
 
 /// Why the shards did not start, or how they ended.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +104,8 @@ where
     let cpus = allowed_cpus();
     let shards = if config.shards == 0 { cpus.len().max(1) } else { config.shards };
     probe_io_uring()?;
+    let ring_depth = if config.ring_depth == 0 { ring_depth(shards, &config) } else { config.ring_depth };
+    let config = Config { ring_depth, ..config };
     let memlock = raise_memlock(shards, &config);
 
     let (mesh, inboxes) = Mesh::new(shards, config.limits.mesh_queue_max);
@@ -256,6 +264,13 @@ thread_local! {
 /// measures [`crate::stall`].
 const HEARTBEATS: u64 = 2;
 const HEARTBEAT: Duration = Duration::from_millis(100);
+/// How often each beats where between two beats nothing ran but heartbeats: there is nothing that could have been left.
+const HEARTBEAT_IDLE: Duration = Duration::from_millis(400);
+
+thread_local! {
+    /// How often a task of this shard was polled.
+    static POLLS: Cell<u64> = const { Cell::new(0) };
+}
 
 /// Keeps a shard from sleeping on work.
 ///
@@ -263,15 +278,18 @@ const HEARTBEAT: Duration = Duration::from_millis(100);
 /// (`run_task_queues` then says that nothing ran): a thread that loses its core for [`Config::preempt`] at that point
 /// sleeps until the next event, for ever on an idle machine. A timer that is armed is such an event. One alone would
 /// not do, for its own task may be what was left runnable; several, staggered, bound the sleep at a fraction of
-/// [`HEARTBEAT`] each.
+/// [`HEARTBEAT`] each, and after idleness, once, of [`HEARTBEAT_IDLE`].
 fn heartbeats(beating: Arc<AtomicBool>) {
     for number in 0..HEARTBEATS {
         let beating = beating.clone();
         spawn(Queue::Interactive, "heartbeat", async move {
             time::sleep(HEARTBEAT * number as u32 / HEARTBEATS as u32).await;
+            let mut interval = HEARTBEAT;
             loop {
-                let due = time::now() + HEARTBEAT;
-                time::sleep(HEARTBEAT).await;
+                let (due, polls) = (time::now() + interval, POLLS.get());
+                time::sleep(interval).await;
+                let idle = POLLS.get() - polls <= 2 * HEARTBEATS;
+                interval = if idle { HEARTBEAT_IDLE } else { HEARTBEAT };
                 crate::stall::record(time::now() - due);
                 beating.store(true, Ordering::Relaxed);
                 if let Some(beats) = local::<Beats>() {
@@ -287,7 +305,7 @@ fn heartbeats(beating: Arc<AtomicBool>) {
 #[derive(Default)]
 struct Beats(RefCell<Vec<Box<dyn Fn()>>>);
 
-/// Has a short chore done at each heartbeat of this shard, some 50 ms apart, without a wake-up of its own. Never in a simulation.
+/// Has a short chore done at each heartbeat of this shard, some 50 ms apart, or 200 on an idle shard, without a wake-up of its own. Never in a simulation.
 pub fn at_heartbeat(chore: impl Fn() + 'static) {
     let beats = local::<Beats>().unwrap_or_else(|| {
         let beats = Rc::new(Beats::default());
@@ -577,6 +595,7 @@ impl<F: Future> Future for Job<F> {
             }
         }
         SLICE_BEGAN.set(0);
+        POLLS.set(POLLS.get() + 1);
         let result = match std::panic::catch_unwind(AssertUnwindSafe(|| fut.as_mut().poll(cx))) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(value)) => Ok(value),
@@ -799,9 +818,7 @@ struct Memlock {
 /// Raises the soft limit as far as needed and allowed. Rings of 128 entries and 64 KiB of buffers were
 /// measured at 250 KiB a shard; below 512 KiB no executor starts at all.
 fn raise_memlock(shards: usize, config: &Config) -> Memlock {
-    let each = (256 << 10) * (config.ring_depth as u64).div_ceil(512).max(1) + 3 * config.io_memory as u64
-        - (192 << 10);
-    let needed = (each * shards as u64).max(512 << 10);
+    let needed = memlock_needed(shards, config.ring_depth, config.io_memory);
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: getrlimit and setrlimit read or write one rlimit.
     unsafe {
@@ -815,6 +832,31 @@ fn raise_memlock(shards: usize, config: &Config) -> Memlock {
         }
     }
     Memlock { held: limit.rlim_cur, needed }
+}
+
+fn memlock_needed(shards: usize, ring_depth: usize, io_memory: usize) -> u64 {
+    let each = (256 << 10) * (ring_depth as u64).div_ceil(512).max(1) + 3 * io_memory as u64 - (192 << 10);
+    (each * shards as u64).max(512 << 10)
+}
+
+/// The deepest rings that take at most half of what this process may lock, since the limit is the user's and not the process's.
+fn ring_depth(shards: usize, config: &Config) -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).maximum;
+    let room = if may_lock_memory() { u64::MAX } else { limit.unwrap_or(u64::MAX) };
+    let mut depth = RING_DEPTH_MAX;
+    while depth > RING_DEPTH_MIN && memlock_needed(shards, depth, config.io_memory) > room / 2 {
+        depth /= 2;
+    }
+    depth
+}
+
+/// Whether RLIMIT_MEMLOCK does not bind this process: CAP_IPC_LOCK.
+fn may_lock_memory() -> bool {
+    const CAP_IPC_LOCK: u32 = 14;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    held.and_then(|held| u64::from_str_radix(held.trim(), 16).ok())
+        .is_some_and(|held| held >> CAP_IPC_LOCK & 1 == 1)
 }
 
 /// The cores this process may run on.

@@ -28,7 +28,7 @@ pub mod time;
 pub mod tls;
 
 pub use exec::{
-    Config, Pace, Panicked, Queue, RunError, Task, at_heartbeat, catch, local, run, set_local, shard, shards, spawn, stop,
-    stopped, stopping, yield_if_needed, yield_now,
+    Config, Pace, Panicked, Queue, RunError, Task, at_heartbeat, catch, local, run, set_local, shard, shards,
+    spawn, stop, stopped, stopping, yield_if_needed, yield_now,
 };
 pub use limits::Limits;

@@ -250,7 +250,10 @@ fn measure_all(
         }
         failed.extend(broken.into_values());
         if options.server.is_some()
-            && let Some(held) = results.works.get(work.name).filter(|held| held.quick == options.quick && held.machine == measured.machine)
+            && let Some(held) = results
+                .works
+                .get(work.name)
+                .filter(|held| held.quick == options.quick && held.machine == measured.machine)
         {
             // The other servers' figures stand until they are measured again.
             for (kind, repeats) in &held.servers {

@@ -30,6 +30,9 @@ const STATE_OCTETS_MAX: usize = 64 * 1024;
 /// How long a sleeping client may take to read a line.
 const SEND_WITHIN: Duration = Duration::from_secs(5);
 
+/// When it is put away a second time: its account and those of its neighbours have been closed by then.
+const SETTLE_AFTER: Duration = Duration::from_secs(30);
+
 /// Keep-alives that are due within this time are sent together.
 const TOGETHER: Duration = Duration::from_secs(1);
 
@@ -47,6 +50,8 @@ struct Asleep {
     /// When the client was last heard.
     silent_since: time::Instant,
     open: Open,
+    /// When it is to be put away a second time.
+    settles: Option<time::Instant>,
 }
 
 /// What wakes it.
@@ -54,6 +59,7 @@ enum Woken {
     Read(io::Result<usize>),
     Changed,
     Keepalive,
+    Settle,
     Inactive,
     Stop,
 }
@@ -90,6 +96,7 @@ impl Imap {
             idling: idling.zip(exchange.map(|(tag, _)| tag.into_boxed_str())),
             silent_since: time::now(),
             open: Open::count(&shard),
+            settles: Some(time::now() + SETTLE_AFTER),
         };
         spawn(Queue::Interactive, "imap asleep", rest(shard, Box::new(asleep))).detach();
     }
@@ -132,7 +139,7 @@ fn together(spoke: time::Instant, keepalive: Duration) -> time::Instant {
 impl Asleep {
     async fn wait(&mut self, shard: &Shard) -> Woken {
         let config = &shard.config().imap;
-        let Asleep { conn, watch, seen, idling, silent_since, .. } = self;
+        let Asleep { conn, watch, seen, idling, silent_since, settles, .. } = self;
         let (until, last) = match idling {
             Some((idling, _)) => (together(idling.spoke, config.idle_keepalive) - time::now(), idling.began),
             None => (Duration::MAX, *silent_since),
@@ -150,8 +157,13 @@ impl Asleep {
             Woken::Stop
         };
         let time = async {
-            time::sleep(until.min(left)).await;
-            if until < left { Woken::Keepalive } else { Woken::Inactive }
+            let settle = settles.map_or(Duration::MAX, |at| at - time::now());
+            time::sleep(until.min(left).min(settle)).await;
+            match () {
+                () if settle < until.min(left) => Woken::Settle,
+                () if until < left => Woken::Keepalive,
+                () => Woken::Inactive,
+            }
         };
         let read = async { Woken::Read(conn.fill().await) };
         or(read, or(changed, or(stop, time))).await
@@ -176,6 +188,24 @@ impl Asleep {
     }
 }
 
+/// The same, anew in memory. What a session leaves when it falls asleep lies scattered between what its account and its
+/// neighbours had, and would keep the allocator from giving that back.
+async fn settle(asleep: Box<Asleep>) -> io::Result<Box<Asleep>> {
+    let Asleep { conn, peer, watch, seen, connection, state, idling, silent_since, open, .. } = *asleep;
+    Ok(Box::new(Asleep {
+        conn: Conn::attach(conn.detach().await?),
+        peer,
+        watch: watch.again(),
+        seen,
+        connection,
+        state: Box::from(&*state),
+        idling: idling.map(|(idling, tag)| (idling, Box::from(&*tag))),
+        silent_since,
+        open,
+        settles: None,
+    }))
+}
+
 /// Sleeps until something wakes the session, and sees to that.
 async fn rest(shard: Rc<Shard>, mut asleep: Box<Asleep>) {
     let counted = shard.clone();
@@ -185,13 +215,27 @@ async fn rest(shard: Rc<Shard>, mut asleep: Box<Asleep>) {
     let woken = loop {
         match asleep.wait(&shard).await {
             Woken::Keepalive => {
-                if let Err(error) = asleep.still_here().await {
+                if let Err(error) = Box::pin(asleep.still_here()).await {
                     break Woken::Read(Err(error));
                 }
+            }
+            Woken::Settle => {
+                let (settled, shard) = (Box::pin(settle(asleep)).await, shard.clone());
+                return match settled {
+                    Ok(asleep) => spawn(Queue::Interactive, "imap asleep", rest(shard, asleep)).detach(),
+                    Err(error) => tracing::debug!(session = %id, end = %error, "session ended"),
+                };
             }
             woken => break woken,
         }
     };
+    Box::pin(end(shard, asleep, woken)).await;
+}
+
+/// What follows on the sleep. In a future of its own, as are the others that few sleepers ever need at a time: thousands hold one
+/// of [`rest`].
+async fn end(shard: Rc<Shard>, mut asleep: Box<Asleep>, woken: Woken) {
+    let id = asleep.peer.id;
     match woken {
         Woken::Read(Ok(0)) => {
             let _ = time::deadline(SEND_WITHIN, asleep.conn.shutdown()).await;
@@ -200,7 +244,7 @@ async fn rest(shard: Rc<Shard>, mut asleep: Box<Asleep>) {
         Woken::Read(Err(error)) => tracing::debug!(session = %id, end = %error, "session ended"),
         Woken::Stop => asleep.bye(Reason::ShuttingDown).await,
         Woken::Inactive => asleep.bye(Reason::Idle).await,
-        Woken::Read(Ok(_)) | Woken::Changed | Woken::Keepalive => {
+        Woken::Read(Ok(_)) | Woken::Changed | Woken::Keepalive | Woken::Settle => {
             supervise(id, "imap", async move { Imap::wake(shard, asleep).await.to_string() });
         }
     }

@@ -29,8 +29,8 @@ use culver_shard::sync::{Notify, Permit, Semaphore};
 use culver_shard::{random, time, yield_if_needed};
 
 use super::format::{
-    BATCH_OCTETS, HEADER_BLOCK, NewRecord, RecordKind, SEGMENT_VERSION, SegmentHeader, begin_batch, finish_batch, head_octets,
-    put_head,
+    BATCH_OCTETS, HEADER_BLOCK, NewRecord, RecordKind, SEGMENT_VERSION, SegmentHeader, begin_batch,
+    finish_batch, head_octets, put_head,
 };
 use crate::body::format::put_raw_frame;
 use crate::body::{Body, Form};
@@ -542,8 +542,9 @@ impl Inner {
             let segment = state.segment.as_ref().expect("opened before");
             (segment.id, segment.seed, segment.at, segment.capacity, state.next_lsn)
         };
-        let mut out =
-            Vec::with_capacity(PAGE_OCTETS as usize + BATCH_OCTETS + batch.iter().map(|p| p.octets as usize).sum::<usize>());
+        let mut out = Vec::with_capacity(
+            PAGE_OCTETS as usize + BATCH_OCTETS + batch.iter().map(|p| p.octets as usize).sum::<usize>(),
+        );
         begin_batch(&mut out);
         let mut laid = Vec::with_capacity(batch.len());
         for pending in batch {

@@ -160,7 +160,7 @@ impl Bench {
     fn work(&self, work: &Work, server: &Server, dir: &Path, repeat: u32) -> Result<Row> {
         let mut words = self.words(work.bench, Some(server))?;
         words.extend(self.users(&words));
-        words.extend(["--seed".to_owned(), (repeat + 1).to_string()]);
+        words.extend(["--busy-poll".to_owned(), "--seed".to_owned(), (repeat + 1).to_string()]);
         if work.way == Way::UntilFlushed {
             // What a warm-up costs would be counted, and what it does would not.
             words.extend(["--warmup", "0"].map(str::to_owned));
