@@ -274,6 +274,7 @@ pub fn run(
     let tls = load_tls(&config, &tickets)?;
     raise_descriptor_limit();
     probe(&config)?;
+    give_back_memory();
     let limits = shard::Limits {
         descriptors_reserved: config.limits.descriptors_reserved as u64,
         ..shard::Limits::default()
@@ -398,6 +399,7 @@ async fn serve_shard<A: FnOnce()>(
     }
     // Every shard listens before anyone says that the server is ready.
     let barrier = all_ready(&here).await;
+    give_back_memory();
     let (mut tasks, mut monitors) = (Vec::new(), Vec::new());
     for (bound, listener) in listening {
         let tasks = if listener.service == Service::Admin { &mut monitors } else { &mut tasks };
@@ -698,6 +700,12 @@ pub fn load_tls(config: &Config, tickets: &Tickets) -> Result<Option<Arc<rustls:
     };
     let files: Vec<CertificateFiles> = tls.certificates.iter().map(files).collect();
     Ok(Some(shard::tls::load_blocking(&files, tickets)?))
+}
+
+/// Gives what this thread has freed back to the system: what was read to get here is of no more use.
+fn give_back_memory() {
+    // SAFETY: it looks at this thread's own heap. Where another allocator is the program's, that heap is empty.
+    unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
 /// As many descriptors as the system lets this process have.

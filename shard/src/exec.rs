@@ -265,7 +265,7 @@ thread_local! {
 const HEARTBEATS: u64 = 2;
 const HEARTBEAT: Duration = Duration::from_millis(100);
 /// How often each beats where between two beats nothing ran but heartbeats: there is nothing that could have been left.
-const HEARTBEAT_IDLE: Duration = Duration::from_millis(400);
+const HEARTBEAT_IDLE: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// How often a task of this shard was polled.
@@ -305,7 +305,7 @@ fn heartbeats(beating: Arc<AtomicBool>) {
 #[derive(Default)]
 struct Beats(RefCell<Vec<Box<dyn Fn()>>>);
 
-/// Has a short chore done at each heartbeat of this shard, some 50 ms apart, or 200 on an idle shard, without a wake-up of its own. Never in a simulation.
+/// Has a short chore done at each heartbeat of this shard, some 50 ms apart, or 500 on an idle shard, without a wake-up of its own. Never in a simulation.
 pub fn at_heartbeat(chore: impl Fn() + 'static) {
     let beats = local::<Beats>().unwrap_or_else(|| {
         let beats = Rc::new(Beats::default());
