@@ -96,7 +96,7 @@ impl Imap {
             idling: idling.zip(exchange.map(|(tag, _)| tag.into_boxed_str())),
             silent_since: time::now(),
             open: Open::count(&shard),
-            settles: Some(time::now() + SETTLE_AFTER),
+            settles: Some(time::now() + if shard.exercise_sleep { Duration::ZERO } else { SETTLE_AFTER }),
         };
         spawn(Queue::Interactive, "imap asleep", rest(shard, Box::new(asleep))).detach();
     }
