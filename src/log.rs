@@ -2,7 +2,8 @@
 //!
 //! # Order
 //! Lines of one shard keep their order. A shard collects those of level INFO and below, and hands them over at its next
-//! heartbeat; a warning or an error goes at once, with what was collected before it.
+//! heartbeat, on an idle shard up to a second later; a warning or an error goes at once, with what was collected before it. A process
+//! that is killed loses what its shards had collected.
 //!
 //! # Limits
 //! [`COLLECTED_OCTETS_MAX`] a shard; behind that the bounded queue of `tracing-appender`, which drops what it has no room for.

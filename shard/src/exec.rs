@@ -64,8 +64,8 @@ impl Default for Config {
     }
 }
 
-/// The kernel keeps the sockets that a ring waits for in a table of an eighth as many lists as the ring has completions (twice
-/// its entries, at most 256 lists), and walks one of them each time the executor cancels a timer, twice a pass. So thousands of
+/// The kernel keeps the sockets that a ring waits for in a table of a sixteenth as many lists as the ring has entries (at most
+/// 256), and walks one of them each time the executor cancels a timer, twice a pass. So thousands of
 /// idle connections cost every pass something, and a ring of 128 sixteen times as much as one of 2048.
 pub const RING_DEPTH_MAX: usize = 2048;
 const RING_DEPTH_MIN: usize = 128;
@@ -278,7 +278,7 @@ thread_local! {
 /// (`run_task_queues` then says that nothing ran): a thread that loses its core for [`Config::preempt`] at that point
 /// sleeps until the next event, for ever on an idle machine. A timer that is armed is such an event. One alone would
 /// not do, for its own task may be what was left runnable; several, staggered, bound the sleep at a fraction of
-/// [`HEARTBEAT`] each, and after idleness, once, of [`HEARTBEAT_IDLE`].
+/// [`HEARTBEAT`] each; after idleness it may, once, last [`HEARTBEAT_IDLE`].
 fn heartbeats(beating: Arc<AtomicBool>) {
     for number in 0..HEARTBEATS {
         let beating = beating.clone();
@@ -305,7 +305,8 @@ fn heartbeats(beating: Arc<AtomicBool>) {
 #[derive(Default)]
 struct Beats(RefCell<Vec<Box<dyn Fn()>>>);
 
-/// Has a short chore done at each heartbeat of this shard, some 50 ms apart, or 500 on an idle shard, without a wake-up of its own. Never in a simulation.
+/// Has a short chore done at each heartbeat of this shard, some 50 ms apart, on an idle shard up to a second, without a
+/// wake-up of its own. Never in a simulation.
 pub fn at_heartbeat(chore: impl Fn() + 'static) {
     let beats = local::<Beats>().unwrap_or_else(|| {
         let beats = Rc::new(Beats::default());

@@ -15,7 +15,7 @@ mod context;
 pub mod disk;
 pub mod exec;
 mod limits;
-pub mod linger;
+mod linger;
 pub mod map;
 pub mod mesh;
 pub mod net;

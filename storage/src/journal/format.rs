@@ -1,7 +1,8 @@
 //! Journal segment: its header, batches and records. See `docs/format/journal.md`.
 //!
 //! header block (4096) · batches, each at a multiple of 8 · zeros to the preallocated size. A batch is a header and
-//! whole records, and perhaps zeros up to the end of a page; a record is a head (header, account, meta, places) and the frames of the bodies that stand in it.
+//! whole records, and perhaps zeros up to the end of a page; a record is a head (header, account, meta, places) and the
+//! frames of the bodies that stand in it.
 //!
 //! # Invariants
 //! The checksum of a batch is seeded with that of its segment's header, which covers a random nonce: octets of a

@@ -78,7 +78,10 @@ impl Results {
     /// Adds what was measured in full on this machine, newer figures in the place of older ones. Figures of another machine
     /// go: a table has one machine.
     pub fn renew(&mut self, newer: &Results, machine: &str) {
-        self.works.retain(|_, measured| measured.machine == machine);
+        if self.works.values().any(|measured| measured.machine != machine) {
+            self.limits = None;
+            self.works.retain(|_, measured| measured.machine == machine);
+        }
         for (name, measured) in &newer.works {
             if !measured.quick && measured.machine == machine {
                 self.works.insert(name.clone(), measured.clone());
@@ -196,7 +199,9 @@ mod tests {
             ("noop", measured("here", "2", true)),
             ("copy", measured("there", "2", false)),
         ]);
+        held.limits = Some("there".to_owned());
         held.renew(&newer, "here");
+        assert_eq!(held.limits, None, "of another machine");
         let told: Vec<_> = held.works.iter().map(|(name, m)| (name.as_str(), m.date.as_str())).collect();
         assert_eq!(told, [("login", "2"), ("noop", "1")]);
     }
