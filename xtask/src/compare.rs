@@ -220,7 +220,7 @@ fn measure_all(
         let kinds = works::servers(work, options.server);
         let mut measured = Measured {
             date: said("date", &["-u", "+%Y-%m-%d"]),
-            commit: said("git", &["rev-parse", "--short=10", "HEAD"]),
+            commit: source(),
             quick: options.quick,
             machine: machine.to_owned(),
             ..Measured::default()
@@ -320,6 +320,12 @@ fn machine(file_system: &str, (server, generator): (usize, usize)) -> String {
 
 fn dovecot_version() -> String {
     said("dovecot", &["--version"])
+}
+
+/// The last commit that changed more than pages and figures, so that works measured one after another name one source.
+fn source() -> String {
+    let but = ["--", ".", ":!*.md", ":!bench/results.json"];
+    said("git", &[&["log", "-1", "--format=%h", "--abbrev=10"][..], &but].concat())
 }
 
 /// What a command says, in one line.
