@@ -163,8 +163,10 @@ impl Scale {
     pub fn value(self, name: &str) -> Option<String> {
         let (full, quick) = match name {
             "seconds" => ("60", "5"),
-            "short" => ("20", "3"),
-            "warm" => ("3", "1"),
+            "short" => ("10", "3"),
+            "warm" => ("2", "1"),
+            // Long enough for several flushes.
+            "flushing" => ("20", "3"),
             "crowd" => ("9000", "500"),
             "million" => ("1000000", "20000"),
             "large" => ("100000", "10000"),
@@ -451,7 +453,7 @@ pub const WORKS: &[Work] = &[
     Work {
         name: "interfere",
         title: "NOOP on one connection while eight append, flushes included",
-        bench: "interfere --target {imap} --appenders 8 --users 9 --size 10k --duration {short}",
+        bench: "interfere --target {imap} --appenders 8 --users 9 --size 10k --duration {flushing}",
         goals: &[(Interference, AtMost(3.0)), (LatencyP99Ms, Shown), (StallP999Ms, AtMost(2.0))],
         ..work("", "")
     },
