@@ -33,7 +33,11 @@ mod paths;
 mod place;
 mod recover;
 mod root;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simstore;
+mod shared;
 mod source;
+pub mod store;
 mod storage;
 mod table;
 mod trim;

@@ -115,11 +115,11 @@ fn merged_tables_answer_as_the_tables_did() {
 fn only_what_stands_on_a_base_counts() {
     use BlockKind::{Base, Delta, Removed};
     assert_eq!(counting([(Delta, 4), (Delta, 3), (Base, 2), (Delta, 1), (Base, 0)]), [2, 3, 4]);
-    assert_eq!(counting([(Removed, 2), (Base, 1)]), []);
-    assert_eq!(counting([(Delta, 3), (Removed, 2), (Base, 1)]), []);
+    assert!(counting([(Removed, 2), (Base, 1)]).is_empty());
+    assert!(counting([(Delta, 3), (Removed, 2), (Base, 1)]).is_empty());
     assert_eq!(counting([(Base, 1)]), [1]);
-    assert_eq!(counting([(Delta, 1)]), []);
-    assert_eq!(counting::<u8>([]), []);
+    assert!(counting([(Delta, 1)]).is_empty());
+    assert!(counting::<u8>([]).is_empty());
 }
 
 #[test]
