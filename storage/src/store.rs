@@ -33,6 +33,8 @@ use culver_model::AccountId;
 use culver_shard::disk::File;
 use culver_shard::{random, time};
 
+use crate::source::LocalFuture;
+
 pub use self::cost::{Cost, Costs};
 use self::hedge::Hedge;
 pub use self::http::Octets;
@@ -187,7 +189,12 @@ impl Store {
     }
 
     /// Makes an object where there is none of this key.
-    pub async fn create(&self, key: &str, octets: &Octets, patience: Patience) -> Result<Created, StoreError> {
+    pub async fn create(
+        &self,
+        key: &str,
+        octets: &Octets,
+        patience: Patience,
+    ) -> Result<Created, StoreError> {
         let until = time::now() + patience.within;
         loop {
             let left = Patience { within: until - time::now(), ..patience };
@@ -211,8 +218,24 @@ impl Store {
                 Err(stop) => return Err(stop.told(key)),
             }
             self.pause(1, false, until).await.map_err(|()| {
-                Stop::Late { within: patience.within, last: "it is there and cannot be read".into() }.told(key)
+                Stop::Late { within: patience.within, last: "it is there and cannot be read".into() }
+                    .told(key)
             })?;
+        }
+    }
+
+    /// Makes an object of a name that nobody else uses; one that is there all the same is not overwritten.
+    pub async fn put_new(&self, key: &str, octets: &Octets, patience: Patience) -> Result<(), StoreError> {
+        let in_parts = self.0.abilities.parts_from.is_some_and(|from| octets.len() > from);
+        if in_parts && matches!(octets, Octets::File { .. }) {
+            return self.put(key, octets, patience).await;
+        }
+        match self.create(key, octets, patience).await? {
+            Created::Mine => Ok(()),
+            Created::Foreign(_) => Err(StoreError::Refused(Refusal {
+                what: format!("{key}: the name is taken by another object"),
+                remedy: "report this: two nodes took themselves for one".to_owned(),
+            })),
         }
     }
 
@@ -328,7 +351,18 @@ impl Store {
     }
 
     /// Tries until there is an answer or the time is up.
-    async fn call(
+    ///
+    /// A request's future is large, and those who wait for one are many and deep: it has memory of its own.
+    fn call<'a>(
+        &'a self,
+        op: &'a Op<'a>,
+        patience: Patience,
+        account: Option<&'a AccountId>,
+    ) -> LocalFuture<'a, Result<Outcome, Stop>> {
+        Box::pin(self.tries(op, patience, account))
+    }
+
+    async fn tries(
         &self,
         op: &Op<'_>,
         patience: Patience,
@@ -470,10 +504,7 @@ async fn same(octets: &Octets, found: &[u8]) -> bool {
 }
 
 fn unusable(error: http::HttpError) -> StoreError {
-    StoreError::Refused(Refusal {
-        what: error.to_string(),
-        remedy: "mend the store's address".to_owned(),
-    })
+    StoreError::Refused(Refusal { what: error.to_string(), remedy: "mend the store's address".to_owned() })
 }
 
 /// TLS as a client, where the endpoint wants it.

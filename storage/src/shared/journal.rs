@@ -59,7 +59,11 @@ impl Default for Windows {
 
 /// What a shard hands in: whole records.
 pub(crate) struct NewPart {
+    /// Whose journal it was made for.
+    pub incarnation: Incarnation,
     pub shard: u16,
+    /// Counts the parts of a shard for this incarnation, so that they come in order.
+    pub number: u64,
     pub records: u32,
     /// A multiple of 8.
     pub octets: Vec<u8>,
@@ -93,6 +97,8 @@ struct Inner {
     incarnation: Incarnation,
     windows: Windows,
     state: RefCell<State>,
+    /// A part was taken, or the journal ends: the next of its shard may be.
+    came: Notify,
     /// A part came, an object is done, or the journal ends.
     wake: Notify,
     /// The number of committed objects has grown, or the journal has ended.
@@ -107,6 +113,8 @@ struct State {
     open_octets: usize,
     opened: Option<time::Instant>,
     interactive: bool,
+    /// By shard: the number of the part that comes next.
+    parts: BTreeMap<u16, u64>,
     /// The number of the next object that is closed.
     next_seq: u64,
     /// All below are known to be ours.
@@ -117,6 +125,8 @@ struct State {
     last_begun: Option<time::Instant>,
     proof: Option<time::Instant>,
     ended: bool,
+    /// By somebody else's object.
+    sealed: bool,
     closing: bool,
 }
 
@@ -145,6 +155,7 @@ impl NodeJournal {
             incarnation: Incarnation(id),
             windows,
             state: RefCell::default(),
+            came: Notify::new(),
             wake: Notify::new(),
             moved: Notify::new(),
             task: RefCell::default(),
@@ -162,17 +173,32 @@ impl NodeJournal {
     /// Hands a part in; ready when it is committed.
     pub async fn append(&self, part: NewPart) -> Result<Appended, Ended> {
         debug_assert!(part.octets.len().is_multiple_of(8), "records are multiples of 8");
+        if part.incarnation != self.0.incarnation {
+            return Err(Ended);
+        }
         let (sender, receiver) = oneshot::channel();
+        loop {
+            let seen = self.0.came.version();
+            {
+                let state = self.0.state.borrow();
+                if state.ended || state.closing {
+                    return Err(Ended);
+                }
+                if state.parts.get(&part.shard).copied().unwrap_or(0) == part.number {
+                    break;
+                }
+            }
+            self.0.came.changed_since(seen).await;
+        }
         {
             let mut state = self.0.state.borrow_mut();
-            if state.ended || state.closing {
-                return Err(Ended);
-            }
+            state.parts.insert(part.shard, part.number + 1);
             state.open_octets += part.octets.len();
             state.opened.get_or_insert_with(time::now);
             state.interactive |= part.interactive;
             state.open.push((part, sender));
         }
+        self.0.came.notify_all();
         self.0.wake.notify_all();
         receiver.await.map_err(|_| Ended)
     }
@@ -190,6 +216,11 @@ impl NodeJournal {
     /// Whether it was sealed, or has ended otherwise.
     pub fn has_ended(&self) -> bool {
         self.0.state.borrow().ended
+    }
+
+    /// Whether somebody else's object ended it.
+    pub fn was_sealed(&self) -> bool {
+        self.0.state.borrow().sealed
     }
 
     /// Ready when it has ended.
@@ -356,8 +387,12 @@ impl Inner {
                     Ok(Content::Seal(by)) => {
                         tracing::error!(seq, by, "this node's journal was sealed: another node took over");
                     }
-                    _ => tracing::error!(key, "the journal has an object of somebody else: this node ends its journal"),
+                    _ => tracing::error!(
+                        key,
+                        "the journal has an object of somebody else: this node ends its journal"
+                    ),
                 }
+                self.state.borrow_mut().sealed = true;
                 self.end();
             }
         }
@@ -399,6 +434,7 @@ impl Inner {
             (open, under_way, done)
         };
         drop(dropped);
+        self.came.notify_all();
         self.wake.notify_all();
         self.moved.notify_all();
     }

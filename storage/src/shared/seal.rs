@@ -17,6 +17,9 @@ use crate::store::{Created, Octets, Patience, Store, StoreError};
 /// Objects asked for at a time.
 const PREFETCH: u64 = 16;
 
+/// Takes an object of a journal: its head, and all of its octets.
+pub(crate) type Visit<'a> = dyn FnMut(&ObjectHead, &[u8]) -> Result<(), SealError> + 'a;
+
 /// What cannot be read of a journal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
@@ -88,7 +91,7 @@ pub(crate) async fn seal(
     store_id: [u8; 16],
     by: &str,
     patience: Patience,
-    visit: &mut dyn FnMut(&ObjectHead, &[u8]) -> Result<(), SealError>,
+    visit: &mut Visit<'_>,
 ) -> Result<u64, SealError> {
     let (mut pos, mut k) = newest_low(store, incarnation, 0, patience).await?;
     loop {
@@ -129,13 +132,8 @@ pub(crate) async fn seal(
         }
         let mut nonce = [0; 16];
         random::fill(&mut nonce);
-        let seal = ObjectHead {
-            incarnation,
-            seq,
-            store: store_id,
-            nonce,
-            content: Content::Seal(by.to_owned()),
-        };
+        let seal =
+            ObjectHead { incarnation, seq, store: store_id, nonce, content: Content::Seal(by.to_owned()) };
         let octets = Octets::from(seal.encode());
         match store.create(&keys::journal(incarnation, seq), &octets, patience).await? {
             Created::Mine => {}
@@ -168,9 +166,10 @@ async fn ahead(
     type Reading<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, StoreError>> + 'a>>;
     let mut reads: Vec<Reading<'_>> = (from..from + PREFETCH)
         .map(|seq| {
-            let read: Reading<'_> = Box::pin(async move {
-                store.get(&keys::journal(incarnation, seq), None, patience, None).await
-            });
+            let read: Reading<'_> =
+                Box::pin(
+                    async move { store.get(&keys::journal(incarnation, seq), None, patience, None).await },
+                );
             read
         })
         .collect();

@@ -223,7 +223,8 @@ mod tests {
                 pairs.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned())
             })
         };
-        let both = of(&[("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s"), ("AWS_SESSION_TOKEN", "t")]);
+        let both =
+            of(&[("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s"), ("AWS_SESSION_TOKEN", "t")]);
         let both = both.unwrap();
         assert_eq!(
             (both.access_key_id(), both.secret_access_key(), both.session_token()),
@@ -240,7 +241,10 @@ mod tests {
         assert_eq!((mail.access_key_id(), mail.secret_access_key()), ("k", "s=t"));
         assert_eq!(of_file(text, "default").unwrap().access_key_id(), "a");
         assert!(of_file(text, "half").is_none() && of_file(text, "other").is_none());
-        assert_eq!(credentials_file(&|name| (name == "HOME").then(|| "/h".into())), PathBuf::from("/h/.aws/credentials"));
+        assert_eq!(
+            credentials_file(&|name| (name == "HOME").then(|| "/h".into())),
+            PathBuf::from("/h/.aws/credentials")
+        );
     }
 
     #[test]

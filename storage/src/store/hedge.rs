@@ -70,7 +70,7 @@ impl Hedge {
             false => all[next % SAMPLES] = micros,
         }
         self.next.set(next + 1);
-        if all.len() == SAMPLES && next % (SAMPLES / 4) == 0 {
+        if all.len() == SAMPLES && next.is_multiple_of(SAMPLES / 4) {
             let mut sorted = all.clone();
             sorted.sort_unstable();
             let p95 = Duration::from_micros(u64::from(sorted[SAMPLES * 95 / 100]));
@@ -132,7 +132,11 @@ mod tests {
     }
 
     /// The outcome of two requests that end at once as given; `None` does not end.
-    fn of_two(first: Option<Result<u64, Failure>>, second: Option<Result<u64, Failure>>, asked: bool) -> Option<String> {
+    fn of_two(
+        first: Option<Result<u64, Failure>>,
+        second: Option<Result<u64, Failure>>,
+        asked: bool,
+    ) -> Option<String> {
         let asked = Cell::new(asked);
         let ended = |result: Option<Result<u64, Failure>>| async move {
             match result {

@@ -51,12 +51,20 @@ const PIECE_OCTETS: usize = 1 << 20;
 pub enum Octets {
     Pieces(Vec<Bytes>),
     /// So many octets of the file from an offset.
-    File { file: Rc<File>, offset: u64, octets: u64 },
+    File {
+        file: Rc<File>,
+        offset: u64,
+        octets: u64,
+    },
 }
 
 impl Octets {
     pub fn none() -> Octets {
         Octets::Pieces(Vec::new())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     pub fn len(&self) -> u64 {
@@ -298,11 +306,6 @@ impl Http {
         }
     }
 
-    /// Idle connections, for the status.
-    pub fn idle_connections(&self) -> usize {
-        self.0.idle.borrow().len()
-    }
-
     async fn connect(&self) -> Result<Line, HttpError> {
         let address = self.address().await?;
         let failed = |error: std::io::Error| HttpError::Connect(address, error);
@@ -319,7 +322,9 @@ impl Http {
         if let Some((config, name)) = &self.0.tls {
             let shaken = conn.connect_tls(config.clone(), name.clone(), CONNECT_WITHIN).await;
             shaken.map_err(|error| match error.kind() {
-                std::io::ErrorKind::InvalidData => HttpError::Certificate(self.0.endpoint.host.clone(), error),
+                std::io::ErrorKind::InvalidData => {
+                    HttpError::Certificate(self.0.endpoint.host.clone(), error)
+                }
                 _ => failed(error),
             })?;
         }
@@ -348,7 +353,8 @@ impl Http {
         if let Ok(address) = host.parse() {
             return Ok(SocketAddr::new(address, *port));
         }
-        let fresh = |addresses: &Addresses| addresses.since.is_some_and(|since| since.elapsed() < ADDRESSES_MAX);
+        let fresh =
+            |addresses: &Addresses| addresses.since.is_some_and(|since| since.elapsed() < ADDRESSES_MAX);
         if !fresh(&self.0.addresses.borrow()) {
             let name = (host.clone(), *port);
             let looked = annex::run(move || {
@@ -428,11 +434,7 @@ impl Read for Wire {
 }
 
 impl Write for Wire {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        octets: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<std::io::Result<usize>> {
         self.get_mut().0.poll_write(cx, octets)
     }
 

@@ -8,20 +8,49 @@ use super::http::Octets;
 /// One request. Each means the same when it is made twice.
 pub enum Op<'a> {
     /// `create`: only where no object has this key, which is the one decision that a store makes.
-    Put { key: &'a str, octets: &'a Octets, create: bool },
+    Put {
+        key: &'a str,
+        octets: &'a Octets,
+        create: bool,
+    },
     /// Octets of a range, cut at the object's end; all of a small object without one.
-    Get { key: &'a str, range: Option<Range<u64>> },
+    Get {
+        key: &'a str,
+        range: Option<Range<u64>>,
+    },
     /// Its length.
-    Head { key: &'a str },
+    Head {
+        key: &'a str,
+    },
     /// Those that are not there count as deleted.
-    Delete { keys: &'a [String] },
+    Delete {
+        keys: &'a [String],
+    },
     /// Keys with a prefix, ascending, after a key.
-    List { prefix: &'a str, after: &'a str, keys_max: usize },
+    List {
+        prefix: &'a str,
+        after: &'a str,
+        keys_max: usize,
+    },
     /// A large object in parts.
-    Begin { key: &'a str },
-    Part { key: &'a str, upload: &'a str, number: u32, octets: &'a Octets },
-    Complete { key: &'a str, upload: &'a str, parts: &'a [String] },
-    Abort { key: &'a str, upload: &'a str },
+    Begin {
+        key: &'a str,
+    },
+    Part {
+        key: &'a str,
+        upload: &'a str,
+        number: u32,
+        octets: &'a Octets,
+    },
+    Complete {
+        key: &'a str,
+        upload: &'a str,
+        parts: &'a [String],
+    },
+    Abort {
+        key: &'a str,
+        upload: &'a str,
+    },
 }
 
 /// What kinds of requests are counted apart; stores bill them apart too.
@@ -91,7 +120,9 @@ pub enum Outcome {
     Octets(Vec<u8>),
     Length(u64),
     /// Keys that are still there, each with the reason.
-    Deleted { failed: Vec<(String, String)> },
+    Deleted {
+        failed: Vec<(String, String)>,
+    },
     Listed(Listed),
     /// The id of an upload, or the tag of a part.
     Named(String),

@@ -59,7 +59,10 @@ impl Pace {
         if self.halved.get().is_none_or(|halved| halved.elapsed() >= HALVE_EVERY) {
             self.halved.set(Some(time::now()));
             self.window.set((self.window.get() / 2.0).max(WINDOW_MIN));
-            tracing::info!(window = self.window.get(), "the store asks for patience: fewer requests at a time");
+            tracing::info!(
+                window = self.window.get(),
+                "the store asks for patience: fewer requests at a time"
+            );
         }
     }
 

@@ -38,7 +38,9 @@ pub struct Dialect {
 pub enum ProbeError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the store cannot be shared: {0}; use another store, or say shared=false and start one node only")]
+    #[error(
+        "the store cannot be shared: {0}; use another store, or say shared=false and start one node only"
+    )]
     NotShared(String),
 }
 
@@ -151,9 +153,9 @@ impl Store {
         let late = self.create_once(key, &bodies[WRITERS]).await?;
         let kept = self.get(key, None, patience, None).await? == found;
         Ok(match winners[..] {
-            _ if late || !kept => {
-                Some("a create of an object that is there overwrites it (If-None-Match is ignored)".to_owned())
-            }
+            _ if late || !kept => Some(
+                "a create of an object that is there overwrites it (If-None-Match is ignored)".to_owned(),
+            ),
             [] => Some("of several creates of one key none won".to_owned()),
             [winner] if Some(winner) == holder => None,
             [_] => Some("the create that won is not the one whose octets are there".to_owned()),

@@ -50,10 +50,6 @@ impl Driver {
         Abilities { list: true, parts_from: Some(PARTS_FROM), delete_keys_max: KEYS_MAX }
     }
 
-    pub fn http(&self) -> &Http {
-        &self.http
-    }
-
     /// The path of a key, encoded: of the bucket itself for an empty one.
     fn path(&self, key: &str) -> String {
         let mut path = String::new();
@@ -92,7 +88,8 @@ impl Driver {
             }
             Op::Get { key, range } => self.get(key, range.clone()).await,
             Op::Head { key } => {
-                let answer = self.send(Unsigned::new(Method::HEAD, self.path(key)), ANSWER_OCTETS_MAX).await?;
+                let answer =
+                    self.send(Unsigned::new(Method::HEAD, self.path(key)), ANSWER_OCTETS_MAX).await?;
                 let answer = self.ok(answer, key)?;
                 let length = answer.header("content-length").and_then(|length| length.parse().ok());
                 length.map(Outcome::Length).ok_or_else(|| Failure::passing("a HEAD without Content-Length"))
@@ -164,7 +161,8 @@ impl Driver {
                 Err(failure) => Err(failure),
             };
         }
-        let mut text = String::from("<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>");
+        let mut text =
+            String::from("<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>");
         for key in keys {
             text.push_str("<Object><Key>");
             text.push_str(&xml::escaped(&self.full(key)));
@@ -225,7 +223,8 @@ impl Driver {
     }
 
     async fn complete(&self, key: &str, upload: &str, parts: &[String]) -> Result<Outcome, Failure> {
-        let mut text = String::from("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
+        let mut text =
+            String::from("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
         for (number, tag) in (1..).zip(parts) {
             let tag = xml::escaped(tag);
             text.push_str(&format!("<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag></Part>"));
@@ -252,9 +251,11 @@ impl Driver {
     }
 
     async fn send(&self, request: Unsigned, octets_max: usize) -> Result<Answer, Failure> {
-        let credentials = self.credentials.get().await.map_err(|error| {
-            Failure::refused("no credentials for S3", error.to_string())
-        })?;
+        let credentials = self
+            .credentials
+            .get()
+            .await
+            .map_err(|error| Failure::refused("no credentials for S3", error.to_string()))?;
         let endpoint = self.http.endpoint();
         let signed = request.sign(endpoint, &self.url.region, &credentials).await?;
         let answer = self.http.exchange(|| signed.request(), octets_max).await.map_err(|error| match error {
@@ -289,24 +290,33 @@ impl Driver {
         let what = format!("{}: {} {code} {message}", key, answer.status).trim().to_owned();
         let bucket = &self.url.bucket;
         let remedy = match (answer.status.as_u16(), code.as_str()) {
-            (_, "NoSuchBucket") => format!("make the bucket {bucket}, or mend its name in the store's address"),
+            (_, "NoSuchBucket") => {
+                format!("make the bucket {bucket}, or mend its name in the store's address")
+            }
             (404, _) => return Failure::NotFound,
             (_, "RequestTimeTooSkewed") => format!(
                 "set this machine's clock (its time is {}): keep it with NTP",
                 said("RequestTime").unwrap_or_else(|| "wrong".to_owned())
             ),
-            (_, "InvalidAccessKeyId") => "mend AWS_ACCESS_KEY_ID, or the profile in the credentials file".to_owned(),
+            (_, "InvalidAccessKeyId") => {
+                "mend AWS_ACCESS_KEY_ID, or the profile in the credentials file".to_owned()
+            }
             (_, "SignatureDoesNotMatch") => {
                 "mend AWS_SECRET_ACCESS_KEY, or the profile in the credentials file".to_owned()
             }
             (_, "ExpiredToken" | "TokenRefreshRequired") => {
                 return Failure::passing(what);
             }
-            (_, "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
+            (
+                _,
+                "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException",
+            ) => {
                 let region = said("Region").map(|region| format!(" (it says {region})")).unwrap_or_default();
                 format!("mend region= or endpoint= in the store's address{region}")
             }
-            (403, _) => format!("give these credentials the rights to read, write, list and delete in {bucket}"),
+            (403, _) => {
+                format!("give these credentials the rights to read, write, list and delete in {bucket}")
+            }
             (301 | 307 | 308, _) => "mend endpoint= and region= in the store's address".to_owned(),
             (507, _) | (_, "QuotaExceeded" | "XMinioStorageFull" | "InsufficientCapacity") => {
                 "the store is full: make room there".to_owned()
@@ -360,13 +370,18 @@ mod tests {
         assert_eq!(path.path(""), "/mail/");
         assert_eq!(path.without_prefix("p/q/data/1"), "data/1");
         let host = driver("s3://mail?endpoint=http://h:9");
-        assert_eq!((host.path("owner/1/0"), host.http().endpoint().host.as_str()), ("/owner/1/0".into(), "mail.h"));
+        assert_eq!(
+            (host.path("owner/1/0"), host.http.endpoint().host.as_str()),
+            ("/owner/1/0".into(), "mail.h")
+        );
         assert_eq!(host.without_prefix("owner/1"), "owner/1");
     }
 
     #[test]
     fn who_must_act_is_told_by_status_and_code() {
-        let code = |code: &str| format!("<Error><Code>{code}</Code><Message>m</Message><Region>r-2</Region></Error>");
+        let code = |code: &str| {
+            format!("<Error><Code>{code}</Code><Message>m</Message><Region>r-2</Region></Error>")
+        };
         assert_eq!(failure(404, &code("NoSuchKey")), Failure::NotFound);
         assert_eq!(failure(404, ""), Failure::NotFound);
         for (status, name, part) in [
@@ -391,7 +406,9 @@ mod tests {
             (400, "RequestTimeout", false),
             (400, "ExpiredToken", false),
         ] {
-            let Failure::Passing { slow_down, .. } = failure(status, &code(name)) else { panic!("{status} {name}") };
+            let Failure::Passing { slow_down, .. } = failure(status, &code(name)) else {
+                panic!("{status} {name}")
+            };
             assert_eq!(slow_down, slow, "{status} {name}");
         }
     }

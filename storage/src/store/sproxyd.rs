@@ -45,10 +45,6 @@ impl Driver {
         Abilities { list: false, parts_from: None, delete_keys_max }
     }
 
-    pub fn http(&self) -> &Http {
-        &self.http
-    }
-
     fn name(&self, key: &str) -> String {
         let full = match self.url.prefix.is_empty() {
             true => key.to_owned(),
@@ -65,7 +61,8 @@ impl Driver {
         match op {
             Op::Put { key, octets, create } => {
                 let condition = create.then_some(("if-none-match", "*".to_owned()));
-                let answer = self.send(Method::PUT, &self.path(key), condition, octets, ANSWER_OCTETS_MAX).await?;
+                let answer =
+                    self.send(Method::PUT, &self.path(key), condition, octets, ANSWER_OCTETS_MAX).await?;
                 match answer.status {
                     StatusCode::PRECONDITION_FAILED if *create => Err(Failure::Exists),
                     _ => ok(answer, key).map(|_| Outcome::Done),
@@ -88,8 +85,9 @@ impl Driver {
                 }
             }
             Op::Head { key } => {
-                let answer =
-                    self.send(Method::HEAD, &self.path(key), None, &Octets::none(), ANSWER_OCTETS_MAX).await?;
+                let answer = self
+                    .send(Method::HEAD, &self.path(key), None, &Octets::none(), ANSWER_OCTETS_MAX)
+                    .await?;
                 let answer = ok(answer, key)?;
                 let length = answer.header("x-scal-size").or(answer.header("content-length"));
                 let length = length.and_then(|length| length.parse().ok());

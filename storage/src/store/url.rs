@@ -82,7 +82,9 @@ impl StoreUrl {
             if text.starts_with('/') {
                 return Ok(StoreUrl::Local(PathBuf::from(text)));
             }
-            return Err(fail("not a URL: file:///PATH, s3://BUCKET/PREFIX?… or sproxyd://HOST:PORT/proxy/…".into()));
+            return Err(fail(
+                "not a URL: file:///PATH, s3://BUCKET/PREFIX?… or sproxyd://HOST:PORT/proxy/…".into(),
+            ));
         };
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
         let mut words = Words::parse(query);
@@ -91,7 +93,9 @@ impl StoreUrl {
             "s3" => s3(place, &mut words),
             "sproxyd" | "sproxyds" => sproxyd(place, scheme == "sproxyds", &mut words),
             other => {
-                words.faults.push(format!("{other}:// is not known; there are file, s3, sproxyd and sproxyds"));
+                words
+                    .faults
+                    .push(format!("{other}:// is not known; there are file, s3, sproxyd and sproxyds"));
                 words.rest.clear();
                 None
             }
@@ -141,11 +145,14 @@ impl Endpoint {
 
     fn of_authority(text: &str, tls: bool, default_port: u16) -> Result<Endpoint, String> {
         if text.contains('@') {
-            return Err("no user or password here; credentials come from the environment or their file".into());
+            return Err(
+                "no user or password here; credentials come from the environment or their file".into()
+            );
         }
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
-                let (host, after) = rest.split_once(']').ok_or_else(|| format!("{text:?}: no closing bracket"))?;
+                let (host, after) =
+                    rest.split_once(']').ok_or_else(|| format!("{text:?}: no closing bracket"))?;
                 (host, after.strip_prefix(':'))
             }
             None => match text.rsplit_once(':') {
@@ -244,8 +251,8 @@ fn prefix(text: &str, words: &mut Words) -> String {
         words.faults.push(format!("the prefix has {} octets, {PREFIX_OCTETS_MAX} are allowed", prefix.len()));
     }
     let strange = |octet: u8| !(octet.is_ascii_alphanumeric() || b"-_./".contains(&octet));
-    if prefix.bytes().any(strange) || prefix.split('/').any(|part| matches!(part, "" | "." | ".."))
-        && !prefix.is_empty()
+    if prefix.bytes().any(strange)
+        || prefix.split('/').any(|part| matches!(part, "" | "." | "..")) && !prefix.is_empty()
     {
         words.faults.push(format!("prefix {prefix:?}: letters, digits, - _ . and single slashes only"));
     }
@@ -268,7 +275,8 @@ fn s3(place: &str, words: &mut Words) -> Option<StoreUrl> {
     };
     // A bucket with dots has no certificate as a host name.
     let dotted = bucket.contains('.') && endpoint.as_ref().is_some_and(|endpoint| endpoint.tls);
-    let by_address = endpoint.as_ref().is_some_and(|endpoint| endpoint.host.parse::<std::net::IpAddr>().is_ok());
+    let by_address =
+        endpoint.as_ref().is_some_and(|endpoint| endpoint.host.parse::<std::net::IpAddr>().is_ok());
     Some(StoreUrl::S3(S3Url {
         bucket: bucket.to_owned(),
         prefix,
@@ -325,13 +333,19 @@ mod tests {
         assert_eq!(StoreUrl::parse("file:///mnt/n?shared=true"), Ok(StoreUrl::SharedFs("/mnt/n".into())));
         let text = "s3://mail/a/b/?endpoint=http://127.0.0.1:9000&region=eu-west-1&path_style=true";
         let StoreUrl::S3(s3) = StoreUrl::parse(text).unwrap() else { panic!("not S3") };
-        assert_eq!((s3.bucket.as_str(), s3.prefix.as_str(), s3.region.as_str()), ("mail", "a/b", "eu-west-1"));
+        assert_eq!(
+            (s3.bucket.as_str(), s3.prefix.as_str(), s3.region.as_str()),
+            ("mail", "a/b", "eu-west-1")
+        );
         assert_eq!(s3.endpoint, Endpoint { tls: false, host: "127.0.0.1".into(), port: 9000 });
         assert!(s3.path_style && s3.shared);
-        let StoreUrl::S3(s3) = StoreUrl::parse("s3://mail?region=eu-west-1").unwrap() else { panic!("not S3") };
+        let StoreUrl::S3(s3) = StoreUrl::parse("s3://mail?region=eu-west-1").unwrap() else {
+            panic!("not S3")
+        };
         assert_eq!(s3.endpoint.to_string(), "https://s3.eu-west-1.amazonaws.com");
         assert!(!s3.path_style && s3.prefix.is_empty());
-        let StoreUrl::Sproxyd(ring) = StoreUrl::parse("sproxyd://ring:81/proxy/bpchord/mail/x?class=3").unwrap()
+        let StoreUrl::Sproxyd(ring) =
+            StoreUrl::parse("sproxyd://ring:81/proxy/bpchord/mail/x?class=3").unwrap()
         else {
             panic!("not sproxyd")
         };

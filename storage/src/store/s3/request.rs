@@ -1,7 +1,5 @@
 //! A request of S3, and its signature.
 
-use std::time::{Duration, SystemTime};
-
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{
     PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
@@ -82,7 +80,9 @@ impl Unsigned {
                 all.extend_from_slice(piece);
             }
         });
-        looked.await.map_err(|error| Failure::passing(format!("what is to be sent cannot be read: {error}")))?;
+        looked
+            .await
+            .map_err(|error| Failure::passing(format!("what is to be sent cannot be read: {error}")))?;
         let payload = match (octets, tls) {
             (0, _) => SignableBody::Precomputed(EMPTY_SHA256.to_owned()),
             (_, true) => SignableBody::UnsignedPayload,
@@ -102,14 +102,13 @@ impl Unsigned {
         settings.percent_encoding_mode = PercentEncodingMode::Single;
         settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
         settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
-        let (seconds, nanoseconds) = time::wall();
-        let now = SystemTime::UNIX_EPOCH + Duration::new(seconds.max(0) as u64, nanoseconds);
-        let wrong = |what: String| Failure::refused(format!("the request cannot be signed: {what}"), "report this");
+        let wrong =
+            |what: String| Failure::refused(format!("the request cannot be signed: {what}"), "report this");
         let parameters = v4::SigningParams::builder()
             .identity(&identity)
             .region(region)
             .name("s3")
-            .time(now)
+            .time(time::wall_system())
             .settings(settings)
             .build()
             .map_err(|error| wrong(error.to_string()))?
