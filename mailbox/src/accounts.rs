@@ -21,7 +21,7 @@ use culver_shard::shards;
 use culver_shard::sync::{Notify, Semaphore, oneshot};
 use culver_shard::time::{self, Instant};
 use culver_storage::{
-    Body, CommitError, Committed, Loaded, Place, Position, ReadError, Storage, SubmitError,
+    Body, CommitError, Committed, Haste, Loaded, Place, Position, ReadError, Storage, SubmitError,
 };
 use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -352,6 +352,17 @@ impl Accounts {
         }
     }
 
+    /// Forgets those of a partition: another node has it.
+    pub fn drop_partition(&self, partition: PartitionId) {
+        let mut open = self.open.borrow_mut();
+        let gone: Vec<Rc<Account>> = open
+            .extract_if(.., |_, account| account.partition == partition)
+            .map(|(_, account)| account)
+            .collect();
+        drop(open);
+        gone.iter().for_each(|account| account.drop_state());
+    }
+
     /// Forgets all of them: the journal could not say what is committed.
     pub fn drop_all(&self) {
         let open = std::mem::take(&mut *self.open.borrow_mut());
@@ -365,10 +376,11 @@ impl Accounts {
         id: &AccountId,
         record: Record,
         bodies: Vec<Body>,
+        haste: Haste,
     ) -> Result<Option<Applied>, ChangeError> {
         let partition = self.storage().partition_of(id);
         let meta = record.encode();
-        let urgent = frees_space(&record);
+        let haste = if frees_space(&record) { Haste::Urgent } else { haste };
         let (answer, answered) = oneshot::channel();
         let _pending = Pending::count(self.opened(id));
         let accounts = self.clone();
@@ -383,7 +395,7 @@ impl Accounts {
             // Nobody waits any more where the session has ended; the change stands all the same.
             let _ = answer.send(result);
         });
-        let submitted = self.storage().submit_wait(partition, id, meta, bodies, urgent, on_commit).await;
+        let submitted = self.storage().submit_wait(partition, id, meta, bodies, haste, on_commit).await;
         submitted.map_err(|error| match error {
             SubmitError::NoSpace => ChangeError::NoSpace,
             error => ChangeError::Unavailable(error.to_string()),
@@ -440,7 +452,7 @@ impl Accounts {
         record: Record,
         bodies: Vec<Body>,
     ) -> Result<(), ChangeError> {
-        self.commit(id, record, bodies).await.map(drop)
+        self.commit(id, record, bodies, Haste::Interactive).await.map(drop)
     }
 
     /// Delivers to an account that need not be open: then nothing is read from the store. `mailbox` is the name that
@@ -465,7 +477,7 @@ impl Accounts {
             }
         }
         let record = Record::Append { mailbox: target, message: Box::new(message) };
-        self.change(id, record, vec![body]).await
+        self.commit(id, record, vec![body], Haste::Delivery).await.map(drop)
     }
 }
 
@@ -611,7 +623,8 @@ impl Session {
         if self.account.is_dropped() {
             return Err(ChangeError::Unavailable("the account is being rebuilt".into()));
         }
-        match self.accounts.commit(&self.account.id, record, body.into_iter().collect()).await? {
+        let bodies = body.into_iter().collect();
+        match self.accounts.commit(&self.account.id, record, bodies, Haste::Interactive).await? {
             Some(applied) => Ok(applied),
             None => Err(ChangeError::Unavailable("the account is being rebuilt".into())),
         }

@@ -322,6 +322,10 @@ impl Source for Accounts {
         })
     }
 
+    fn lost(&self, partition: PartitionId) {
+        self.drop_partition(partition);
+    }
+
     fn reset(&self, account: Option<&AccountId>) {
         match account {
             Some(account) => self.drop_account(account),

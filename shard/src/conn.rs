@@ -294,8 +294,27 @@ impl Conn {
 
     /// Sends what was written. May be dropped and called again.
     pub async fn flush(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// See [`Conn::flush`].
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.encrypt()?;
-        poll_fn(|cx| self.poll_send(cx)).await
+        self.poll_send(cx)
+    }
+
+    /// Sends some of `bytes`, or puts them with what waits to be encrypted: how many were taken. What is not encrypted goes
+    /// to the socket without a copy. Flush behind the last call.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.backlog() > 0 {
+            ready!(self.poll_flush(cx))?;
+        }
+        if self.tls.is_none() {
+            return self.stream.poll_write(cx, bytes);
+        }
+        let piece = &bytes[..bytes.len().min(PIECE)];
+        self.write(piece)?;
+        Poll::Ready(Ok(piece.len()))
     }
 
     /// Sends what was written and then `bytes`, waiting for the peer as needed. If dropped, an unknown part of

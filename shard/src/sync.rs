@@ -109,6 +109,26 @@ impl Drop for Notified<'_> {
     }
 }
 
+/// Drives futures together until all are done; their values in their order.
+pub async fn all<T>(futures: Vec<Pin<Box<dyn Future<Output = T> + '_>>>) -> Vec<T> {
+    let mut futures: Vec<_> = futures.into_iter().map(Some).collect();
+    let mut values: Vec<Option<T>> = futures.iter().map(|_| None).collect();
+    std::future::poll_fn(|cx| {
+        let mut open = false;
+        for (future, value) in futures.iter_mut().zip(&mut values) {
+            if let Some(running) = future {
+                match running.as_mut().poll(cx) {
+                    Poll::Ready(done) => (*value, *future) = (Some(done), None),
+                    Poll::Pending => open = true,
+                }
+            }
+        }
+        if open { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    values.into_iter().map(|value| value.expect("all are done")).collect()
+}
+
 /// A value sent once, inside one shard.
 pub mod oneshot {
     use super::*;

@@ -68,6 +68,12 @@ pub fn wall() -> (i64, u32) {
     }
 }
 
+/// The wall clock, as libraries take it.
+pub fn wall_system() -> SystemTime {
+    let (seconds, nanoseconds) = wall();
+    UNIX_EPOCH + Duration::new(u64::try_from(seconds).unwrap_or(0), nanoseconds)
+}
+
 /// Minutes that the local zone is ahead of UTC. The server keeps UTC.
 pub fn zone_offset_minutes() -> i32 {
     0

@@ -18,7 +18,7 @@ use rustls::server::{
     ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert,
 };
 use rustls::sign::{CertifiedKey, SigningKey};
-use rustls::{CipherSuite, ServerConfig, crypto::ring};
+use rustls::{CipherSuite, ClientConfig, RootCertStore, ServerConfig, crypto::ring};
 
 use crate::annex;
 
@@ -46,6 +46,8 @@ pub enum TlsError {
     Mismatch { chain: PathBuf, key: PathBuf },
     #[error("no certificate is configured")]
     None,
+    #[error("this system trusts no certificates")]
+    NoRoots,
     #[error("the kernel gives no randomness for ticket keys")]
     Tickets,
     #[error("the annex has too much to do")]
@@ -91,6 +93,44 @@ pub fn load_blocking(files: &[CertificateFiles], tickets: &Tickets) -> Result<Ar
     // Tickets hold the state, so no memory is kept for sessions and any shard resumes any of them.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ignore_client_order = true;
+    Ok(Arc::new(config))
+}
+
+/// What a client trusts: the certificates of a PEM file, or the system's.
+pub async fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let ca = ca.map(Path::to_owned);
+    match annex::run(move || client_blocking(ca.as_deref())).await {
+        Ok(result) => result,
+        Err(_) => Err(TlsError::Busy),
+    }
+}
+
+fn client_blocking(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    match ca {
+        Some(path) => {
+            for certificate in CertificateDer::pem_slice_iter(&read(path)?) {
+                let certificate = certificate.map_err(|e| unusable(path, e))?;
+                roots.add(certificate).map_err(|e| unusable(path, e))?;
+            }
+            if roots.is_empty() {
+                return Err(TlsError::NoCertificate { path: path.to_owned() });
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            // One that cannot be read is no reason to trust none.
+            roots.add_parsable_certificates(found.certs);
+            if roots.is_empty() {
+                return Err(TlsError::NoRoots);
+            }
+        }
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring has suites for both versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     Ok(Arc::new(config))
 }
 

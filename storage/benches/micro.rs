@@ -10,7 +10,7 @@ use cases::mail::Random;
 use culver_model::AccountId;
 use culver_shard::sim::{Sim, SimConfig};
 use culver_shard::sync::Notify;
-use culver_storage::{Body, Limits, Root, Storage};
+use culver_storage::{Body, Haste, Limits, Root, Storage};
 
 /// What is committed, and how.
 #[derive(Clone, Copy)]
@@ -85,7 +85,9 @@ async fn shard(stage: Rc<Stage>, one_by_one: bool) {
             assert!(result.is_ok());
             told.committed.set(told.committed.get() + 1);
         });
-        storage.submit(partition, &account, meta, bodies, false, on_commit).expect("there is room");
+        storage
+            .submit(partition, &account, meta, bodies, Haste::Interactive, on_commit)
+            .expect("there is room");
     }
     culver_shard::stopped().await;
     drop(root);

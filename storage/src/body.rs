@@ -26,7 +26,9 @@ use zerocopy::IntoBytes;
 use self::format::{BodyShape, CHUNK_OCTETS, ChunkEntry, Codec, HEADER_OCTETS, chunk_entry, decode_chunk};
 use crate::error::ReadError;
 use crate::fault::{self, Fault};
+use crate::objects::ObjectFile;
 use crate::pack::format::{self as pack, FileHeader};
+use crate::partition::Serving;
 use crate::place::{ObjectId, ObjectKind, Place};
 use crate::storage::Inner;
 
@@ -72,6 +74,14 @@ impl Body {
         }
     }
 
+    /// In which term of its partition a pack of it was written, where it is in one.
+    pub(crate) fn term(&self) -> Option<u64> {
+        match &self.0 {
+            Form::Inline { .. } => None,
+            Form::Placed { file, .. } => Some(file.term()),
+        }
+    }
+
     /// Octets of the frame it puts into its record.
     pub(crate) fn frame_octets(&self) -> usize {
         match &self.0 {
@@ -84,13 +94,20 @@ impl Body {
 /// A pack that no record names yet. Dropping the last hold of it makes it garbage, unless it was named.
 pub(crate) struct Unnamed {
     inner: Rc<Inner>,
-    path: PathBuf,
+    pack: (PartitionId, ObjectId),
+    /// In which of the partition's terms here it was written: it is nothing to a later one.
+    term: u64,
     named: Cell<bool>,
 }
 
 impl Unnamed {
-    pub fn new(inner: Rc<Inner>, path: PathBuf) -> Rc<Unnamed> {
-        Rc::new(Unnamed { inner, path, named: Cell::new(false) })
+    pub fn new(inner: Rc<Inner>, partition: PartitionId, object: ObjectId) -> Rc<Unnamed> {
+        let term = inner.partition(partition).borrow().term;
+        Rc::new(Unnamed { inner, pack: (partition, object), term, named: Cell::new(false) })
+    }
+
+    pub fn term(&self) -> u64 {
+        self.term
     }
 
     /// A committed record names it, or may: it stays.
@@ -102,7 +119,7 @@ impl Unnamed {
 impl Drop for Unnamed {
     fn drop(&mut self) {
         if !self.named.get() {
-            self.inner.garbage.borrow_mut().push(std::mem::take(&mut self.path));
+            self.inner.garbage.borrow_mut().push(self.pack);
         }
     }
 }
@@ -208,11 +225,15 @@ impl BodyWriter {
             at += piece.len() as u64;
         }
         file.write_at(FRAME_AT, shape.header()).await?;
-        if !fault::on(Fault::SkipPackSync) {
+        let objects = &self.inner.objects;
+        let skip = fault::on(Fault::SkipPackSync);
+        if objects.sync_drafts() && !skip {
             file.sync_data().await?;
-            disk::sync_dir(self.inner.paths.partition(self.partition)).await?;
         }
         file.close().await?;
+        if !skip {
+            objects.publish(self.partition, &[object]).await?;
+        }
         Ok(Body(Form::Placed { place: Place { object, offset: FRAME_AT, length: plain }, file: unnamed }))
     }
 
@@ -233,10 +254,13 @@ impl BodyWriter {
 
     async fn open_stream(&self) -> std::io::Result<Stream> {
         let inner = &self.inner;
-        let object = inner.next_object(ObjectKind::Pack);
-        let path = inner.paths.object(self.partition, object);
+        if inner.partition(self.partition).borrow().serving != Serving::Open {
+            return Err(std::io::ErrorKind::NotConnected.into());
+        }
+        let object = inner.next_object(self.partition, ObjectKind::Pack);
+        let path = inner.objects.draft(self.partition, object);
         inner.make_partition_dir(self.partition).await?;
-        let unnamed = Unnamed::new(inner.clone(), path.clone());
+        let unnamed = Unnamed::new(inner.clone(), self.partition, object);
         let file = File::create_new(&path).await?;
         let header = FileHeader {
             partition: self.partition.0,
@@ -295,7 +319,7 @@ impl Reader {
 
 /// A frame whose header and table were read.
 pub(crate) struct Frame {
-    file: Rc<File>,
+    file: ObjectFile,
     path: PathBuf,
     offset: u64,
     shape: BodyShape,
@@ -319,14 +343,21 @@ impl Frame {
         place: &Place,
         wanted: u64,
     ) -> Result<Frame, ReadError> {
-        let path = inner.paths.object(partition, place.object);
+        let path = inner.objects.name(partition, place.object);
         let file = inner.open_object(partition, place).await?;
-        Frame::read_for(file, path, place.offset, Some(place.length), wanted).await
+        let read = Frame::read_for(file, path, place.offset, Some(place.length), wanted).await;
+        read.map_err(|error| match error {
+            // An object of a store is opened by its first read.
+            ReadError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                ReadError::Gone(*place)
+            }
+            error => error,
+        })
     }
 
     /// Reads the header and table of the frame at `offset`, which must have `length` plain octets where that is known.
     pub async fn read(
-        file: Rc<File>,
+        file: ObjectFile,
         path: PathBuf,
         offset: u64,
         length: Option<u64>,
@@ -335,7 +366,7 @@ impl Frame {
     }
 
     async fn read_for(
-        file: Rc<File>,
+        file: ObjectFile,
         path: PathBuf,
         offset: u64,
         length: Option<u64>,

@@ -19,6 +19,7 @@ use crate::error::{OpenError, ReadError};
 use crate::journal::format::RECORD_OCTETS;
 use crate::journal::scan::{Expected, Scanned, Segment};
 use crate::manifest::Manifest;
+use crate::objects::ObjectFile;
 use crate::pack::PackReader;
 use crate::paths::Paths;
 use crate::place::{ObjectId, ObjectKind, Place, Position};
@@ -101,6 +102,7 @@ impl Report {
             OpenError::Version { ref path, .. } | OpenError::InUse { ref path, .. } => {
                 self.find(path, 0, error.to_string());
             }
+            OpenError::Store(_) | OpenError::Probe(_) => self.find(Path::new("store"), 0, error.to_string()),
         }
     }
 
@@ -111,6 +113,7 @@ impl Report {
             ReadError::Gone(place) => {
                 self.find(Path::new(&place.object.to_string()), place.offset, "missing")
             }
+            ReadError::NotHere => self.find(Path::new("store"), 0, error.to_string()),
         }
     }
 }
@@ -482,7 +485,7 @@ impl Check {
                 return self.report.find(&path, place.offset, format!("a body is named here: {error}"));
             }
         };
-        match Frame::read(file, path, place.offset, Some(place.length)).await {
+        match Frame::read(ObjectFile::Local(file), path, place.offset, Some(place.length)).await {
             Ok(frame) => self.whole_body(partition, place, &frame).await,
             Err(error) => self.report.read_error(error),
         }

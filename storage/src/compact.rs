@@ -20,7 +20,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use culver_model::{AccountId, PartitionId};
-use culver_shard::disk::File;
 use culver_shard::{catch, time, yield_if_needed};
 
 use crate::body::{Body, Form, Frame, Unnamed};
@@ -29,13 +28,16 @@ use crate::fault::{self, Fault};
 use crate::journal::format::{RecordKind, account_of};
 use crate::journal::scan::{Expected, Segment};
 use crate::manifest::Share;
+use crate::objects::ObjectFile;
 use crate::pack::{PackReader, PackWriter};
+use crate::partition::Serving;
 use crate::place::{ObjectId, ObjectKind, Place};
+use crate::shared::takeover::records_of;
 use crate::source::Source;
 use crate::storage::Inner;
 
 /// Bodies relocated by one record.
-const MOVES_MAX: usize = 256;
+pub(crate) const MOVES_MAX: usize = 256;
 
 /// How long an object is left alone whose compaction failed.
 const REST: Duration = Duration::from_secs(60);
@@ -73,7 +75,7 @@ impl Inner {
         done.map(|()| true)
     }
 
-    async fn compact(
+    pub async fn compact(
         self: &Rc<Self>,
         source: &dyn Source,
         object: ObjectId,
@@ -87,7 +89,10 @@ impl Inner {
         let moves = self.copy_alive(source, entries, &mut packs).await?;
         let mut unnamed = BTreeMap::new();
         for (partition, (writer, guard)) in packs {
+            let pack = writer.object();
             writer.finish().await?;
+            let name = self.objects.name(partition, pack);
+            self.objects.publish(partition, &[pack]).await.map_err(FlushError::io(&name))?;
             unnamed.insert(partition, guard);
         }
         for (partition, accounts) in moves {
@@ -102,11 +107,11 @@ impl Inner {
                 }
             }
         }
-        let until = self.journal.next_position();
         for id in partitions {
+            let until = self.next_position(*id);
             self.partition(*id).borrow_mut().retiring.insert(object, until);
             if fault::on(Fault::CompactTooEarly) {
-                self.garbage.borrow_mut().push(self.paths.object(*id, object));
+                self.garbage.borrow_mut().push((*id, object));
             }
         }
         self.status.borrow_mut().compactions += 1;
@@ -116,16 +121,22 @@ impl Inner {
 
     /// The object to compact, with the partitions of this shard that name it.
     fn choose_object(&self) -> Option<(ObjectId, Vec<PartitionId>)> {
-        let mut shares: BTreeMap<ObjectId, (Share, Vec<PartitionId>)> = BTreeMap::new();
+        // A local segment is of all partitions; on a shared store every object is of one, also where names are alike.
+        let shared = self.node.is_some();
+        let mut shares: BTreeMap<(Option<PartitionId>, ObjectId), (Share, Vec<PartitionId>)> =
+            BTreeMap::new();
         let mut busy: BTreeSet<ObjectId> = BTreeSet::new();
         for partition in self.partitions.values() {
             let partition = partition.borrow();
+            if partition.serving != Serving::Open {
+                continue;
+            }
             for record in partition.unflushed.values().flatten() {
                 busy.extend(record.bodies.iter().map(|body| body.place.object));
             }
             busy.extend(partition.retiring.keys());
             for (object, share) in partition.manifest.iter().flat_map(|manifest| manifest.bodies.iter()) {
-                let (sum, partitions) = shares.entry(*object).or_default();
+                let (sum, partitions) = shares.entry((shared.then_some(partition.id), *object)).or_default();
                 let released = partition.released.get(object).copied().unwrap_or(0);
                 sum.total += share.total;
                 sum.live += share.live.saturating_sub(released);
@@ -137,15 +148,20 @@ impl Inner {
             let kept = |state: &mut crate::recover::SharedState| {
                 state.journals.get(&(id.epoch, id.shard)).is_none_or(|kept| id.number >= kept.low)
             };
-            id.kind == ObjectKind::Segment && self.shared.with(kept)
+            id.kind == ObjectKind::Segment && !shared && self.shared.with(kept)
         };
         let percent = self.limits.compact_below_percent;
+        let worth = |id: &ObjectId, sum: &Share| {
+            // A journal object that a manifest names for a body holds the low mark back.
+            let holds = shared && id.kind == ObjectKind::Segment;
+            holds || sum.live.saturating_mul(100) < sum.total.saturating_mul(percent)
+        };
         shares
             .into_iter()
-            .filter(|(_, (sum, _))| sum.live.saturating_mul(100) < sum.total.saturating_mul(percent))
-            .filter(|(object, _)| !busy.contains(object) && !journal_still(object))
+            .filter(|((_, object), (sum, _))| worth(object, sum))
+            .filter(|((_, object), _)| !busy.contains(object) && !journal_still(object))
             .max_by_key(|(_, (sum, _))| sum.total - sum.live.min(sum.total))
-            .map(|(object, (_, partitions))| (object, partitions))
+            .map(|((_, object), (_, partitions))| (object, partitions))
     }
 
     /// The bodies that stand in a segment, of some partitions.
@@ -154,6 +170,9 @@ impl Inner {
         object: ObjectId,
         partitions: &[PartitionId],
     ) -> Result<Vec<Labelled>, FlushError> {
+        if self.node.is_some() {
+            return self.journal_object_entries(object, partitions).await;
+        }
         let path = self.paths.segment(object.epoch, object.shard, object.number);
         let open = |error: OpenError| FlushError::Read(ReadError::corrupt(&path, 0, error.to_string()));
         let expected = Expected { store: self.store, id: object };
@@ -178,6 +197,29 @@ impl Inner {
         Ok(entries)
     }
 
+    /// The bodies that stand in a journal object of a shared store.
+    async fn journal_object_entries(
+        &self,
+        object: ObjectId,
+        partitions: &[PartitionId],
+    ) -> Result<Vec<Labelled>, FlushError> {
+        let mut entries = Vec::new();
+        for partition in partitions {
+            let name = self.objects.name(*partition, object);
+            let file = self.objects.open(*partition, object).await.map_err(FlushError::io(&name))?;
+            let bytes = file.read_whole().await.map_err(FlushError::io(&name))?;
+            let corrupt = |what: String| FlushError::Read(ReadError::corrupt(&name, 0, what));
+            let records = records_of(&bytes, *partition, object).map_err(corrupt)?;
+            for (account, meta, places) in records {
+                for place in places.into_iter().filter(|place| place.object == object) {
+                    let (account, meta, partition) = (account.clone(), meta.clone(), *partition);
+                    entries.push(Labelled { partition, account, meta, place });
+                }
+            }
+        }
+        Ok(entries)
+    }
+
     async fn pack_entries(
         &self,
         object: ObjectId,
@@ -185,8 +227,9 @@ impl Inner {
     ) -> Result<Vec<Labelled>, FlushError> {
         let mut entries = Vec::new();
         for partition in partitions {
-            let path = self.paths.object(*partition, object);
-            let mut pack = PackReader::open(&path, *partition, object).await?;
+            let path = self.objects.name(*partition, object);
+            let file = self.objects.open(*partition, object).await.map_err(FlushError::io(&path))?;
+            let mut pack = PackReader::of(file, &path, *partition, object).await?;
             while let Some(entry) = pack.next().await? {
                 let account = account_of(&entry.account);
                 let account = account.map_err(|what| ReadError::corrupt(&path, entry.place.offset, what))?;
@@ -210,22 +253,17 @@ impl Inner {
         packs: &mut BTreeMap<PartitionId, (PackWriter, Rc<Unnamed>)>,
     ) -> Result<Moves, FlushError> {
         let mut moves = Moves::new();
-        let mut open: Option<(ObjectId, Rc<File>)> = None;
+        let mut open: Option<(ObjectId, ObjectFile)> = None;
         for Labelled { partition, account, meta, place } in alive(source, entries).await? {
-            let path = self.paths.object(partition, place.object);
+            let path = self.objects.name(partition, place.object);
             let file = match &open {
                 Some((object, file)) if *object == place.object => file.clone(),
-                _ => Rc::new(File::open(&path).await.map_err(FlushError::io(&path))?),
+                _ => self.objects.open(partition, place.object).await.map_err(FlushError::io(&path))?,
             };
             open = Some((place.object, file.clone()));
             let frame = Frame::read(file, path, place.offset, Some(place.length)).await?;
             if let std::collections::btree_map::Entry::Vacant(vacant) = packs.entry(partition) {
-                let object = self.next_object(ObjectKind::Pack);
-                let path = self.paths.object(partition, object);
-                self.make_partition_dir(partition).await.map_err(FlushError::io(&path))?;
-                let guard = Unnamed::new(self.clone(), path.clone());
-                let writer = PackWriter::create(path, self.file_header(partition, object), object).await?;
-                vacant.insert((writer, guard));
+                vacant.insert(self.new_pack(partition).await?);
             }
             let (writer, _) = packs.get_mut(&partition).expect("made above");
             let new = writer.put(&frame, &account, &meta).await?;
@@ -233,6 +271,22 @@ impl Inner {
             yield_if_needed().await;
         }
         Ok(moves)
+    }
+}
+
+impl Inner {
+    /// A pack to be written, and what makes it garbage unless it is named.
+    pub async fn new_pack(
+        self: &Rc<Self>,
+        partition: PartitionId,
+    ) -> Result<(PackWriter, Rc<Unnamed>), FlushError> {
+        let object = self.next_object(partition, ObjectKind::Pack);
+        let path = self.objects.draft(partition, object);
+        self.make_partition_dir(partition).await.map_err(FlushError::io(&path))?;
+        let guard = Unnamed::new(self.clone(), partition, object);
+        let header = self.file_header(partition, object);
+        let writer = PackWriter::create(path, header, object, self.objects.sync_drafts()).await?;
+        Ok((writer, guard))
     }
 }
 

@@ -3,7 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use culver_shard::disk::LockError;
+
 use crate::place::Place;
+use crate::store::{ProbeError, StoreError};
 
 /// Whether an operation failed because the disk, or the user's part of it, is full.
 pub(crate) fn no_space(error: &io::Error) -> bool {
@@ -21,6 +24,10 @@ pub enum OpenError {
     Version { path: PathBuf, found: u32, reads: u32 },
     #[error("{}: {source}", .path.display())]
     Io { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Store(StoreError),
+    #[error(transparent)]
+    Probe(ProbeError),
 }
 
 /// What a person can do about a damaged file of the journal, a manifest or a table.
@@ -28,6 +35,17 @@ pub(crate) const RESTORE: &str =
     "restore this file from a backup, or restore the whole directory; nothing was changed";
 
 impl OpenError {
+    pub(crate) fn lock(error: LockError) -> OpenError {
+        match error {
+            LockError::Held { path, pid } => {
+                let why =
+                    pid.map_or("locked by another process".into(), |pid| format!("locked by process {pid}"));
+                OpenError::InUse { path, why }
+            }
+            LockError::Io { path, source } => OpenError::Io { path, source },
+        }
+    }
+
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
         let path = path.to_owned();
         move |source| OpenError::Io { path, source }
@@ -53,6 +71,9 @@ pub enum SubmitError {
     /// The shard's journal is closed or has failed; the process has to end.
     #[error("the journal has stopped")]
     Stopped,
+    /// The director acts: another node has the account's partition, or will have it.
+    #[error("the account is not on this node")]
+    NotHere,
 }
 
 /// What became of a record that was taken and did not commit.
@@ -75,6 +96,9 @@ pub enum ReadError {
     /// The object is gone: the place is older than a compaction. Look the place up again.
     #[error("{0}: no such object any more")]
     Gone(Place),
+    /// The director acts: another node has the account's partition, or will have it.
+    #[error("the account is not on this node")]
+    NotHere,
     #[error("{} at octet {offset}: {what}", .path.display())]
     Corrupt { path: PathBuf, offset: u64, what: String },
     #[error("{}: {source}", .path.display())]
@@ -96,6 +120,7 @@ impl From<ReadError> for io::Error {
     fn from(error: ReadError) -> io::Error {
         match error {
             ReadError::Gone(_) => io::Error::new(io::ErrorKind::NotFound, error),
+            ReadError::NotHere => io::Error::new(io::ErrorKind::NotConnected, error),
             ReadError::Corrupt { .. } => io::Error::new(io::ErrorKind::InvalidData, error),
             ReadError::Io { path, source } => {
                 io::Error::new(source.kind(), format!("{}: {source}", path.display()))

@@ -24,17 +24,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use culver_model::{AccountId, PartitionId};
-use culver_shard::disk::{self, File};
+use culver_shard::disk::File;
 use culver_shard::sync::oneshot;
 use culver_shard::{annex, catch, time, yield_if_needed};
 
 use crate::error::{CommitError, FlushError};
 use crate::fault::{self, Fault};
-use crate::journal::commit::Pending;
+use crate::journal::commit::{Haste, Pending};
 use crate::journal::format::{FlushMeta, RecordKind};
 use crate::manifest::{self, Manifest, TableRef};
 use crate::pack::format::FileHeader;
-use crate::partition::Partition;
+use crate::partition::{Partition, Serving};
 use crate::place::{ObjectId, ObjectKind, Position};
 use crate::recover::needs_of;
 use crate::source::{AccountBlocks, Source};
@@ -52,6 +52,8 @@ const LARGE_BLOCK_OCTETS: usize = 4 << 20;
 struct Flushing {
     inner: Rc<Inner>,
     partition: PartitionId,
+    /// The term it began in: in another one it means nothing.
+    term: u64,
 }
 
 impl Flushing {
@@ -61,13 +63,17 @@ impl Flushing {
             return None;
         }
         state.flushing = true;
-        Some(Flushing { inner: inner.clone(), partition })
+        Some(Flushing { inner: inner.clone(), partition, term: state.term })
     }
 }
 
 impl Drop for Flushing {
     fn drop(&mut self) {
-        self.inner.partition(self.partition).borrow_mut().flushing = false;
+        let mut partition = self.inner.partition(self.partition).borrow_mut();
+        if partition.term == self.term {
+            partition.flushing = false;
+        }
+        drop(partition);
         self.inner.flushed.notify_all();
     }
 }
@@ -90,7 +96,7 @@ struct Flush {
     /// Octets of bodies that the flushed records brought.
     added: BTreeMap<ObjectId, Added>,
     /// Files that are garbage if the record does not commit.
-    written: Vec<PathBuf>,
+    written: Vec<ObjectId>,
     released: BTreeMap<ObjectId, u64>,
     left_out: BTreeSet<AccountId>,
 }
@@ -135,7 +141,8 @@ impl Inner {
                 let aged = partition.oldest.is_some_and(|oldest| oldest.elapsed() >= self.limits.flush_age);
                 let retires = partition.unflushed.is_empty() && !partition.retiring.is_empty();
                 let dirty = partition.unflushed_octets > 0;
-                !waits && !partition.flushing && (aged || retires || (crowded && dirty))
+                let open = partition.serving == Serving::Open;
+                open && !waits && !partition.flushing && (aged || retires || (crowded && dirty))
             };
             let partitions = self.partitions.values().map(|partition| partition.borrow());
             let due = partitions.filter(|p| wanted(p)).min_by_key(|p| (p.oldest, p.id)).map(|p| p.id);
@@ -148,6 +155,15 @@ impl Inner {
 
     /// Flushes a partition that has something to flush.
     pub async fn flush_now(self: &Rc<Self>, id: PartitionId) -> Result<(), FlushError> {
+        self.flush_one(id, false).await
+    }
+
+    /// Writes a manifest also where there is nothing to flush, so that the partition stands on one.
+    pub async fn flush_empty(self: &Rc<Self>, id: PartitionId) -> Result<(), FlushError> {
+        self.flush_one(id, true).await
+    }
+
+    async fn flush_one(self: &Rc<Self>, id: PartitionId, empty: bool) -> Result<(), FlushError> {
         let flushing = loop {
             let seen = self.flushed.version();
             match Flushing::begin(self, id) {
@@ -157,7 +173,12 @@ impl Inner {
         };
         {
             let partition = self.partition(id).borrow();
-            if partition.unflushed.is_empty() && partition.retiring.is_empty() {
+            // R6c: before its Open record is committed nothing is flushed.
+            if !matches!(partition.serving, Serving::Open | Serving::Leaving) {
+                return Ok(());
+            }
+            let clean = partition.unflushed.is_empty() && partition.retiring.is_empty();
+            if clean && !(empty && partition.flush.is_none()) {
                 return Ok(());
             }
         }
@@ -182,11 +203,17 @@ impl Inner {
         flushing: Flushing,
     ) -> Result<(), FlushError> {
         let mut written = Vec::new();
-        match self.write_flush(id, &*source, &mut written).await {
+        if self.node.is_some() {
+            self.pack_bodies(id, &*source, flushing.term).await?;
+        }
+        match self.write_flush(id, &*source, &mut written).await.and_then(|flush| {
+            self.still(id, flushing.term)?;
+            Ok(flush)
+        }) {
             Ok(Some(flush)) => self.commit_flush(Flush { written, ..flush }, source, flushing).await,
             Ok(None) => Ok(()),
             Err(error) => {
-                self.garbage.borrow_mut().extend(written);
+                self.garbage.borrow_mut().extend(written.into_iter().map(|object| (id, object)));
                 Err(error)
             }
         }
@@ -197,11 +224,11 @@ impl Inner {
         self: &Rc<Self>,
         id: PartitionId,
         source: &dyn Source,
-        written: &mut Vec<PathBuf>,
+        written: &mut Vec<ObjectId>,
     ) -> Result<Option<Flush>, FlushError> {
         // Everything before is committed and applied; a batch in flight has this position or a later one.
-        let cov = self.journal.next_position();
-        let dir = self.paths.partition(id);
+        let cov = self.next_position(id);
+        let dir = PathBuf::from(format!("partition {id}"));
         self.make_partition_dir(id).await.map_err(FlushError::io(&dir))?;
         let dirty: Vec<(AccountId, Position)> = {
             let partition = self.partition(id).borrow();
@@ -231,8 +258,9 @@ impl Inner {
             };
             if table.is_none() {
                 let (object, path) = self.new_file(id, ObjectKind::Table);
-                written.push(path.clone());
-                table = Some((TableWriter::create(path, self.file_header(id, object)).await?, object));
+                written.push(object);
+                let (header, sync) = (self.file_header(id, object), self.objects.sync_drafts());
+                table = Some((TableWriter::create(path, header, sync).await?, object));
             }
             let (writer, _) = table.as_mut().expect("made above");
             accounts.insert(account.clone(), content.position);
@@ -254,7 +282,7 @@ impl Inner {
         }
         self.merge_tables(id, &mut tables, cov, written).await?;
         let (object, path) = self.new_file(id, ObjectKind::Manifest);
-        written.push(path.clone());
+        written.push(object);
         let (manifest, added, released) = {
             let mut partition = self.partition(id).borrow_mut();
             let added = added_bodies(&partition, &accounts, cov);
@@ -268,9 +296,11 @@ impl Inner {
         let done = async {
             let file = File::create_new(&path).await?;
             file.write_at(0, flush.manifest.encode()).await?;
-            file.sync_data().await?;
+            if self.objects.sync_drafts() {
+                file.sync_data().await?;
+            }
             file.close().await?;
-            disk::sync_dir(&dir).await
+            self.objects.publish(id, written).await
         };
         if let Err(error) = done.await {
             self.give_back(&flush);
@@ -293,7 +323,7 @@ impl Inner {
         id: PartitionId,
         tables: &mut Vec<TableRef>,
         cov: Position,
-        written: &mut Vec<PathBuf>,
+        written: &mut Vec<ObjectId>,
     ) -> Result<(), FlushError> {
         let run = choose(tables, self.limits.tables_max);
         if run == 0 {
@@ -302,20 +332,26 @@ impl Inner {
         let from = tables.len() - run;
         let mut opened = Vec::new();
         for reference in &tables[from..] {
-            let path = self.paths.object(id, reference.object);
-            opened.push(Rc::new(Table::open(&path, id, *reference).await?));
+            let path = self.objects.name(id, reference.object);
+            // The table of this very flush is a draft.
+            let file = match written.contains(&reference.object) {
+                true => self.objects.open_draft(id, reference.object).await,
+                false => self.objects.open(id, reference.object).await,
+            };
+            let file = file.map_err(FlushError::io(&path))?;
+            opened.push(Rc::new(Table::of(file, &path, id, *reference).await?));
         }
         let (object, path) = self.new_file(id, ObjectKind::Table);
-        written.push(path.clone());
+        written.push(object);
         let whole = (from == 0).then_some(cov);
-        let merged = merge(&opened, whole, path, self.file_header(id, object), object).await?;
+        let draft = (path, self.objects.sync_drafts());
+        let merged = merge(&opened, whole, draft, self.file_header(id, object), object).await?;
         let named = self.partition(id).borrow().manifest.clone();
         for table in tables.drain(from..) {
             // The table of this very flush is named by nothing.
             if !named.as_ref().is_some_and(|manifest| manifest.tables.contains(&table)) {
-                let path = self.paths.object(id, table.object);
-                written.retain(|other| *other != path);
-                self.garbage.borrow_mut().push(path);
+                written.retain(|other| *other != table.object);
+                self.garbage.borrow_mut().push((id, table.object));
             }
         }
         tables.push(merged);
@@ -331,21 +367,22 @@ impl Inner {
     ) -> Result<(), FlushError> {
         let (sender, receiver) = oneshot::channel();
         let meta = FlushMeta { manifest: flush.manifest.object, cov: flush.manifest.cov };
-        let (inner, id) = (self.clone(), flush.partition);
+        let (inner, id, term) = (self.clone(), flush.partition, flushing.term);
         let on_commit = Box::new(move |result: Result<_, CommitError>| {
             match &result {
                 Ok(_) => inner.apply_flush(flush, meta, &*source),
                 Err(CommitError::Unknown) => {}
                 Err(_) => {
                     inner.give_back(&flush);
-                    inner.garbage.borrow_mut().extend(flush.written);
+                    inner.garbage.borrow_mut().extend(flush.written.into_iter().map(|object| (id, object)));
                 }
             }
             drop(flushing);
             let _ = sender.send(result.map(drop));
         });
         let meta = meta.to_bytes().to_vec();
-        self.enqueue(Pending::new(RecordKind::Flush, id, None, meta, Vec::new(), true, on_commit));
+        let haste = Haste::Urgent;
+        self.enqueue(Pending::new(RecordKind::Flush, (id, term), None, meta, Vec::new(), haste, on_commit));
         Ok(receiver.await.unwrap_or(Err(CommitError::Unknown))?)
     }
 
@@ -371,7 +408,7 @@ impl Inner {
         }
         let named = |id: &ObjectId| new.bodies.contains_key(id) || new.tables.iter().any(|t| t.object == *id);
         gone.retain(|id| id.kind != ObjectKind::Segment && !named(id) && !partition.unflushed_names(*id));
-        partition.flush = Some((meta, self.journal.active_id()));
+        partition.flush = Some((meta, Some(self.journal.telling_id(partition.epoch))));
         partition.tables = None;
         partition.generation += 1;
         partition.retiring.retain(|object, _| new.bodies.contains_key(object));
@@ -382,7 +419,7 @@ impl Inner {
         self.shared.with(|state| state.needs.insert(id.0, needs));
         for object in gone {
             self.close_object(object);
-            self.garbage.borrow_mut().push(self.paths.object(id, object));
+            self.garbage.borrow_mut().push((id, object));
         }
         for (account, position) in &flush.accounts {
             source.flushed(id, account, *position);
@@ -404,25 +441,33 @@ impl Inner {
     /// and win.
     pub async fn carry_forward(self: &Rc<Self>, id: PartitionId) -> Result<(), FlushError> {
         let Some(flushing) = Flushing::begin(self, id) else { return Ok(()) };
-        let Some((meta, _)) = self.partition(id).borrow().flush else { return Ok(()) };
+        let Some((mut meta, _)) = self.partition(id).borrow().flush else { return Ok(()) };
+        if self.node.is_some() {
+            // Nothing is unflushed, so the manifest holds everything before now.
+            if !self.partition(id).borrow().unflushed.is_empty() {
+                return Ok(());
+            }
+            meta.cov = self.next_position(id);
+        }
         let (sender, receiver) = oneshot::channel();
-        let inner = self.clone();
+        let (inner, term) = (self.clone(), flushing.term);
         let on_commit = Box::new(move |result: Result<_, CommitError>| {
             if result.is_ok() {
                 let mut partition = inner.partition(id).borrow_mut();
-                partition.flush = Some((meta, inner.journal.active_id()));
+                partition.flush = Some((meta, Some(inner.journal.telling_id(partition.epoch))));
             }
             drop(flushing);
             let _ = sender.send(result.map(drop));
         });
         let meta = meta.to_bytes().to_vec();
-        self.enqueue(Pending::new(RecordKind::Flush, id, None, meta, Vec::new(), true, on_commit));
+        let haste = Haste::Urgent;
+        self.enqueue(Pending::new(RecordKind::Flush, (id, term), None, meta, Vec::new(), haste, on_commit));
         Ok(receiver.await.unwrap_or(Err(CommitError::Unknown))?)
     }
 
     fn new_file(&self, id: PartitionId, kind: ObjectKind) -> (ObjectId, PathBuf) {
-        let object = self.next_object(kind);
-        (object, self.paths.object(id, object))
+        let object = self.next_object(id, kind);
+        (object, self.objects.draft(id, object))
     }
 
     /// What packs and tables begin with.

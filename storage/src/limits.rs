@@ -44,6 +44,11 @@ pub struct Limits {
     pub map_octets_min: u64,
     /// Objects are rewritten when less than this part of them, in percent, is alive. 50.
     pub compact_below_percent: u64,
+    /// On a shared store, one object for each message and not for each flush of a partition. No.
+    pub pack_single: bool,
+    /// On a shared store, journal objects by which the low mark may lag because of one cold partition before its Flush
+    /// record is carried forward. 256.
+    pub carry_objects: u64,
     /// Pause of the housekeeping between two looks at what is due. 1 s.
     pub tick: Duration,
     /// Segments by which the low mark may lag because of one cold partition before its Flush record is carried
@@ -72,6 +77,8 @@ impl Default for Limits {
             open_objects_max: 128,
             map_octets_min: 1 << 20,
             compact_below_percent: 50,
+            pack_single: false,
+            carry_objects: 256,
             tick: Duration::from_secs(1),
             carry_segments: 1,
         }

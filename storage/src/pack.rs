@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use culver_model::{AccountId, PartitionId};
-use culver_shard::disk::{self, File};
+use culver_shard::disk::File;
 use zerocopy::IntoBytes;
 
 use self::format::{FileHeader, PACK_MAGIC, PACK_VERSION};
 use crate::body::Frame;
 use crate::body::format::{BodyShape, ChunkEntry, Codec, chunk_entry};
 use crate::error::{FlushError, ReadError};
+use crate::objects::ObjectFile;
 use crate::place::{ObjectId, Place};
 
 /// Octets gathered before they are written.
@@ -29,17 +30,20 @@ pub(crate) struct PackWriter {
     at: u64,
     buffer: Vec<u8>,
     entries: u64,
+    sync: bool,
 }
 
 impl PackWriter {
+    /// `sync`: whether the file itself has to be durable.
     pub async fn create(
         path: PathBuf,
         header: FileHeader,
         object: ObjectId,
+        sync: bool,
     ) -> Result<PackWriter, FlushError> {
         let file = File::create_new(&path).await.map_err(FlushError::io(&path))?;
         let buffer = header.to_bytes(PACK_MAGIC, PACK_VERSION).to_vec();
-        Ok(PackWriter { file, path, object, at: 0, buffer, entries: 0 })
+        Ok(PackWriter { file, path, object, at: 0, buffer, entries: 0, sync })
     }
 
     /// Octets so far.
@@ -109,15 +113,19 @@ impl PackWriter {
         Ok(())
     }
 
-    /// Ends the pack and makes it durable with its name.
+    pub fn object(&self) -> ObjectId {
+        self.object
+    }
+
+    /// Ends the pack, durable where that was asked for; its name is when it is published.
     pub async fn finish(mut self) -> Result<u64, FlushError> {
         let length = self.octets() + format::FOOTER_OCTETS as u64;
         self.buffer.extend_from_slice(&format::footer(length, self.entries));
         self.write_out(true).await?;
-        self.file.sync_data().await.map_err(FlushError::io(&self.path))?;
+        if self.sync {
+            self.file.sync_data().await.map_err(FlushError::io(&self.path))?;
+        }
         self.file.close().await.map_err(FlushError::io(&self.path))?;
-        let dir = self.path.parent().expect("packs stand in a directory").to_owned();
-        disk::sync_dir(&dir).await.map_err(FlushError::io(&dir))?;
         Ok(length)
     }
 }
@@ -132,7 +140,7 @@ pub(crate) struct PackEntry {
 
 /// A pack read entry by entry.
 pub(crate) struct PackReader {
-    file: Rc<File>,
+    file: ObjectFile,
     path: PathBuf,
     pub header: FileHeader,
     object: ObjectId,
@@ -148,6 +156,16 @@ impl PackReader {
         object: ObjectId,
     ) -> Result<PackReader, ReadError> {
         let file = File::open(path).await.map_err(ReadError::io(path))?;
+        PackReader::of(ObjectFile::Local(Rc::new(file)), path, partition, object).await
+    }
+
+    /// A pack that is open already; `path` names it in messages.
+    pub async fn of(
+        file: ObjectFile,
+        path: &Path,
+        partition: PartitionId,
+        object: ObjectId,
+    ) -> Result<PackReader, ReadError> {
         let octets = file.len().await.map_err(ReadError::io(path))?;
         let head = file.read_at(0, format::HEADER_OCTETS).await.map_err(ReadError::io(path))?;
         let wrong = |what: String| ReadError::corrupt(path, 0, what);
@@ -165,7 +183,7 @@ impl PackReader {
             return Err(cut("the pack has another size than it tells"));
         }
         let at = format::HEADER_OCTETS as u64;
-        Ok(PackReader { file: Rc::new(file), path: path.to_owned(), header, object, at, end, entries })
+        Ok(PackReader { file, path: path.to_owned(), header, object, at, end, entries })
     }
 
     /// The next entry; its label is checked, its chunks are when they are read.

@@ -35,14 +35,36 @@ pub(crate) struct UnflushedBody {
 #[derive(Clone, Debug)]
 pub(crate) struct PartitionSeed {
     pub partition: PartitionId,
+    /// Its owner's.
+    pub epoch: u32,
     /// The newest committed Flush, the segment its record stands in, and the manifest it names.
-    pub flush: Option<(FlushMeta, ObjectId, Manifest)>,
+    /// Where another owner handed it over there is no such record here, and none is needed.
+    pub flush: Option<(FlushMeta, Option<ObjectId>, Manifest)>,
     pub unflushed: BTreeMap<AccountId, Vec<Unflushed>>,
+}
+
+/// Whether a partition is served here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Serving {
+    /// Another node may have it.
+    Absent,
+    /// It is ours as soon as its Open record is committed (R6c).
+    Opening,
+    Open,
+    /// It is being handed over: nothing is written or read any more (R8, H7).
+    Leaving,
 }
 
 pub(crate) struct Partition {
     pub id: PartitionId,
-    pub flush: Option<(FlushMeta, ObjectId)>,
+    pub serving: Serving,
+    /// Of the owner that this process is, or was.
+    pub epoch: u32,
+    /// Grows whenever it comes or goes: what was begun in one term means nothing in another.
+    pub term: u64,
+    /// On a shared store, the journal object that its Open record is in.
+    pub opened: u64,
+    pub flush: Option<(FlushMeta, Option<ObjectId>)>,
     pub manifest: Option<Rc<Manifest>>,
     /// The manifest's tables, oldest first; opened at the first use.
     pub tables: Option<Rc<[Rc<Table>]>>,
@@ -54,7 +76,7 @@ pub(crate) struct Partition {
     pub left_out: BTreeMap<AccountId, u64>,
     /// When the oldest unflushed record was committed (or recovered).
     pub oldest: Option<Instant>,
-    /// Grows with each committed flush.
+    /// Grows with each committed flush of this term.
     pub generation: u64,
     /// A flush, or a Flush record carried forward, is under way.
     pub flushing: bool,
@@ -67,6 +89,13 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
+    /// One that is not served here.
+    pub fn absent(id: PartitionId, term: u64) -> Partition {
+        // No object may be named by an epoch that is somebody else's.
+        let seed = PartitionSeed { partition: id, epoch: u32::MAX, flush: None, unflushed: BTreeMap::new() };
+        Partition { serving: Serving::Absent, term, ..Partition::new(seed, Instant::default()) }
+    }
+
     pub fn new(seed: PartitionSeed, now: Instant) -> Partition {
         let octets = seed.unflushed.values().flatten().map(|record| u64::from(record.octets)).sum();
         let (flush, manifest) = match seed.flush {
@@ -75,6 +104,10 @@ impl Partition {
         };
         Partition {
             id: seed.partition,
+            serving: Serving::Open,
+            epoch: seed.epoch,
+            term: 0,
+            opened: 0,
             flush,
             manifest,
             tables: None,
@@ -88,6 +121,11 @@ impl Partition {
             released: BTreeMap::new(),
             retiring: BTreeMap::new(),
         }
+    }
+
+    /// Changes with each committed flush, and when it comes or goes.
+    pub fn generation(&self) -> (u64, u64) {
+        (self.term, self.generation)
     }
 
     /// Notes whom the newest flush left out, and counts octets anew.
@@ -106,7 +144,7 @@ impl Partition {
     /// The oldest segment, by journal, that holds an unflushed record or the Flush record this partition stands on.
     pub fn needed_segments(&self) -> BTreeMap<(u32, u16), u64> {
         let mut needed: BTreeMap<(u32, u16), u64> = BTreeMap::new();
-        let flush = self.flush.as_ref().map(|(_, segment)| *segment);
+        let flush = self.flush.as_ref().and_then(|(_, segment)| *segment);
         // The records of an account are in order, but it may have lived on several shards.
         let records = self.unflushed.values().flatten().map(|record| record.segment);
         // Asked at every tick: records that follow each other mostly stand in one segment.

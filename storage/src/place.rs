@@ -94,6 +94,20 @@ pub struct Place {
     pub length: u64,
 }
 
+/// The number of a journal object in the places of its own records, which are written before it has one. Their offsets
+/// count from the record's beginning.
+pub(crate) const HERE: u64 = u64::MAX;
+
+/// Resolves the places that stand in the record at `offset` of `segment`.
+pub(crate) fn here(places: &mut [Place], segment: ObjectId, offset: u64) {
+    for place in places {
+        if place.object.kind == ObjectKind::Segment && place.object.number == HERE {
+            place.object = segment;
+            place.offset += offset;
+        }
+    }
+}
+
 /// 32 octets, little-endian: how a [`Place`] is stored.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]

@@ -203,7 +203,7 @@ impl Root {
                         records.retain(|record| record.position >= meta.cov);
                     }
                     replayed.unflushed.retain(|_, records| !records.is_empty());
-                    Some((meta, segment, manifest))
+                    Some((meta, Some(segment), manifest))
                 }
             };
             for body in replayed.unflushed.values().flatten().flat_map(|record| record.bodies.iter()) {
@@ -217,7 +217,9 @@ impl Root {
                     ));
                 }
             }
-            seeds.push(PartitionSeed { partition, flush, unflushed: replayed.unflushed });
+            // The epoch of this very start.
+            let epoch = self.owner.epoch + 1;
+            seeds.push(PartitionSeed { partition, epoch, flush, unflushed: replayed.unflushed });
         }
         Ok(seeds)
     }

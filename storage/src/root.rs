@@ -14,7 +14,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use culver_shard::disk::{self, File, Lock, LockError};
+use culver_shard::disk::{self, File, Lock};
 use culver_shard::{random, time};
 
 use self::format::{Owner, SmallFault, StoreIdentity, VERSION};
@@ -65,14 +65,7 @@ impl Root {
     pub async fn open(dir: &Path, limits: Limits) -> Result<Root, OpenError> {
         let paths = Paths::new(dir);
         disk::create_dir_all(dir).await.map_err(OpenError::io(dir))?;
-        let lock = disk::lock(paths.lock()).await.map_err(|error| match error {
-            LockError::Held { path, pid } => {
-                let why =
-                    pid.map_or("locked by another process".into(), |pid| format!("locked by process {pid}"));
-                OpenError::InUse { path, why }
-            }
-            LockError::Io { path, source } => OpenError::Io { path, source },
-        })?;
+        let lock = disk::lock(paths.lock()).await.map_err(OpenError::lock)?;
         let identity = match read_small(&paths.store()).await? {
             Some(bytes) => StoreIdentity::parse(&bytes).map_err(small_fault(&paths.store()))?,
             None => make_store(&paths, &limits).await?,

@@ -82,4 +82,7 @@ pub trait Source {
     /// close its sessions: a failed disk took what was submitted with it, or making its blocks or applying a commit
     /// panicked. What was refused for want of space is told to who submitted it alone.
     fn reset(&self, account: Option<&AccountId>);
+
+    /// Drop the state of all accounts of a partition and close their sessions: another node is going to have it.
+    fn lost(&self, partition: PartitionId);
 }

@@ -3,26 +3,29 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use culver_model::{AccountId, Guid, PartitionId};
-use culver_shard::disk::{self, File};
+use culver_shard::disk;
 use culver_shard::sync::{Notify, Semaphore, oneshot};
-use culver_shard::{Queue, Task, spawn, time};
+use culver_shard::{Queue, Task, mesh, spawn, time};
 
 use crate::body::{Body, BodyWriter, Frame, Reader};
 use crate::error::{CommitError, OpenError, ReadError, SubmitError};
-use crate::journal::commit::{Journal, OnCommit, Pending};
+use crate::journal::commit::shared::NodeLink;
+use crate::journal::commit::{Haste, Journal, OnCommit, Pending};
 use crate::journal::format::{RecordKind, parse_head};
 use crate::limits::Limits;
-use crate::partition::{Partition, Unflushed};
+use crate::objects::{ObjectFile, Objects, Stored};
+use crate::partition::{Partition, Serving, Unflushed};
 use crate::paths::Paths;
-use crate::place::{ObjectId, ObjectKind, Place, Position};
+use crate::place::{ObjectId, ObjectKind, Place, Position, here};
 use crate::recover::Shared;
 use crate::root::Share;
-use crate::source::Source;
+use crate::shared::journal::Ended;
+use crate::shared::node::{Node, NodeShare};
+use crate::source::{LocalFuture, Source};
 use crate::table::{Block, Table, find_account};
 
 /// A record that is committed, as it is told to who submitted it.
@@ -89,10 +92,13 @@ pub(crate) struct Inner {
     pub shard: u16,
     pub partitions: BTreeMap<u16, RefCell<Partition>>,
     pub journal: Journal,
+    /// On a shared store.
+    pub node: Option<NodeLink>,
     pub source: RefCell<Option<Rc<dyn Source>>>,
     pub body_memory: Semaphore,
-    /// Files that nothing names; the housekeeping removes them.
-    pub garbage: RefCell<Vec<PathBuf>>,
+    /// Objects that nothing names; the housekeeping removes them.
+    pub garbage: RefCell<Vec<(PartitionId, ObjectId)>>,
+    pub objects: Objects,
     pub shared: Arc<Shared>,
     pub unflushed_octets: Cell<u64>,
     pub status: RefCell<Status>,
@@ -107,14 +113,16 @@ pub(crate) struct Inner {
     pub resting: RefCell<BTreeMap<ObjectId, time::Instant>>,
     next_number: Cell<u64>,
     made_dirs: RefCell<std::collections::BTreeSet<u16>>,
-    objects: RefCell<Objects>,
+    open_objects: RefCell<OpenObjects>,
+    /// They end when everything that was taken is told.
+    commit_tasks: RefCell<Vec<Task<()>>>,
     tasks: RefCell<Vec<Task<()>>>,
 }
 
 /// Objects held open for reading, the least recently used given up first.
 #[derive(Default)]
-struct Objects {
-    open: BTreeMap<ObjectId, (u64, Rc<File>)>,
+struct OpenObjects {
+    open: BTreeMap<(PartitionId, ObjectId), (u64, ObjectFile)>,
     uses: u64,
 }
 
@@ -128,9 +136,10 @@ impl Storage {
             .map(|seed| (seed.partition.0, RefCell::new(Partition::new(seed, now))))
             .collect();
         let unflushed = partitions.values().map(|partition| partition.borrow().unflushed_octets).sum();
-        let journal = Journal::new(&share.limits, share.epoch, share.shard);
+        let journal = Journal::new(&share.limits, share.epoch, share.shard, false);
         let inner = Rc::new(Inner {
             body_memory: Semaphore::new(share.limits.body_memory_octets_max as usize),
+            objects: Objects::Local(share.paths.clone()),
             paths: share.paths,
             limits: share.limits,
             store: share.store,
@@ -139,6 +148,7 @@ impl Storage {
             shard: share.shard,
             partitions,
             journal,
+            node: None,
             source: RefCell::new(None),
             garbage: RefCell::default(),
             shared: share.shared,
@@ -151,13 +161,73 @@ impl Storage {
             resting: RefCell::default(),
             next_number: Cell::new(1),
             made_dirs: RefCell::default(),
-            objects: RefCell::default(),
+            open_objects: RefCell::default(),
+            commit_tasks: RefCell::default(),
             tasks: RefCell::default(),
         });
         inner.open_journal().await?;
         let commit = spawn(Queue::Commit, "journal commit", inner.clone().commit_loop());
-        inner.tasks.borrow_mut().push(commit);
+        inner.commit_tasks.borrow_mut().push(commit);
         Ok(Storage(inner))
+    }
+
+    /// Starts the storage of a shard of a node on a shared store, which has no partition yet. Call it on that shard, once.
+    pub async fn start_shared(share: NodeShare) -> Result<Storage, OpenError> {
+        let store = share.source.open().await.map_err(OpenError::Store)?;
+        let (shard, shards) = (culver_shard::shard(), culver_shard::shards());
+        let of_shard = (0..share.partition_count).filter(|id| usize::from(*id) % shards == shard);
+        let partitions =
+            of_shard.map(|id| (id, RefCell::new(Partition::absent(PartitionId(id), 0)))).collect();
+        let append = Rc::new(|part| -> LocalFuture<'static, _> {
+            Box::pin(async move {
+                let appended = mesh::call(0, move || async move {
+                    match culver_shard::local::<Node>() {
+                        Some(node) => node.append(part).await,
+                        None => Err(Ended),
+                    }
+                });
+                appended.await.unwrap_or(Err(Ended))
+            })
+        });
+        let inner = Rc::new(Inner {
+            body_memory: Semaphore::new(share.limits.body_memory_octets_max as usize),
+            objects: Objects::Stored(Stored::new(store, share.dir.join("drafts"))),
+            paths: Paths::new(&share.dir),
+            store: share.store_id,
+            partition_count: share.partition_count,
+            epoch: 0,
+            shard: shard as u16,
+            partitions,
+            journal: Journal::new(&share.limits, 0, shard as u16, true),
+            node: Some(NodeLink::new(append, share.fresh)),
+            limits: share.limits,
+            source: RefCell::new(None),
+            garbage: RefCell::default(),
+            shared: Arc::default(),
+            unflushed_octets: Cell::new(0),
+            status: RefCell::default(),
+            due: Notify::new(),
+            flushed: Notify::new(),
+            trimming: Semaphore::new(1),
+            compacting: Semaphore::new(1),
+            resting: RefCell::default(),
+            next_number: Cell::new(1),
+            made_dirs: RefCell::default(),
+            open_objects: RefCell::default(),
+            commit_tasks: RefCell::default(),
+            tasks: RefCell::default(),
+        });
+        let send = spawn(Queue::Commit, "journal parts", inner.clone().send_loop());
+        let tell = spawn(Queue::Commit, "journal telling", inner.clone().tell_loop());
+        inner.commit_tasks.borrow_mut().extend([send, tell]);
+        let storage = Storage(inner);
+        culver_shard::set_local(Rc::new(storage.clone()));
+        Ok(storage)
+    }
+
+    /// The store's journal was sealed: see [`Inner::fenced`].
+    pub(crate) fn fenced(&self) {
+        self.0.fenced();
     }
 
     /// Names the layer above and starts flush, trim and compaction. Call it before the first submission.
@@ -190,6 +260,15 @@ impl Storage {
         account.partition(self.0.partition_count)
     }
 
+    /// The owner's epoch of a partition, and its term here, which changes whenever it comes or goes.
+    ///
+    /// # Panics
+    /// Where the partition is of another shard.
+    pub fn term_of(&self, partition: PartitionId) -> (u32, u64) {
+        let partition = self.0.partition(partition).borrow();
+        (partition.epoch, partition.term)
+    }
+
     /// The partitions of this shard, ascending.
     pub fn partitions(&self) -> Vec<PartitionId> {
         self.0.partitions.keys().map(|id| PartitionId(*id)).collect()
@@ -211,18 +290,17 @@ impl Storage {
 
     /// Hands a record to the journal. `on_commit` runs on this shard when it is committed or known not to be, strictly
     /// in the order of submission; before that nothing of the record is visible. It must not submit in its turn
-    /// without bound, and a panic in it resets the account. `urgent` records (what frees space) are taken also where
-    /// the disk is full or a bound is passed.
+    /// without bound, and a panic in it resets the account.
     pub fn submit(
         &self,
         partition: PartitionId,
         account: &AccountId,
         meta: Vec<u8>,
         bodies: Vec<Body>,
-        urgent: bool,
+        haste: Haste,
         on_commit: OnCommit,
     ) -> Result<(), SubmitError> {
-        let mut pending = self.0.pending(partition, account, meta, bodies, urgent, on_commit)?;
+        let mut pending = self.0.pending(partition, account, meta, bodies, haste, on_commit)?;
         self.0.check_room(&mut pending)?;
         self.0.enqueue(pending);
         Ok(())
@@ -236,10 +314,10 @@ impl Storage {
         account: &AccountId,
         meta: Vec<u8>,
         bodies: Vec<Body>,
-        urgent: bool,
+        haste: Haste,
         on_commit: OnCommit,
     ) -> Result<(), SubmitError> {
-        let mut pending = self.0.pending(partition, account, meta, bodies, urgent, on_commit)?;
+        let mut pending = self.0.pending(partition, account, meta, bodies, haste, on_commit)?;
         let gate = self.0.wait_for_room(&mut pending).await?;
         self.0.enqueue(pending);
         drop(gate);
@@ -256,7 +334,7 @@ impl Storage {
     ) -> Result<Committed, CommitError> {
         let (sender, receiver) = oneshot::channel();
         let told: OnCommit = Box::new(move |result| drop(sender.send(result)));
-        match self.submit_wait(partition, account, meta, bodies, false, told).await {
+        match self.submit_wait(partition, account, meta, bodies, Haste::Interactive, told).await {
             Ok(()) => receiver.await.unwrap_or(Err(CommitError::Unknown)),
             Err(SubmitError::NoSpace) => Err(CommitError::NoSpace),
             Err(_) => Err(CommitError::Lost),
@@ -354,8 +432,6 @@ impl Storage {
     /// Takes no more records, commits those that were taken, flushes where `flush` asks for it, and ends the tasks.
     pub async fn close(self, flush: bool) {
         let tasks = std::mem::take(&mut *self.0.tasks.borrow_mut());
-        let mut tasks = tasks.into_iter();
-        let commit = tasks.next();
         // The housekeeping ends first: a flush between two relocations of a compaction would take the pack they share
         // for one that nothing names.
         for task in tasks {
@@ -365,8 +441,9 @@ impl Storage {
             tracing::warn!(%error, "not flushed at the end; the journal keeps what is missing");
         }
         self.0.journal.close();
-        if let Some(commit) = commit {
-            let _ = commit.await;
+        let commit_tasks = std::mem::take(&mut *self.0.commit_tasks.borrow_mut());
+        for task in commit_tasks {
+            let _ = task.await;
         }
         self.0.remove_garbage().await;
         let end = self.0.journal.end();
@@ -390,10 +467,17 @@ impl Inner {
     }
 
     /// A name never used before.
-    pub fn next_object(&self, kind: ObjectKind) -> ObjectId {
+    pub fn next_object(&self, partition: PartitionId, kind: ObjectKind) -> ObjectId {
         let number = self.next_number.get();
         self.next_number.set(number + 1);
-        ObjectId { kind, shard: self.shard, epoch: self.epoch, number }
+        ObjectId { kind, shard: self.shard, epoch: self.partition(partition).borrow().epoch, number }
+    }
+
+    /// The position that the next record of a partition has or passes: everything before it is committed or void, unless a
+    /// batch is on its way.
+    pub fn next_position(&self, partition: PartitionId) -> Position {
+        let epoch = self.partition(partition).borrow().epoch;
+        Position { epoch, lsn: self.journal.next_lsn() }
     }
 
     pub fn source(&self) -> Option<Rc<dyn Source>> {
@@ -402,7 +486,7 @@ impl Inner {
 
     /// Makes `data/<partition>` durable before its first file.
     pub async fn make_partition_dir(&self, partition: PartitionId) -> std::io::Result<()> {
-        if self.made_dirs.borrow().contains(&partition.0) {
+        if self.objects.stored().is_some() || self.made_dirs.borrow().contains(&partition.0) {
             return Ok(());
         }
         disk::create_dir_all(self.paths.partition(partition)).await?;
@@ -417,7 +501,7 @@ impl Inner {
         account: &AccountId,
         meta: Vec<u8>,
         bodies: Vec<Body>,
-        urgent: bool,
+        haste: Haste,
         on_commit: OnCommit,
     ) -> Result<Pending, SubmitError> {
         assert!(self.partitions.contains_key(&partition.0), "partition {partition} belongs to another shard");
@@ -425,12 +509,22 @@ impl Inner {
             let limit = self.limits.meta_octets_max as u64;
             return Err(SubmitError::TooLarge { octets: meta.len() as u64, limit });
         }
-        let stuck = self.partition(partition).borrow().left_out.get(account).copied().unwrap_or(0);
-        if stuck > self.limits.left_out_octets_max && !urgent {
+        let (stuck, term) = {
+            let partition = self.partition(partition).borrow();
+            if partition.serving != Serving::Open {
+                return Err(SubmitError::NotHere);
+            }
+            (partition.left_out.get(account).copied().unwrap_or(0), partition.term)
+        };
+        if stuck > self.limits.left_out_octets_max && haste != Haste::Urgent {
             return Err(SubmitError::Busy);
         }
-        let kind = RecordKind::Data;
-        let pending = Pending::new(kind, partition, Some(account.clone()), meta, bodies, urgent, on_commit);
+        // A pack that was written in an earlier term may be gone.
+        if bodies.iter().any(|body| body.term().is_some_and(|written| written != term)) {
+            return Err(SubmitError::NotHere);
+        }
+        let (kind, owner) = (RecordKind::Data, Some(account.clone()));
+        let pending = Pending::new(kind, (partition, term), owner, meta, bodies, haste, on_commit);
         let limit = u64::from(u32::MAX / 2);
         if pending.octets > limit {
             return Err(SubmitError::TooLarge { octets: pending.octets, limit });
@@ -439,37 +533,45 @@ impl Inner {
     }
 
     /// The object of a place, opened.
-    pub async fn open_object(&self, partition: PartitionId, place: &Place) -> Result<Rc<File>, ReadError> {
+    pub async fn open_object(&self, partition: PartitionId, place: &Place) -> Result<ObjectFile, ReadError> {
         let id = place.object;
+        // A segment of a local journal is of all partitions: one file serves them.
+        let key = match id.kind {
+            ObjectKind::Segment if self.objects.stored().is_none() => (PartitionId(0), id),
+            _ => (partition, id),
+        };
         {
-            let mut objects = self.objects.borrow_mut();
+            let mut objects = self.open_objects.borrow_mut();
             objects.uses += 1;
             let uses = objects.uses;
-            if let Some((used, file)) = objects.open.get_mut(&id) {
+            if let Some((used, file)) = objects.open.get_mut(&key) {
                 *used = uses;
                 return Ok(file.clone());
             }
         }
-        let path = self.paths.object(partition, id);
-        let file = File::open(&path).await.map_err(|source| match source.kind() {
+        let file = self.objects.open(partition, id).await.map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => ReadError::Gone(*place),
-            _ => ReadError::Io { path, source },
+            _ => ReadError::Io { path: self.objects.name(partition, id), source },
         })?;
-        let file = Rc::new(file);
-        let mut objects = self.objects.borrow_mut();
+        let mut objects = self.open_objects.borrow_mut();
         objects.uses += 1;
         let uses = objects.uses;
-        objects.open.insert(id, (uses, file.clone()));
+        objects.open.insert(key, (uses, file.clone()));
         if objects.open.len() > self.limits.open_objects_max.max(1) {
-            let oldest = objects.open.iter().min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id);
-            oldest.and_then(|id| objects.open.remove(&id));
+            let oldest = objects.open.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
+            oldest.and_then(|key| objects.open.remove(&key));
         }
         Ok(file)
     }
 
+    /// Closes all objects of a partition.
+    pub fn forget_objects(&self, partition: PartitionId) {
+        self.open_objects.borrow_mut().open.retain(|(of, _), _| *of != partition);
+    }
+
     /// Forgets an object whose file is removed.
     pub fn close_object(&self, id: ObjectId) {
-        self.objects.borrow_mut().open.remove(&id);
+        self.open_objects.borrow_mut().open.retain(|(_, open), _| *open != id);
     }
 
     /// The open tables of a partition, oldest first.
@@ -480,13 +582,13 @@ impl Inner {
                 if let Some(tables) = &partition.tables {
                     return Ok(tables.clone());
                 }
-                (partition.generation, partition.manifest.clone())
+                (partition.generation(), partition.manifest.clone())
             };
             let Some(manifest) = manifest else { return Ok(Rc::new([])) };
             let opened = self.open_tables(partition, &manifest.tables).await;
             let mut partition = self.partition(partition).borrow_mut();
             // A flush may have replaced and removed them meanwhile.
-            if partition.generation == generation {
+            if partition.generation() == generation {
                 let tables: Rc<[Rc<Table>]> = opened?.into();
                 partition.tables = Some(tables.clone());
                 return Ok(tables);
@@ -501,18 +603,25 @@ impl Inner {
     ) -> Result<Vec<Rc<Table>>, ReadError> {
         let mut tables = Vec::new();
         for reference in references {
-            let path = self.paths.object(partition, reference.object);
-            tables.push(Rc::new(Table::open(&path, partition, *reference).await?));
+            let path = self.objects.name(partition, reference.object);
+            let file = self.objects.open(partition, reference.object).await.map_err(ReadError::io(&path))?;
+            tables.push(Rc::new(Table::of(file, &path, partition, *reference).await?));
         }
         Ok(tables)
     }
 
     async fn load(&self, partition: PartitionId, account: &AccountId) -> Result<Loaded, ReadError> {
         loop {
-            let generation = self.partition(partition).borrow().generation;
+            let generation = {
+                let partition = self.partition(partition).borrow();
+                if !matches!(partition.serving, Serving::Open | Serving::Leaving) {
+                    return Err(ReadError::NotHere);
+                }
+                partition.generation()
+            };
             let attempt = self.load_once(partition, account, generation).await;
             // What was read may be gone or superseded by a flush that committed meanwhile: begin again.
-            if self.partition(partition).borrow().generation == generation {
+            if self.partition(partition).borrow().generation() == generation {
                 return attempt;
             }
         }
@@ -522,7 +631,7 @@ impl Inner {
         &self,
         partition: PartitionId,
         account: &AccountId,
-        generation: u64,
+        generation: (u64, u64),
     ) -> Result<Loaded, ReadError> {
         let mut loaded = Loaded::default();
         let tables = self.tables(partition).await?;
@@ -540,7 +649,7 @@ impl Inner {
         loop {
             let wanted: Vec<Unflushed> = {
                 let partition = self.partition(partition).borrow();
-                let changed = partition.generation != generation;
+                let changed = partition.generation() != generation;
                 let records = partition.unflushed.get(account).filter(|_| !changed);
                 let beyond = |record: &&Unflushed| record.position > after;
                 records.map_or(Vec::new(), |records| records.iter().filter(beyond).cloned().collect())
@@ -557,7 +666,7 @@ impl Inner {
     }
 
     /// The meta and places of a committed record.
-    async fn read_record(
+    pub async fn read_record(
         &self,
         partition: PartitionId,
         account: &AccountId,
@@ -566,10 +675,11 @@ impl Inner {
         let place =
             Place { object: record.segment, offset: record.offset, length: u64::from(record.head_octets) };
         let file = self.open_object(partition, &place).await?;
-        let path = self.paths.object(partition, record.segment);
+        let path = self.objects.name(partition, record.segment);
         let bytes =
             file.read_at(record.offset, record.head_octets as usize).await.map_err(ReadError::io(&path))?;
-        let head = parse_head(&bytes).map_err(|what| ReadError::corrupt(&path, record.offset, what))?;
+        let mut head = parse_head(&bytes).map_err(|what| ReadError::corrupt(&path, record.offset, what))?;
+        here(&mut head.places, record.segment, record.offset);
         if head.account != account.as_str() {
             return Err(ReadError::corrupt(&path, record.offset, "the record is of another account"));
         }
@@ -579,13 +689,7 @@ impl Inner {
     /// Removes files that nothing ever named.
     pub async fn remove_garbage(&self) {
         let garbage = std::mem::take(&mut *self.garbage.borrow_mut());
-        for path in garbage {
-            if let Err(error) = disk::remove(&path).await
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::warn!(path = %path.display(), %error, "an unnamed pack stays until the next start");
-            }
-        }
+        self.objects.remove(garbage).await;
     }
 }
 

@@ -24,6 +24,7 @@ use self::format::{
 };
 use crate::error::{FlushError, ReadError};
 use crate::manifest::TableRef;
+use crate::objects::ObjectFile;
 use crate::pack::format::{FileHeader, HEADER_OCTETS};
 use crate::place::Position;
 use crate::source::BlockKind;
@@ -80,7 +81,7 @@ impl std::fmt::Debug for Block {
 /// A table opened for reading. It stays readable when its file is removed.
 pub(crate) struct Table {
     pub reference: TableRef,
-    file: File,
+    file: ObjectFile,
     path: PathBuf,
     pages: Vec<PageEntry>,
     map: RefCell<Option<Map>>,
@@ -91,8 +92,18 @@ const CHECK_OCTETS: usize = 256 << 10;
 
 impl Table {
     pub async fn open(path: &Path, partition: PartitionId, reference: TableRef) -> Result<Table, ReadError> {
+        let file = File::open(path).await.map_err(ReadError::io(path))?;
+        Table::of(ObjectFile::Local(Rc::new(file)), path, partition, reference).await
+    }
+
+    /// A table that is open already; `path` names it in messages.
+    pub async fn of(
+        file: ObjectFile,
+        path: &Path,
+        partition: PartitionId,
+        reference: TableRef,
+    ) -> Result<Table, ReadError> {
         let io = || ReadError::io(path);
-        let file = File::open(path).await.map_err(io())?;
         let octets = file.len().await.map_err(io())?;
         let wrong = |offset: u64, what: &str| ReadError::corrupt(path, offset, what);
         if octets != reference.octets {
@@ -145,7 +156,7 @@ impl Table {
 
     /// The octets of a block, checked: mapped from `map_octets_min` on, else read.
     pub async fn map_block(&self, entry: &BlockEntry, map_octets_min: u64) -> Result<Block, ReadError> {
-        if entry.length < map_octets_min {
+        if entry.length < map_octets_min || !self.file.is_local() {
             return self.block(entry).await;
         }
         self.check_bounds(entry)?;
@@ -208,10 +219,12 @@ pub(crate) struct TableWriter {
     last: Option<String>,
     accounts: u64,
     blocks: u64,
+    sync: bool,
 }
 
 impl TableWriter {
-    pub async fn create(path: PathBuf, header: FileHeader) -> Result<TableWriter, FlushError> {
+    /// `sync`: whether the file itself has to be durable.
+    pub async fn create(path: PathBuf, header: FileHeader, sync: bool) -> Result<TableWriter, FlushError> {
         let file = File::create_new(&path).await.map_err(FlushError::io(&path))?;
         Ok(TableWriter {
             file,
@@ -224,6 +237,7 @@ impl TableWriter {
             last: None,
             accounts: 0,
             blocks: 0,
+            sync,
         })
     }
 
@@ -283,7 +297,7 @@ impl TableWriter {
         Ok(())
     }
 
-    /// Makes the table durable; its name is with the next sync of its directory.
+    /// Ends the table, durable where that was asked for; its name is when it is published.
     pub async fn finish(
         mut self,
         object: crate::place::ObjectId,
@@ -316,7 +330,9 @@ impl TableWriter {
         self.buffer.extend_from_slice(&index);
         self.buffer.extend_from_slice(&footer.to_bytes());
         self.write_out().await?;
-        self.file.sync_data().await.map_err(FlushError::io(&self.path))?;
+        if self.sync {
+            self.file.sync_data().await.map_err(FlushError::io(&self.path))?;
+        }
         self.file.close().await.map_err(FlushError::io(&self.path))?;
         Ok(TableRef { object, octets: footer.length, accounts: footer.accounts, level })
     }

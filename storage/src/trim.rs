@@ -19,6 +19,8 @@ use culver_shard::disk;
 
 use crate::error::FlushError;
 use crate::fault::{self, Fault};
+use crate::journal::commit::shared::seq_of;
+use crate::partition::{Partition, Serving};
 use crate::place::{ObjectId, ObjectKind};
 use crate::recover::needs_of;
 use crate::root::format::{End, Low};
@@ -27,6 +29,10 @@ use crate::storage::Inner;
 impl Inner {
     /// Carries old Flush records forward, lowers the marks of this shard's journals, and removes segments.
     pub async fn trim(self: &Rc<Self>) -> Result<(), FlushError> {
+        if self.node.is_some() {
+            // The node's agent trims its journal, by what the shards need.
+            return self.carry_cold_shared().await;
+        }
         let _alone = self.trimming.acquire(1).await;
         self.shorten_closed(false).await;
         self.carry_cold().await?;
@@ -69,7 +75,7 @@ impl Inner {
             .values()
             .filter_map(|partition| {
                 let partition = partition.borrow();
-                let (_, segment) = partition.flush.as_ref()?;
+                let segment = partition.flush.as_ref()?.1?;
                 let own = (segment.epoch, segment.shard) == (self.epoch, self.shard);
                 let lags = !own || segment.number + self.limits.carry_segments < active;
                 (lags && partition.unflushed.is_empty() && !partition.flushing).then_some(partition.id)
@@ -77,6 +83,36 @@ impl Inner {
             .collect();
         for id in cold {
             self.carry_forward(id).await?;
+        }
+        Ok(())
+    }
+
+    /// On a shared store: a Flush record in another epoch's journal holds that journal, and one far back in our own holds the
+    /// low mark. A partition that has nothing unflushed stands on its manifest alone, so that record says so of everything
+    /// before now.
+    async fn carry_cold_shared(self: &Rc<Self>) -> Result<(), FlushError> {
+        let now = seq_of(self.journal.next_lsn());
+        let lags = |partition: &Partition| match &partition.flush {
+            Some((_, Some(segment))) => {
+                segment.epoch != partition.epoch || segment.number + self.limits.carry_objects < now
+            }
+            Some((_, None)) => true,
+            // Without a Flush its Open record is the first that is needed.
+            None => partition.opened + self.limits.carry_objects < now,
+        };
+        let mut cold = Vec::new();
+        for partition in self.partitions.values() {
+            let partition = partition.borrow();
+            let clean = partition.unflushed.is_empty() && !partition.flushing;
+            if partition.serving == Serving::Open && clean && lags(&partition) {
+                cold.push((partition.id, partition.flush.is_some()));
+            }
+        }
+        for (id, flushed) in cold {
+            match flushed {
+                true => self.carry_forward(id).await?,
+                false => self.flush_empty(id).await?,
+            }
         }
         Ok(())
     }

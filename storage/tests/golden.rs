@@ -108,6 +108,8 @@ impl Source for Fixed {
     }
 
     fn reset(&self, _: Option<&AccountId>) {}
+
+    fn lost(&self, _: PartitionId) {}
 }
 
 /// Writes the files of the version that is current, for a release that has a new one.

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use culver_model::{AccountId, Guid, PartitionId};
 use culver_shard::{Config, Queue, mesh, spawn, time};
 use culver_storage::{
-    AccountBlocks, BlockKind, Body, Limits, LocalFuture, OpenError, Place, Position, Root, Share, Source,
-    SourceError, Storage, check, dump,
+    AccountBlocks, BlockKind, Body, Haste, Limits, LocalFuture, OpenError, Place, Position, Root, Share,
+    Source, SourceError, Storage, check, dump,
 };
 
 const KEY: Guid = Guid([9; 16]);
@@ -98,6 +98,8 @@ impl Source for Rows {
     }
 
     fn reset(&self, _: Option<&AccountId>) {}
+
+    fn lost(&self, _: PartitionId) {}
 }
 
 /// Runs `work` on every shard with its storage, started from the directory; closes all.
@@ -551,22 +553,22 @@ fn on_a_small_file_system() {
     let limits =
         Limits { partitions: 2, segment_octets: 2 << 20, reserve_octets: 512 << 10, ..Limits::default() };
     std::fs::write(&first, vec![1; 6 << 20]).unwrap();
-    let commit = async |storage: &Storage, urgent: bool| {
+    let commit = async |storage: &Storage, haste: Haste| {
         let body = Body::inline(vec![7; 50_000], storage.limits()).ok().unwrap();
-        let bodies = if urgent { Vec::new() } else { vec![body] };
+        let bodies = if haste == Haste::Urgent { Vec::new() } else { vec![body] };
         let (sender, receiver) = culver_shard::sync::oneshot::channel();
         let told = Box::new(move |result: Result<_, _>| {
             let _ = sender.send(result.is_ok());
         });
         let (account, partition) = (account(1), storage.partition_of(&account(1)));
-        match storage.submit_wait(partition, &account, vec![0; 8], bodies, urgent, told).await {
+        match storage.submit_wait(partition, &account, vec![0; 8], bodies, haste, told).await {
             Ok(()) => receiver.await.unwrap(),
             Err(_) => false,
         }
     };
     with_store(&store, limits.clone(), 1, move |storage| async move {
         let mut taken = 0;
-        while commit(&storage, false).await {
+        while commit(&storage, Haste::Interactive).await {
             taken += 1;
         }
         assert!(taken > 60, "{taken} messages were taken");
@@ -578,8 +580,8 @@ fn on_a_small_file_system() {
     for _ in 0..5 {
         with_store(&store, limits.clone(), 1, move |storage| async move {
             assert!(storage.status().full);
-            assert!(!commit(&storage, false).await, "a message was taken on a full disk");
-            assert!(commit(&storage, true).await, "what frees space was refused");
+            assert!(!commit(&storage, Haste::Interactive).await, "a message was taken on a full disk");
+            assert!(commit(&storage, Haste::Urgent).await, "what frees space was refused");
         });
     }
     with_store(&store, limits, 1, move |storage| {
@@ -592,7 +594,10 @@ fn on_a_small_file_system() {
                     time::sleep(std::time::Duration::from_millis(100)).await;
                 }
             }
-            assert!(commit(&storage, false).await, "there is space again, and no message is taken");
+            assert!(
+                commit(&storage, Haste::Interactive).await,
+                "there is space again, and no message is taken"
+            );
         }
     });
 }
@@ -608,7 +613,10 @@ fn a_backlog_of_256_mib_is_recovered_within_3_seconds() {
             let body = Body::inline(vec![nth as u8; 256 << 10], storage.limits()).ok().unwrap();
             let partition = storage.partition_of(&account);
             let told = Box::new(|result: Result<_, _>| drop(result));
-            storage.submit_wait(partition, &account, vec![1; 300], vec![body], false, told).await.unwrap();
+            storage
+                .submit_wait(partition, &account, vec![1; 300], vec![body], Haste::Interactive, told)
+                .await
+                .unwrap();
         }
     });
     let path = dir.path().to_owned();

@@ -17,6 +17,8 @@
 //! `pending_octets_max`, `pending_records_max`, `batch_octets_max`, `unflushed_octets_max`. On a full disk records that
 //! are not urgent are refused, and the reserve gives urgent ones a small segment.
 
+pub(crate) mod shared;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -67,27 +69,46 @@ pub(crate) struct Pending {
     account: Option<AccountId>,
     meta: Vec<u8>,
     bodies: Vec<Body>,
-    urgent: bool,
+    haste: Haste,
     on_commit: OnCommit,
     /// Octets of the record with its frames.
     pub octets: u64,
     room: Option<Permit>,
+    /// The partition's term here in which it was made.
+    term: u64,
+}
+
+/// Who waits for a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Haste {
+    /// A transfer agent, which can wait for others' messages to come along where a commit costs money.
+    Delivery,
+    /// A client.
+    Interactive,
+    /// It frees space, or others wait for it: it is taken also where the disk is full or a bound is passed.
+    Urgent,
+}
+
+impl Haste {
+    fn is_urgent(self) -> bool {
+        self == Haste::Urgent
+    }
 }
 
 impl Pending {
     pub fn new(
         kind: RecordKind,
-        partition: PartitionId,
+        (partition, term): (PartitionId, u64),
         account: Option<AccountId>,
         meta: Vec<u8>,
         bodies: Vec<Body>,
-        urgent: bool,
+        haste: Haste,
         on_commit: OnCommit,
     ) -> Pending {
         let name = account.as_ref().map_or(0, |account| account.as_str().len());
         let frames: usize = bodies.iter().map(Body::frame_octets).sum();
         let octets = (head_octets(name, meta.len(), bodies.len()) + frames) as u64;
-        Pending { kind, partition, account, meta, bodies, urgent, on_commit, octets, room: None }
+        Pending { kind, partition, account, meta, bodies, haste, on_commit, octets, room: None, term }
     }
 
     fn tell(self, result: Result<Committed, CommitError>) -> bool {
@@ -110,12 +131,16 @@ pub(crate) struct Journal {
     records_max: usize,
     /// How often everything pending was dropped.
     resets: Cell<u64>,
+    /// Batches go to the node's journal on a shared store.
+    shared: bool,
 }
 
 struct State {
     queue: VecDeque<Pending>,
     /// Records of the batch that is being written.
     in_flight: usize,
+    /// On a shared store, the journal object whose records are being told.
+    telling: u64,
     octets: u64,
     next_lsn: u64,
     next_number: u64,
@@ -145,13 +170,15 @@ struct Laid {
 }
 
 impl Journal {
-    pub fn new(limits: &Limits, epoch: u32, shard: u16) -> Journal {
+    pub fn new(limits: &Limits, epoch: u32, shard: u16, shared: bool) -> Journal {
         Journal {
             epoch,
             shard,
+            shared,
             state: RefCell::new(State {
                 queue: VecDeque::new(),
                 in_flight: 0,
+                telling: 0,
                 octets: 0,
                 next_lsn: 1,
                 next_number: 1,
@@ -180,9 +207,13 @@ impl Journal {
         self.state.borrow().full
     }
 
-    /// The position the next record gets: everything before it is committed or void, unless a batch is in flight.
-    pub fn next_position(&self) -> Position {
-        Position { epoch: self.epoch, lsn: self.state.borrow().next_lsn }
+    /// The number the next record gets: everything before it is committed or void, unless a batch is in flight.
+    pub fn next_lsn(&self) -> u64 {
+        self.state.borrow().next_lsn
+    }
+
+    fn next_position(&self) -> Position {
+        Position { epoch: self.epoch, lsn: self.next_lsn() }
     }
 
     /// The number of the segment that is written.
@@ -190,10 +221,15 @@ impl Journal {
         self.state.borrow().next_number - 1
     }
 
-    /// The segment that is written; inside a commit's telling, the one that holds it.
-    pub fn active_id(&self) -> ObjectId {
-        let (epoch, shard) = (self.epoch, self.shard);
-        ObjectId { kind: ObjectKind::Segment, shard, epoch, number: self.active_number() }
+    /// Inside a commit's telling, the segment that holds it, as partitions of this epoch name it.
+    pub fn telling_id(&self, epoch: u32) -> ObjectId {
+        match self.state.borrow().telling {
+            // Objects of a shared journal are the node's, and no shard's.
+            seq if self.shared => ObjectId { kind: ObjectKind::Segment, shard: 0, epoch, number: seq },
+            _ => {
+                ObjectId { kind: ObjectKind::Segment, shard: self.shard, epoch, number: self.active_number() }
+            }
+        }
     }
 
     pub fn close(&self) {
@@ -244,7 +280,7 @@ impl Journal {
             octets += next.octets;
             batch.extend(state.queue.pop_front());
         }
-        state.in_flight = batch.len();
+        state.in_flight += batch.len();
         batch
     }
 
@@ -264,7 +300,7 @@ impl Inner {
     /// Is there room for a record at once?
     pub fn check_room(&self, pending: &mut Pending) -> Result<(), SubmitError> {
         let journal = &self.journal;
-        if let Some(refusal) = journal.refusal(pending.urgent) {
+        if let Some(refusal) = journal.refusal(pending.haste.is_urgent()) {
             return Err(refusal);
         }
         if journal.gate.free() == 0 {
@@ -273,7 +309,7 @@ impl Inner {
         let backlog = self.unflushed_octets.get() > self.limits.unflushed_octets_max;
         let room = journal.room.try_acquire(pending.octets as usize);
         let crowded = room.is_none() || backlog || journal.pending().0 >= journal.records_max;
-        if crowded && !pending.urgent {
+        if crowded && !pending.haste.is_urgent() {
             self.due.notify_all();
             return Err(SubmitError::Busy);
         }
@@ -287,12 +323,12 @@ impl Inner {
     pub async fn wait_for_room(&self, pending: &mut Pending) -> Result<Option<Permit>, SubmitError> {
         let journal = &self.journal;
         let resets = journal.resets.get();
-        let judge = || match journal.refusal(pending.urgent) {
+        let judge = || match journal.refusal(pending.haste.is_urgent()) {
             Some(refusal) => Err(refusal),
             None if journal.resets.get() != resets => Err(SubmitError::Busy),
             None => Ok(()),
         };
-        if pending.urgent {
+        if pending.haste.is_urgent() {
             return judge().map(|()| None);
         }
         let gate = journal.gate.acquire(1).await;
@@ -312,7 +348,12 @@ impl Inner {
         Ok(Some(gate))
     }
 
+    /// What was made for another term of its partition is not stored, and told so.
     pub fn enqueue(&self, pending: Pending) {
+        if self.partition(pending.partition).borrow().term != pending.term {
+            pending.tell(Err(CommitError::Lost));
+            return;
+        }
         let mut state = self.journal.state.borrow_mut();
         state.octets += pending.octets;
         state.queue.push_back(pending);
@@ -693,9 +734,9 @@ impl Inner {
         };
         tracing::error!(shard = self.shard, "no space left for the journal; only what frees space is taken");
         let (keep, fail): (Vec<Pending>, Vec<Pending>) =
-            batch.into_iter().partition(|pending| pending.urgent);
+            batch.into_iter().partition(|pending| pending.haste.is_urgent());
         let (keep_queued, fail_queued): (Vec<Pending>, Vec<Pending>) =
-            queued.into_iter().partition(|pending| pending.urgent);
+            queued.into_iter().partition(|pending| pending.haste.is_urgent());
         // Put back before anybody is told: whoever is told may submit.
         self.journal.state.borrow_mut().queue = keep_queued.into();
         self.fail(fail, CommitError::NoSpace);

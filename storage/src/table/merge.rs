@@ -73,12 +73,12 @@ impl Cursor {
 pub(crate) async fn merge(
     tables: &[Rc<Table>],
     whole: Option<Position>,
-    path: PathBuf,
+    (path, sync): (PathBuf, bool),
     header: FileHeader,
     object: ObjectId,
 ) -> Result<TableRef, FlushError> {
     let level = 1 + tables.iter().map(|table| table.reference.level).max().unwrap_or(0);
-    let mut writer = TableWriter::create(path, header).await?;
+    let mut writer = TableWriter::create(path, header, sync).await?;
     let mut cursors = Vec::new();
     for table in tables {
         cursors.push(Cursor::open(table.clone()).await?);

@@ -27,7 +27,7 @@ type Content = BTreeMap<String, (Position, Vec<(Guid, BlockKind, Vec<u8>)>)>;
 
 async fn write(number: u64, content: &Content) -> Rc<Table> {
     let (object, header, path) = header(number);
-    let mut writer = TableWriter::create(path.clone(), header).await.unwrap();
+    let mut writer = TableWriter::create(path.clone(), header, true).await.unwrap();
     for (account, (position, blocks)) in content {
         let mut entries = Vec::new();
         for (guid, kind, bytes) in blocks {
@@ -97,7 +97,8 @@ fn merged_tables_answer_as_the_tables_did() {
                 let from = tables.len() - run;
                 let whole = (from == 0).then_some(Position { epoch: 9, lsn: 0 });
                 let (object, header, path) = header(100 + run as u64);
-                let reference = merge(&tables[from..], whole, path.clone(), header, object).await.unwrap();
+                let reference =
+                    merge(&tables[from..], whole, (path.clone(), true), header, object).await.unwrap();
                 let merged = Rc::new(Table::open(&path, PARTITION, reference).await.unwrap());
                 let after: Vec<Rc<Table>> = tables[..from].iter().cloned().chain([merged]).collect();
                 for account in 0..60 {
@@ -115,11 +116,11 @@ fn merged_tables_answer_as_the_tables_did() {
 fn only_what_stands_on_a_base_counts() {
     use BlockKind::{Base, Delta, Removed};
     assert_eq!(counting([(Delta, 4), (Delta, 3), (Base, 2), (Delta, 1), (Base, 0)]), [2, 3, 4]);
-    assert_eq!(counting([(Removed, 2), (Base, 1)]), []);
-    assert_eq!(counting([(Delta, 3), (Removed, 2), (Base, 1)]), []);
+    assert!(counting([(Removed, 2), (Base, 1)]).is_empty());
+    assert!(counting([(Delta, 3), (Removed, 2), (Base, 1)]).is_empty());
     assert_eq!(counting([(Base, 1)]), [1]);
-    assert_eq!(counting([(Delta, 1)]), []);
-    assert_eq!(counting::<u8>([]), []);
+    assert!(counting([(Delta, 1)]).is_empty());
+    assert!(counting::<u8>([]).is_empty());
 }
 
 #[test]

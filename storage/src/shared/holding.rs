@@ -1,0 +1,227 @@
+//! What a shard does with partitions that come and go: acquire (R6c), serve (R9), hand over (R8), and what of the journals it
+//! still needs (R4).
+
+use std::collections::BTreeMap;
+
+use culver_model::PartitionId;
+use culver_shard::sync::oneshot;
+use culver_shard::time;
+
+use super::format::Incarnation;
+use crate::error::{CommitError, FlushError};
+use crate::journal::commit::shared::seq_of;
+use crate::journal::commit::{Haste, Pending};
+use crate::journal::format::RecordKind;
+use crate::partition::{Partition, PartitionSeed, Serving};
+use crate::place::{ObjectId, ObjectKind};
+use crate::storage::{Inner, Storage};
+
+/// A partition that this node claimed, with everything committed of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Acquired {
+    pub seed: PartitionSeed,
+    /// Whose journal it is written to from now on.
+    pub incarnation: Incarnation,
+    /// In whose journals its earlier epochs are, as far as they are needed.
+    pub journals: BTreeMap<u32, Incarnation>,
+}
+
+/// What a partition still needs of journals.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Needed {
+    pub partition: PartitionId,
+    pub epoch: u32,
+    /// The first object needed of this node's own journal; `None` where it needs nothing of it yet.
+    pub own: Option<u64>,
+    /// Earlier epochs of which nothing is needed any more.
+    pub freed: Vec<(u32, Incarnation)>,
+}
+
+/// Why a partition could not be taken on or handed over.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HoldError {
+    /// The journal was sealed meanwhile: another node took over.
+    #[error("this node's journal was sealed")]
+    Ended,
+    #[error("not flushed: {0}")]
+    Flush(#[from] FlushError),
+    #[error("accounts that cannot be flushed keep it here: run `culver check`, and restore what it names")]
+    LeftOut,
+}
+
+impl Storage {
+    /// Takes a partition on; ready when its Open record is committed. Whether it may be served then, [`Storage::serves`]
+    /// says.
+    pub(crate) async fn acquire(&self, acquired: Acquired) -> Result<(), HoldError> {
+        let inner = &self.0;
+        let Acquired { seed, incarnation, journals } = acquired;
+        let (id, epoch) = (seed.partition, seed.epoch);
+        inner.join(incarnation);
+        inner.lose(id);
+        let stored = inner.objects.stored().ok_or(HoldError::Ended)?;
+        for (epoch, incarnation) in journals {
+            stored.note_journal(id, epoch, incarnation);
+        }
+        stored.note_journal(id, epoch, incarnation);
+        let term = {
+            let mut partition = inner.partition(id).borrow_mut();
+            let term = partition.term + 1;
+            *partition = Partition { serving: Serving::Opening, term, ..Partition::new(seed, time::now()) };
+            inner.unflushed_octets.set(inner.unflushed_octets.get() + partition.unflushed_octets);
+            term
+        };
+        let opened = self.record(id, term, RecordKind::Open, Vec::new(), {
+            let inner = inner.clone();
+            move || {
+                let mut partition = inner.partition(id).borrow_mut();
+                if partition.term == term {
+                    partition.serving = Serving::Open;
+                    partition.opened = seq_of(inner.journal.next_lsn());
+                }
+            }
+        });
+        opened.await.map_err(|_| HoldError::Ended)
+    }
+
+    /// Whether reads and changes of a partition may be answered here now.
+    pub fn serves(&self, partition: PartitionId) -> bool {
+        let Some(state) = self.0.partitions.get(&partition.0) else { return false };
+        let open = state.borrow().serving == Serving::Open;
+        open && self.0.node.as_ref().is_none_or(|node| node.is_fresh())
+    }
+
+    /// Hands a partition over: stops serving it, flushes it, and journals its Release. The manifest that holds all of it, or
+    /// `None` where it is empty.
+    pub(crate) async fn release(&self, id: PartitionId) -> Result<Option<ObjectId>, HoldError> {
+        let inner = &self.0;
+        let term = {
+            let mut partition = inner.partition(id).borrow_mut();
+            if partition.serving != Serving::Open {
+                return Err(HoldError::Ended);
+            }
+            partition.serving = Serving::Leaving;
+            partition.term
+        };
+        let flushed = self.flush_for_release(id).await;
+        if let Err(error) = flushed {
+            // It stays where it is, and is served again.
+            let mut partition = inner.partition(id).borrow_mut();
+            if partition.term == term && partition.serving == Serving::Leaving {
+                partition.serving = Serving::Open;
+            }
+            return Err(error);
+        }
+        let manifest = {
+            // H7: from here on it is not served in this epoch again, whatever becomes of the record.
+            let mut partition = inner.partition(id).borrow_mut();
+            if partition.term != term {
+                return Err(HoldError::Ended);
+            }
+            partition.serving = Serving::Absent;
+            partition.flush.as_ref().map(|(meta, _)| meta.manifest)
+        };
+        if let Some(source) = inner.source() {
+            source.lost(id);
+        }
+        let meta = super::release_meta(manifest);
+        let released = self.record(id, term, RecordKind::Release, meta, || {}).await;
+        inner.forget(id);
+        released.map_err(|_| HoldError::Ended)?;
+        Ok(manifest)
+    }
+
+    /// Flushes until nothing is unflushed.
+    async fn flush_for_release(&self, id: PartitionId) -> Result<(), HoldError> {
+        loop {
+            self.0.flush_now(id).await?;
+            let in_journals = {
+                let partition = self.0.partition(id).borrow();
+                match (partition.serving, partition.unflushed.is_empty(), partition.left_out.is_empty()) {
+                    (Serving::Leaving, true, _) => {}
+                    (Serving::Leaving, false, false) => return Err(HoldError::LeftOut),
+                    (Serving::Leaving, false, true) => continue,
+                    _ => return Err(HoldError::Ended),
+                }
+                let bodies = partition.manifest.iter().flat_map(|manifest| manifest.bodies.keys());
+                bodies.copied().filter(|body| body.kind == ObjectKind::Segment).collect::<Vec<_>>()
+            };
+            if in_journals.is_empty() {
+                return Ok(());
+            }
+            // Who comes next starts from the manifest alone.
+            let Some(source) = self.0.source() else { return Err(HoldError::Ended) };
+            for object in in_journals {
+                self.0.compact(&*source, object, &[id]).await?;
+            }
+        }
+    }
+
+    /// Journals a record of ownership; `then` runs in its commit's own call.
+    async fn record(
+        &self,
+        id: PartitionId,
+        term: u64,
+        kind: RecordKind,
+        meta: Vec<u8>,
+        then: impl FnOnce() + 'static,
+    ) -> Result<(), CommitError> {
+        let (sender, receiver) = oneshot::channel();
+        let on_commit = Box::new(move |result: Result<_, CommitError>| {
+            if result.is_ok() {
+                then();
+            }
+            let _ = sender.send(result.map(drop));
+        });
+        self.0.enqueue(Pending::new(kind, (id, term), None, meta, Vec::new(), Haste::Urgent, on_commit));
+        receiver.await.unwrap_or(Err(CommitError::Unknown))
+    }
+
+    /// What the partitions of this shard need of journals, of those that this node has or had in its incarnation.
+    /// Waits until everything that was handed to the journal before is told.
+    pub(crate) async fn needed(&self) -> Vec<Needed> {
+        self.0.settled().await;
+        let partitions = self.0.partitions.values().map(|partition| partition.borrow());
+        partitions
+            .filter(|partition| partition.serving != Serving::Absent)
+            .map(|p| self.0.needed_of(&p))
+            .collect()
+    }
+}
+
+impl Inner {
+    fn needed_of(&self, partition: &Partition) -> Needed {
+        let mut oldest = partition.epoch;
+        let mut own: Option<u64> = None;
+        let mut need = |epoch: u32, seq: u64| {
+            oldest = oldest.min(epoch);
+            if epoch == partition.epoch {
+                own = Some(own.map_or(seq, |own| own.min(seq)));
+            }
+        };
+        for ((epoch, _), seq) in partition.needed_segments() {
+            need(epoch, seq);
+        }
+        // Bodies that a manifest names in journal objects, until they are moved.
+        for body in partition.manifest.iter().flat_map(|manifest| manifest.bodies.keys()) {
+            if body.kind == ObjectKind::Segment {
+                need(body.epoch, body.number);
+            }
+        }
+        // A successor starts from the newest Flush; without one of this epoch, from the first record of it and whatever
+        // earlier owners have left (R4).
+        match &partition.flush {
+            Some((meta, Some(segment))) if segment.epoch == partition.epoch => {
+                oldest = oldest.min(meta.cov.epoch)
+            }
+            _ => {
+                need(partition.epoch, partition.opened);
+                oldest = 0;
+            }
+        }
+        let freed = match self.objects.stored() {
+            Some(stored) => stored.journals_below(partition.id, oldest),
+            None => Vec::new(),
+        };
+        Needed { partition: partition.id, epoch: partition.epoch, own, freed }
+    }
+}

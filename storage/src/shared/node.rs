@@ -1,0 +1,848 @@
+//! A node's agent on a shared store: its journal, what it owns, whom it watches, what it takes over, trims and sweeps.
+//!
+//! Lives on shard 0 of the process.
+//!
+//! # Invariants
+//! At most one claim for an epoch of a partition is made in an incarnation, ever (H13). A node whose journal is sealed begins
+//! a new incarnation and claims, as anybody would, what nobody has taken (R7).
+//!
+//! # Order
+//! What was claimed is taken over whole before its shard hears of it. A low mark is known to be there before what it passes
+//! is deleted (R4).
+//!
+//! # Limits
+//! [`NodeConfig`] has them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use culver_model::PartitionId;
+use culver_shard::sync::Notify;
+use culver_shard::{Queue, Task, disk, local, mesh, random, set_local, shards, spawn, sync, time};
+
+use super::format::{Base, Content, FREED, Incarnation, ObjectHead, PartitionOwner, SharedLow};
+use super::holding::{Acquired, HoldError};
+use super::journal::{Appended, Ended, NewPart, NodeJournal, Windows};
+use super::keys;
+use super::seal::{SealError, newest_low, seal};
+use super::takeover::{Taker, newest_owner};
+use crate::error::OpenError;
+use crate::limits::Limits;
+use crate::root::format::StoreIdentity;
+use crate::root::nonce;
+use crate::source::LocalFuture;
+use crate::storage::Storage;
+use crate::store::{Created, Octets, Patience, Store, StoreError, StoreUrl};
+
+/// How long requests of the agent are tried.
+const PATIENCE: Patience =
+    Patience { within: Duration::from_secs(30), urgency: crate::store::Urgency::Interactive };
+
+/// Octets of a journal object's beginning that tell what it is.
+const HEAD_OCTETS: u64 = 4096;
+
+/// Who a node is, and how it behaves towards others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// As its operator names it; no two nodes of a store have one name.
+    pub name: String,
+    /// Where it answers, for who forwards clients; may be empty.
+    pub address: String,
+    pub windows: Windows,
+    /// A node that committed nothing for so long is taken for dead. 30 s; at least twice the proof of [`Windows`].
+    pub lease: Duration,
+    /// Between two looks at the others. 5 s.
+    pub look: Duration,
+    /// The low mark moves by so many objects at least, or after [`NodeConfig::trim_after`]. 256.
+    pub trim_objects: u64,
+    /// 60 s.
+    pub trim_after: Duration,
+}
+
+impl NodeConfig {
+    pub fn new(name: &str) -> NodeConfig {
+        NodeConfig {
+            name: name.to_owned(),
+            address: String::new(),
+            windows: Windows::default(),
+            lease: Duration::from_secs(30),
+            look: Duration::from_secs(5),
+            trim_objects: 256,
+            trim_after: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What one shard gets of a node; goes to that shard, to [`Storage::start_shared`].
+#[derive(Clone)]
+pub struct NodeShare {
+    pub(crate) source: StoreSource,
+    pub(crate) dir: PathBuf,
+    pub(crate) limits: Limits,
+    pub(crate) store_id: [u8; 16],
+    pub(crate) partition_count: u16,
+    pub(crate) fresh: Arc<AtomicU64>,
+}
+
+/// How a shard comes to its own handle on the store.
+#[derive(Clone)]
+pub(crate) enum StoreSource {
+    Url(StoreUrl),
+    #[cfg(any(test, feature = "simulation"))]
+    Sim(SendSim),
+}
+
+/// The simulation has one thread.
+#[cfg(any(test, feature = "simulation"))]
+#[derive(Clone)]
+pub(crate) struct SendSim(pub crate::simstore::SimStore, pub String);
+
+// SAFETY: all shards of a simulation run on one thread, so it is never sent.
+#[cfg(any(test, feature = "simulation"))]
+unsafe impl Send for SendSim {}
+#[cfg(any(test, feature = "simulation"))]
+unsafe impl Sync for SendSim {}
+
+impl StoreSource {
+    pub async fn open(&self) -> Result<Store, StoreError> {
+        match self {
+            StoreSource::Url(url) => Store::open(url).await,
+            #[cfg(any(test, feature = "simulation"))]
+            StoreSource::Sim(SendSim(sim, node)) => Ok(sim.of_node(node)),
+        }
+    }
+}
+
+/// See the module. Clones are the same node.
+#[derive(Clone)]
+pub struct Node(Rc<Inner>);
+
+struct Inner {
+    share: NodeShare,
+    store: Store,
+    config: NodeConfig,
+    journal: RefCell<NodeJournal>,
+    state: RefCell<State>,
+    /// Something is to be looked at before its time.
+    due: Notify,
+    stopping: Cell<bool>,
+    task: RefCell<Option<Task<()>>>,
+    _lock: disk::Lock,
+}
+
+#[derive(Default)]
+struct State {
+    /// The newest owner of each partition, as far as this node has seen.
+    owners: BTreeMap<PartitionId, PartitionOwner>,
+    /// Incarnations of this very directory: they have ended, for it is locked.
+    own: BTreeSet<Incarnation>,
+    /// The highest epoch that was claimed in this incarnation.
+    claimed: BTreeMap<PartitionId, u32>,
+    /// Claims that are not yet taken over.
+    pending: Vec<PartitionOwner>,
+    /// What is served here, or will be as soon as its Open record is committed.
+    held: BTreeMap<PartitionId, u32>,
+    tails: BTreeMap<Incarnation, Tail>,
+    low: u64,
+    next_low: u64,
+    trimmed: Option<time::Instant>,
+    freed: BTreeSet<(Incarnation, PartitionId, u32)>,
+    /// Journals that were sealed, and whose records wait to be swept.
+    dead: BTreeMap<Incarnation, Dead>,
+}
+
+#[derive(Default)]
+struct Dead {
+    sealed: u64,
+    /// Partitions and epochs that have records in it.
+    owners: BTreeSet<(PartitionId, u32)>,
+    looked: Option<time::Instant>,
+}
+
+/// The end of another node's journal.
+struct Tail {
+    next: u64,
+    /// How far it came between the last two looks.
+    pace: u64,
+    moved: time::Instant,
+    looked: time::Instant,
+    ended: bool,
+}
+
+impl Node {
+    /// Joins a store, made where there is none: proves what it can do, and begins an incarnation. Nothing is claimed before
+    /// [`Node::begin`].
+    pub async fn join(
+        url: &StoreUrl,
+        dir: &Path,
+        limits: Limits,
+        config: NodeConfig,
+    ) -> Result<Node, OpenError> {
+        let store = Store::open(url).await.map_err(OpenError::Store)?;
+        let dialect = store.probe(true).await.map_err(OpenError::Probe)?;
+        for note in &dialect.notes {
+            tracing::warn!(note, "the store");
+        }
+        Node::on(store, StoreSource::Url(url.clone()), dir, limits, config).await
+    }
+
+    #[cfg(any(test, feature = "simulation"))]
+    pub async fn join_simulated(
+        sim: &crate::simstore::SimStore,
+        dir: &Path,
+        limits: Limits,
+        config: NodeConfig,
+    ) -> Result<Node, OpenError> {
+        let source = StoreSource::Sim(SendSim(sim.clone(), config.name.clone()));
+        Node::on(sim.of_node(&config.name), source, dir, limits, config).await
+    }
+
+    async fn on(
+        store: Store,
+        source: StoreSource,
+        dir: &Path,
+        limits: Limits,
+        config: NodeConfig,
+    ) -> Result<Node, OpenError> {
+        disk::create_dir_all(dir).await.map_err(OpenError::io(dir))?;
+        let lock = disk::lock(dir.join("LOCK")).await.map_err(OpenError::lock)?;
+        let identity = identity(&store, &limits).await.map_err(OpenError::Store)?;
+        let drafts = dir.join("drafts");
+        clear(&drafts).await.map_err(OpenError::io(&drafts))?;
+        let share = NodeShare {
+            source,
+            dir: dir.to_owned(),
+            limits,
+            store_id: identity.store,
+            partition_count: identity.partitions,
+            fresh: Arc::new(AtomicU64::new(0)),
+        };
+        let path = dir.join("INCARNATIONS");
+        let own = read_incarnations(&path).await.map_err(OpenError::io(&path))?;
+        let journal = NodeJournal::start(store.clone(), identity.store, config.windows);
+        let state = State { own, ..State::default() };
+        let node = Node(Rc::new(Inner {
+            share,
+            store,
+            config,
+            journal: RefCell::new(journal),
+            state: RefCell::new(state),
+            due: Notify::new(),
+            stopping: Cell::new(false),
+            task: RefCell::default(),
+            _lock: lock,
+        }));
+        node.0.note_incarnation().await.map_err(OpenError::io(&path))?;
+        set_local(Rc::new(node.clone()));
+        Ok(node)
+    }
+
+    /// What each shard needs to start its storage.
+    pub fn share(&self) -> NodeShare {
+        self.0.share.clone()
+    }
+
+    /// Begins to claim, watch and trim. Call it when all shards have started and attached their storage.
+    pub fn begin(&self) {
+        let inner = self.0.clone();
+        let fresh = spawn(Queue::Commit, "node freshness", inner.clone().freshness());
+        fresh.detach();
+        let task = spawn(Queue::Background, "node agent", inner.run());
+        *self.0.task.borrow_mut() = Some(task);
+    }
+
+    pub(crate) async fn append(&self, part: NewPart) -> Result<Appended, Ended> {
+        let journal = self.0.journal.borrow().clone();
+        journal.append(part).await
+    }
+
+    /// The name and address of a partition's owner, as far as this node has seen.
+    pub fn owner_of(&self, partition: PartitionId) -> Option<(String, String)> {
+        let state = self.0.state.borrow();
+        state.owners.get(&partition).map(|owner| (owner.name.clone(), owner.address.clone()))
+    }
+
+    /// The store has not answered a commit for long: it is tried again until it does.
+    pub fn is_late(&self) -> bool {
+        self.0.journal.borrow().is_late()
+    }
+
+    /// Partitions that this node has.
+    pub fn held(&self) -> Vec<PartitionId> {
+        self.0.state.borrow().held.keys().copied().collect()
+    }
+
+    /// Takes partitions from whoever has them, at once.
+    pub async fn take_over(&self, partitions: &[PartitionId]) -> Result<usize, SealError> {
+        let held: BTreeSet<PartitionId> = self.held().into_iter().collect();
+        let wanted: Vec<PartitionId> = partitions.iter().copied().filter(|id| !held.contains(id)).collect();
+        self.0.look_at_owners(wanted.iter().copied()).await?;
+        self.0.claim_all(wanted.clone()).await?;
+        self.0.take_pending().await?;
+        Ok(wanted.iter().filter(|id| self.0.state.borrow().held.contains_key(id)).count())
+    }
+
+    /// Hands all partitions over and ends the journal: whoever comes next starts from manifests. What cannot be flushed stays
+    /// in the journal.
+    pub async fn leave(&self) {
+        self.0.stopping.set(true);
+        self.0.due.notify_all();
+        let task = self.0.task.borrow_mut().take();
+        if let Some(task) = task {
+            task.cancel().await;
+        }
+        let releases = self.held().into_iter().map(|id| {
+            let shard = self.0.shard_of(id);
+            let release: LocalFuture<'_, ()> = Box::pin(async move {
+                let released = mesh::call(shard, move || async move {
+                    let Some(storage) = local::<Storage>() else { return Err(HoldError::Ended) };
+                    storage.release(id).await.map(drop)
+                });
+                match released.await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::warn!(partition = %id, %error, "not handed over in order"),
+                    Err(error) => tracing::warn!(partition = %id, %error, "not handed over in order"),
+                }
+            });
+            release
+        });
+        sync::all(releases.collect()).await;
+        let journal = self.0.journal.borrow().clone();
+        journal.close().await;
+        if !journal.was_sealed() {
+            // Nobody has to wait for a node that has said good-bye.
+            let mut none = |_: &ObjectHead, _: &[u8]| Ok(());
+            let (store, name) = (&self.0.store, &self.0.config.name);
+            let sealed =
+                seal(store, journal.incarnation(), self.0.share.store_id, name, PATIENCE, &mut none).await;
+            if let Err(error) = sealed {
+                tracing::warn!(%error, "the journal is not closed in the store: others wait until they take this node for dead");
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn shard_of(&self, id: PartitionId) -> usize {
+        id.index() % shards()
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = PartitionId> {
+        (0..self.share.partition_count).map(PartitionId)
+    }
+
+    fn taker(&self) -> Taker {
+        Taker {
+            store: self.store.clone(),
+            store_id: self.share.store_id,
+            name: self.config.name.clone(),
+            address: self.config.address.clone(),
+            incarnation: self.journal.borrow().incarnation(),
+            patience: PATIENCE,
+        }
+    }
+
+    /// Shows to all shards until when the newest proof holds.
+    async fn freshness(self: Rc<Self>) {
+        loop {
+            let journal = self.journal.borrow().clone();
+            let until = journal.fresh_until().map_or(0, time::Instant::as_nanos);
+            let until = if journal.has_ended() { 0 } else { until };
+            self.share.fresh.store(until, Ordering::Relaxed);
+            if journal.has_ended() {
+                if self.stopping.get() {
+                    return;
+                }
+                self.due.notify_all();
+                time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+            journal.moved().await;
+        }
+    }
+
+    async fn run(self: Rc<Self>) {
+        while !self.stopping.get() {
+            let seen = self.due.version();
+            if self.journal.borrow().has_ended() {
+                self.renew().await;
+            }
+            if let Err(error) = Box::pin(self.round()).await {
+                tracing::warn!(%error, "the store does not tell who owns what; it is asked again");
+            }
+            let pause = self.config.look.mul_f64(0.75 + random::below(500) as f64 / 1000.0);
+            let journal = self.journal.borrow().clone();
+            let wait = async {
+                let (due, ended) = (self.due.changed_since(seen), journal.ended());
+                either(due, ended).await;
+            };
+            let _ = time::deadline(pause, wait).await;
+        }
+    }
+
+    /// R7: a new incarnation, which owns nothing.
+    async fn renew(&self) {
+        tracing::error!("this node lost what it owned; it begins anew");
+        for shard in 0..shards() {
+            let fenced = mesh::call(shard, || async {
+                if let Some(storage) = local::<Storage>() {
+                    storage.fenced();
+                }
+            });
+            let _ = fenced.await;
+        }
+        let journal = NodeJournal::start(self.store.clone(), self.share.store_id, self.config.windows);
+        *self.journal.borrow_mut() = journal;
+        {
+            let mut state = self.state.borrow_mut();
+            let (owners, own) = (std::mem::take(&mut state.owners), std::mem::take(&mut state.own));
+            *state = State { owners, own, ..State::default() };
+        }
+        if let Err(error) = self.note_incarnation().await {
+            tracing::warn!(%error, "the new incarnation is not noted on the local disk");
+        }
+    }
+
+    /// Writes down that this directory has had this incarnation. Where that fails only time is lost: after a restart it is
+    /// taken for another node's until its lease is over.
+    async fn note_incarnation(&self) -> std::io::Result<()> {
+        let incarnation = self.journal.borrow().incarnation();
+        let path = self.share.dir.join("INCARNATIONS");
+        let own = {
+            let mut state = self.state.borrow_mut();
+            state.own.insert(incarnation);
+            state.own.clone()
+        };
+        let octets: Vec<u8> = own.iter().flat_map(|incarnation| incarnation.0).collect();
+        let fresh = self.share.dir.join("INCARNATIONS.new");
+        match disk::remove(&fresh).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        disk::create_durable(&fresh, &octets).await?;
+        disk::rename(&fresh, &path).await?;
+        disk::sync_dir(&self.share.dir).await
+    }
+
+    async fn round(&self) -> Result<(), SealError> {
+        self.take_pending().await?;
+        self.claim_free().await?;
+        self.take_pending().await?;
+        self.trim().await?;
+        self.sweep().await
+    }
+
+    /// Claims what nobody has, and what belongs to a node that has ended or is taken for dead.
+    async fn claim_free(&self) -> Result<(), SealError> {
+        let others: Vec<PartitionId> = {
+            let state = self.state.borrow();
+            let pending = |id: &PartitionId| state.pending.iter().any(|claim| claim.partition == *id);
+            self.partitions().filter(|id| !state.held.contains_key(id) && !pending(id)).collect()
+        };
+        self.look_at_owners(others.iter().copied().filter(|id| !self.state.borrow().owners.contains_key(id)))
+            .await?;
+        let incarnations: BTreeSet<Incarnation> = {
+            let state = self.state.borrow();
+            let known = others.iter().filter_map(|id| state.owners.get(id));
+            known.map(|owner| owner.incarnation).filter(|of| !self.is_own(&state, *of)).collect()
+        };
+        for incarnation in incarnations {
+            self.look_at_tail(incarnation).await?;
+        }
+        let free = |id: &PartitionId| self.is_free(&self.state.borrow(), *id);
+        let wanted: Vec<PartitionId> = others.into_iter().filter(free).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        // Two nodes that see the same thing at the same time need not both ask for all of it.
+        time::sleep(Duration::from_millis(random::below(200))).await;
+        self.look_at_owners(wanted.iter().copied()).await?;
+        let wanted = wanted.into_iter().filter(free).collect();
+        self.claim_all(wanted).await
+    }
+
+    async fn look_at_owners(&self, ids: impl Iterator<Item = PartitionId>) -> Result<(), SealError> {
+        let looks = ids.map(|id| {
+            let look: LocalFuture<'_, _> = Box::pin(self.look_at_owner(id));
+            look
+        });
+        sync::all(looks.collect()).await.into_iter().collect()
+    }
+
+    async fn claim_all(&self, ids: Vec<PartitionId>) -> Result<(), SealError> {
+        if self.stopping.get() || self.journal.borrow().has_ended() {
+            return Ok(());
+        }
+        let claims = ids.into_iter().map(|id| {
+            let claim: LocalFuture<'_, _> = Box::pin(self.claim(id));
+            claim
+        });
+        sync::all(claims.collect()).await.into_iter().collect()
+    }
+
+    /// This directory's incarnations have ended, but for the one that runs.
+    fn is_own(&self, state: &State, incarnation: Incarnation) -> bool {
+        state.own.contains(&incarnation) || incarnation == self.journal.borrow().incarnation()
+    }
+
+    /// Whether nobody has a partition, or its owner has ended or is taken for dead.
+    fn is_free(&self, state: &State, id: PartitionId) -> bool {
+        let Some(owner) = state.owners.get(&id) else { return true };
+        if self.is_own(state, owner.incarnation) {
+            return true;
+        }
+        let dead = |tail: &Tail| tail.ended || tail.moved.elapsed() > self.config.lease;
+        state.tails.get(&owner.incarnation).is_some_and(dead)
+    }
+
+    /// Finds the newest owner of a partition.
+    async fn look_at_owner(&self, id: PartitionId) -> Result<(), SealError> {
+        let known = self.state.borrow().owners.get(&id).map_or(0, |owner| owner.epoch);
+        if let Some(owner) = newest_owner(&self.store, id, known, PATIENCE).await? {
+            self.state.borrow_mut().owners.insert(id, owner);
+        }
+        Ok(())
+    }
+
+    /// Whether another node's journal has grown, once in a look.
+    async fn look_at_tail(&self, incarnation: Incarnation) -> Result<(), SealError> {
+        let (from, pace) = match self.state.borrow().tails.get(&incarnation) {
+            Some(tail) if tail.ended || tail.looked.elapsed() < self.config.look / 2 => return Ok(()),
+            Some(tail) => (tail.next, tail.pace),
+            None => (0, 1),
+        };
+        let first = !self.state.borrow().tails.contains_key(&incarnation);
+        let from = match first {
+            true => newest_low(&self.store, incarnation, 0, PATIENCE).await?.0,
+            false => from,
+        };
+        let (next, ended) = self.end_of(incarnation, from, pace).await?;
+        let now = time::now();
+        let mut state = self.state.borrow_mut();
+        let tail =
+            state.tails.entry(incarnation).or_insert(Tail { next, pace: 1, moved: now, looked: now, ended });
+        if next > tail.next {
+            tail.pace = next - tail.next;
+            tail.moved = now;
+        }
+        (tail.next, tail.looked, tail.ended) = (next, now, ended);
+        Ok(())
+    }
+
+    /// The first number from `from` on that a journal does not have, and whether it is sealed there.
+    async fn end_of(&self, incarnation: Incarnation, from: u64, pace: u64) -> Result<(u64, bool), SealError> {
+        // A gallop by what it grew the last time, then halving.
+        let (mut low, mut step) = (from, pace.max(1));
+        let mut high = loop {
+            let at = low + step - 1;
+            match self.there(incarnation, at).await? {
+                There::Records => (low, step) = (at + 1, step * 2),
+                There::Seal => return Ok((at, true)),
+                There::Nothing => break at,
+            }
+        };
+        while high > low {
+            let middle = low + (high - low) / 2;
+            match self.there(incarnation, middle).await? {
+                There::Records => low = middle + 1,
+                There::Seal => return Ok((middle, true)),
+                There::Nothing => high = middle,
+            }
+        }
+        Ok((low, false))
+    }
+
+    async fn there(&self, incarnation: Incarnation, seq: u64) -> Result<There, SealError> {
+        let key = keys::journal(incarnation, seq);
+        match self.store.get(&key, Some(0..HEAD_OCTETS), PATIENCE, None).await {
+            Ok(bytes) => Ok(match ObjectHead::parse(&bytes).map(|head| head.content) {
+                Ok(Content::Seal(_)) => There::Seal,
+                // What is longer than its head does not add up here.
+                _ => There::Records,
+            }),
+            Err(StoreError::NotFound(_)) => Ok(There::Nothing),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Claims the next epoch of a partition.
+    async fn claim(&self, id: PartitionId) -> Result<(), SealError> {
+        let (epoch, base) = {
+            let mut state = self.state.borrow_mut();
+            let (epoch, base) = match state.owners.get(&id) {
+                None => (0, Base::Empty),
+                Some(owner) => (owner.epoch + 1, Base::Pending),
+            };
+            // H13: one claim for an epoch in an incarnation.
+            if state.claimed.get(&id).is_some_and(|claimed| *claimed >= epoch) {
+                return Ok(());
+            }
+            state.claimed.insert(id, epoch);
+            (epoch, base)
+        };
+        match self.taker().claim(id, epoch, base).await? {
+            Some(claim) => {
+                let mut state = self.state.borrow_mut();
+                state.owners.insert(id, claim.clone());
+                state.pending.push(claim);
+                Ok(())
+            }
+            None => self.look_at_owner(id).await,
+        }
+    }
+
+    /// Takes over what was claimed and hands it to its shards.
+    async fn take_pending(&self) -> Result<(), SealError> {
+        let claims = self.state.borrow().pending.clone();
+        if claims.is_empty() {
+            return Ok(());
+        }
+        let taker = self.taker();
+        let taken = Box::pin(taker.take(claims)).await;
+        // What was claimed for an incarnation that has ended is another's.
+        if taker.incarnation != self.journal.borrow().incarnation() {
+            return Ok(());
+        }
+        let (mut acquired, mut failed) = (Vec::new(), None);
+        {
+            let mut state = self.state.borrow_mut();
+            for (claim, result) in taken.claims {
+                match result {
+                    Ok(one) => {
+                        state.held.insert(one.seed.partition, one.seed.epoch);
+                        acquired.push(one);
+                    }
+                    Err(error @ SealError::Store(_)) => {
+                        failed.get_or_insert(error);
+                        continue;
+                    }
+                    Err(error) => tracing::error!(
+                        partition = %claim.partition, %error, "this partition cannot be served: a person must look"
+                    ),
+                }
+                state.pending.retain(|pending| *pending != claim);
+            }
+            for (incarnation, read) in taken.journals {
+                if let Some(at) = read.sealed {
+                    let dead = state.dead.entry(incarnation).or_default();
+                    dead.sealed = at;
+                    dead.owners.extend(read.owners);
+                }
+            }
+        }
+        let shards: BTreeSet<usize> = acquired.iter().map(|one| self.shard_of(one.seed.partition)).collect();
+        let mut calls: Vec<LocalFuture<'_, ()>> = Vec::new();
+        for shard in shards {
+            let of_shard: Vec<Acquired> =
+                acquired.iter().filter(|one| self.shard_of(one.seed.partition) == shard).cloned().collect();
+            calls.push(Box::pin(async move {
+                let given = mesh::call(shard, move || async move {
+                    let Some(storage) = local::<Storage>() else { return };
+                    let opened = of_shard.into_iter().map(|one| {
+                        let storage = storage.clone();
+                        let opened: LocalFuture<'_, _> = Box::pin(async move { storage.acquire(one).await });
+                        opened
+                    });
+                    for opened in sync::all(opened.collect()).await {
+                        if let Err(error) = opened {
+                            tracing::warn!(%error, "a partition that was taken over is lost again");
+                        }
+                    }
+                });
+                let _ = given.await;
+            }));
+        }
+        let count = acquired.len();
+        sync::all(calls).await;
+        if count > 0 {
+            tracing::info!(partitions = count, "taken over");
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Removes the records of sealed journals that nobody needs any more (R11).
+    async fn sweep(&self) -> Result<(), SealError> {
+        let dead: Vec<Incarnation> = {
+            let state = self.state.borrow();
+            let due = |dead: &Dead| dead.looked.is_none_or(|at| at.elapsed() >= self.config.trim_after);
+            state.dead.iter().filter(|(_, dead)| due(dead)).map(|(incarnation, _)| *incarnation).collect()
+        };
+        for incarnation in dead {
+            let (sealed, owners) = {
+                let mut state = self.state.borrow_mut();
+                let Some(dead) = state.dead.get_mut(&incarnation) else { continue };
+                dead.looked = Some(time::now());
+                (dead.sealed, dead.owners.clone())
+            };
+            let mut needed = false;
+            for (partition, epoch) in owners {
+                needed = !self.is_freed(incarnation, partition, epoch).await?;
+                if needed {
+                    break;
+                }
+            }
+            if needed {
+                continue;
+            }
+            let (low, next) = newest_low(&self.store, incarnation, 0, PATIENCE).await?;
+            if low < sealed {
+                let mark = Octets::from(SharedLow { incarnation, first: sealed }.encode());
+                // Somebody else who sweeps it says the same.
+                self.store.create(&keys::low(incarnation, next), &mark, PATIENCE).await?;
+                let gone: Vec<String> = (low..sealed).map(|seq| keys::journal(incarnation, seq)).collect();
+                self.store.delete(&gone, Patience::background(PATIENCE.within)).await?;
+            }
+            self.state.borrow_mut().dead.remove(&incarnation);
+        }
+        Ok(())
+    }
+
+    /// Whether nobody needs a sealed journal for an epoch of a partition any more.
+    async fn is_freed(&self, of: Incarnation, partition: PartitionId, epoch: u32) -> Result<bool, SealError> {
+        {
+            let state = self.state.borrow();
+            let later = state.owners.get(&partition).filter(|owner| owner.epoch > epoch);
+            if later.is_some_and(|owner| owner.base.is_explicit())
+                || state.freed.contains(&(of, partition, epoch))
+            {
+                return Ok(true);
+            }
+        }
+        match self.store.head(&keys::freed(of, partition, epoch), PATIENCE).await {
+            Ok(_) => {
+                self.state.borrow_mut().freed.insert((of, partition, epoch));
+                Ok(true)
+            }
+            Err(StoreError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Moves the low mark of the own journal, deletes what it passes, and says which earlier journals are free (R4).
+    async fn trim(&self) -> Result<(), SealError> {
+        let journal = self.journal.borrow().clone();
+        // Looked at before the shards are asked: what is committed later is above it.
+        let mut low = journal.committed();
+        let mut freed = Vec::new();
+        for shard in 0..shards() {
+            let needed = mesh::call(shard, || async {
+                match local::<Storage>() {
+                    Some(storage) => storage.needed().await,
+                    None => Vec::new(),
+                }
+            });
+            let Ok(needed) = needed.await else { return Ok(()) };
+            for one in needed {
+                low = low.min(one.own.unwrap_or(low));
+                freed.extend(one.freed.into_iter().map(|(epoch, of)| (of, one.partition, epoch)));
+            }
+        }
+        if journal.has_ended() {
+            return Ok(());
+        }
+        let waiting = !self.state.borrow().pending.is_empty();
+        for (of, partition, epoch) in freed {
+            if self.state.borrow().freed.contains(&(of, partition, epoch)) {
+                continue;
+            }
+            let octets = Octets::from(FREED.to_vec());
+            self.store.put(&keys::freed(of, partition, epoch), &octets, PATIENCE).await?;
+            self.state.borrow_mut().freed.insert((of, partition, epoch));
+        }
+        let (before, next, trimmed) = {
+            let mut state = self.state.borrow_mut();
+            let since = *state.trimmed.get_or_insert_with(time::now);
+            (state.low, state.next_low, since)
+        };
+        let far = low >= before + self.config.trim_objects;
+        let old = low > before && trimmed.elapsed() >= self.config.trim_after;
+        if waiting || !(far || old) {
+            return Ok(());
+        }
+        let incarnation = journal.incarnation();
+        let mark = Octets::from(SharedLow { incarnation, first: low }.encode());
+        match self.store.create(&keys::low(incarnation, next), &mark, PATIENCE).await? {
+            Created::Mine => {}
+            Created::Foreign(_) => {
+                // This journal was sealed and swept; it notices at its next commit.
+                self.state.borrow_mut().trimmed = Some(time::now());
+                return Ok(());
+            }
+        }
+        let gone: Vec<String> = (before..low).map(|seq| keys::journal(incarnation, seq)).collect();
+        {
+            let mut state = self.state.borrow_mut();
+            (state.low, state.next_low, state.trimmed) = (low, next + 1, Some(time::now()));
+        }
+        if let Err(error) = self.store.delete(&gone, Patience::background(PATIENCE.within)).await {
+            tracing::warn!(%error, "trimmed journal objects stay until `culver gc` finds them");
+        }
+        Ok(())
+    }
+}
+
+enum There {
+    Records,
+    Seal,
+    Nothing,
+}
+
+/// Ready when one of two is.
+async fn either(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
+    let (mut a, mut b) = (std::pin::pin!(a), std::pin::pin!(b));
+    std::future::poll_fn(|cx| match a.as_mut().poll(cx).is_ready() || b.as_mut().poll(cx).is_ready() {
+        true => std::task::Poll::Ready(()),
+        false => std::task::Poll::Pending,
+    })
+    .await;
+}
+
+/// Who the store is; made where it is nobody yet.
+async fn identity(store: &Store, limits: &Limits) -> Result<StoreIdentity, StoreError> {
+    let mine =
+        StoreIdentity { partitions: limits.partitions.max(1), store: nonce(), created: time::wall().0 };
+    let parse = |bytes: &[u8]| {
+        StoreIdentity::parse(bytes).map_err(|_| {
+            StoreError::Refused(crate::store::Refusal {
+                what: format!("{}: it is no store of this program, or of a newer one", keys::STORE),
+                remedy: "mend the prefix in the store's address".to_owned(),
+            })
+        })
+    };
+    match store.get(keys::STORE, None, PATIENCE, None).await {
+        Ok(bytes) => parse(&bytes),
+        Err(StoreError::NotFound(_)) => {
+            match store.create(keys::STORE, &Octets::from(mine.encode()), PATIENCE).await? {
+                Created::Mine => Ok(mine),
+                Created::Foreign(bytes) => parse(&bytes),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// An empty directory: drafts of an earlier process are nothing.
+async fn clear(dir: &Path) -> std::io::Result<()> {
+    disk::create_dir_all(dir).await?;
+    for entry in disk::list(dir).await? {
+        if !entry.is_dir {
+            disk::remove(dir.join(&entry.name)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn read_incarnations(path: &Path) -> std::io::Result<BTreeSet<Incarnation>> {
+    let bytes = match disk::read(path).await {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        other => other?,
+    };
+    let (whole, _) = bytes.as_chunks::<16>();
+    Ok(whole.iter().map(|id| Incarnation(*id)).collect())
+}

@@ -1,0 +1,394 @@
+//! Taking partitions over: who owns one, claiming it, and finding everything that was committed of it (R1, R6).
+//!
+//! # Order
+//! The claim; then the seals of all journals that the chain of owners leads through, back to an owner whose journal holds a
+//! Flush, or whose claim named its base (R6b, H3). Nothing is served before the claimer's own Open record is committed (H9).
+//!
+//! # Invariants
+//! A Flush covers what stands before its `cov`. Where that lies in an earlier epoch (an account could not be flushed) the walk
+//! goes on to that epoch, and no journal up to there is freed: a Flush that covers less promises less.
+//!
+//! # Cost
+//! Each journal is read once for all partitions that are taken. Memory for the heads of unflushed records.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
+use culver_model::{AccountId, PartitionId};
+use culver_shard::{time, yield_if_needed};
+
+use super::format::{Base, Content, Incarnation, ObjectHead, PartitionOwner};
+use super::holding::Acquired;
+use super::keys;
+use super::seal::{SealError, newest_low, seal};
+use crate::journal::commit::shared::lsn_of;
+use crate::journal::format::{FlushMeta, RecordHeader, RecordKind, account_of, parse_head};
+use crate::manifest::Manifest;
+use crate::partition::{PartitionSeed, Unflushed, UnflushedBody};
+use crate::place::{ObjectId, ObjectKind, Place, Position, here};
+use crate::root::nonce;
+use crate::store::{Created, Octets, Patience, Store, StoreError};
+
+/// Owners in a chain without a Flush; more is taken for a mistake.
+const CHAIN_MAX: u32 = 10_000;
+
+/// Who takes, as its claims name it.
+#[derive(Clone)]
+pub(crate) struct Taker {
+    pub store: Store,
+    pub store_id: [u8; 16],
+    pub name: String,
+    pub address: String,
+    pub incarnation: Incarnation,
+    pub patience: Patience,
+}
+
+/// What the records of one journal say of one epoch of a partition.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told {
+    pub flush: Option<(Position, FlushMeta, ObjectId)>,
+    /// It was handed over, standing on this manifest, or empty.
+    pub released: Option<Option<ObjectId>>,
+    pub unflushed: BTreeMap<AccountId, Vec<Unflushed>>,
+}
+
+/// What was read of a journal.
+#[derive(Debug, Default)]
+pub(crate) struct JournalRead {
+    /// Of the partitions that were asked for, by epoch.
+    pub told: BTreeMap<(PartitionId, u32), Told>,
+    /// All partitions and epochs that have records in it.
+    pub owners: BTreeSet<(PartitionId, u32)>,
+    /// Where it is sealed, if it had to be.
+    pub sealed: Option<u64>,
+}
+
+/// What came of claims.
+pub(crate) struct Taken {
+    pub claims: Vec<(PartitionOwner, Result<Acquired, SealError>)>,
+    pub journals: BTreeMap<Incarnation, JournalRead>,
+}
+
+/// The newest owner of a partition, from an epoch on that is known to have one; `None` where nobody ever owned it.
+pub(crate) async fn newest_owner(
+    store: &Store,
+    partition: PartitionId,
+    from: u32,
+    patience: Patience,
+) -> Result<Option<PartitionOwner>, SealError> {
+    // Epochs have no gap: gallop to one that is missing, then halve.
+    let (mut found, mut at, mut step) = (None, from, 1);
+    let mut missing = loop {
+        match owner_at(store, partition, at, patience).await? {
+            Some(owner) => {
+                found = Some(owner);
+                at += step;
+                step *= 2;
+            }
+            None => break at,
+        }
+    };
+    let Some(mut newest) = found else {
+        return match from {
+            0 => Ok(None),
+            _ => Box::pin(newest_owner(store, partition, 0, patience)).await,
+        };
+    };
+    while missing - newest.epoch > 1 {
+        let middle = newest.epoch + (missing - newest.epoch) / 2;
+        match owner_at(store, partition, middle, patience).await? {
+            Some(owner) => newest = owner,
+            None => missing = middle,
+        }
+    }
+    Ok(Some(newest))
+}
+
+pub(crate) async fn owner_at(
+    store: &Store,
+    partition: PartitionId,
+    epoch: u32,
+    patience: Patience,
+) -> Result<Option<PartitionOwner>, SealError> {
+    let key = keys::owner(partition, epoch);
+    match store.get(&key, None, patience, None).await {
+        Ok(bytes) => match PartitionOwner::parse(&bytes) {
+            Ok(owner) if (owner.partition, owner.epoch) == (partition, epoch) => Ok(Some(owner)),
+            Ok(_) => Err(SealError::Damaged { key, what: "it stood elsewhere".to_owned() }),
+            Err(what) => Err(SealError::Damaged { key, what }),
+        },
+        Err(StoreError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Taker {
+    /// Claims an epoch of a partition; `None` where somebody else has it. To be asked once for each epoch and incarnation
+    /// (H13): the caller remembers.
+    pub async fn claim(
+        &self,
+        partition: PartitionId,
+        epoch: u32,
+        base: Base,
+    ) -> Result<Option<PartitionOwner>, SealError> {
+        let owner = PartitionOwner {
+            partition,
+            epoch,
+            name: self.name.clone(),
+            address: self.address.clone(),
+            incarnation: self.incarnation,
+            base,
+            store: self.store_id,
+            nonce: nonce(),
+            created: time::wall().0,
+        };
+        let octets = Octets::from(owner.encode());
+        match self.store.create(&keys::owner(partition, epoch), &octets, self.patience).await? {
+            Created::Mine => Ok(Some(owner)),
+            Created::Foreign(_) => Ok(None),
+        }
+    }
+
+    /// Everything that was committed of partitions that were claimed. One that is damaged keeps no other from it.
+    pub async fn take(&self, claims: Vec<PartitionOwner>) -> Taken {
+        let partitions: BTreeSet<PartitionId> = claims.iter().map(|claim| claim.partition).collect();
+        let mut taken = Taken { claims: Vec::new(), journals: BTreeMap::new() };
+        for claim in claims {
+            let result = Box::pin(self.take_one(claim.clone(), &partitions, &mut taken.journals)).await;
+            taken.claims.push((claim, result));
+            yield_if_needed().await;
+        }
+        taken
+    }
+
+    async fn take_one(
+        &self,
+        claim: PartitionOwner,
+        partitions: &BTreeSet<PartitionId>,
+        read: &mut BTreeMap<Incarnation, JournalRead>,
+    ) -> Result<Acquired, SealError> {
+        let (id, epoch) = (claim.partition, claim.epoch);
+        let mut journals = BTreeMap::new();
+        let mut flush: Option<(FlushMeta, Option<ObjectId>)> = None;
+        let mut records: Vec<BTreeMap<AccountId, Vec<Unflushed>>> = Vec::new();
+        let mut owner = claim;
+        loop {
+            match owner.base {
+                Base::Manifest(manifest) => {
+                    // It holds everything of earlier epochs.
+                    let cov = Position { epoch: owner.epoch, lsn: 0 };
+                    flush.get_or_insert((FlushMeta { manifest, cov }, None));
+                    break;
+                }
+                Base::Empty => break,
+                Base::Pending => {}
+            }
+            let Some(before) = owner.epoch.checked_sub(1).filter(|k| epoch - k < CHAIN_MAX) else {
+                let key = keys::owner(id, owner.epoch);
+                return Err(SealError::Damaged {
+                    key,
+                    what: "the chain of owners has no beginning".to_owned(),
+                });
+            };
+            let Some(earlier) = owner_at(&self.store, id, before, self.patience).await? else {
+                let what = "a link of the chain of owners is missing".to_owned();
+                return Err(SealError::Damaged { key: keys::owner(id, before), what });
+            };
+            owner = earlier;
+            let known = match read.entry(owner.incarnation) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(vacant) => {
+                    vacant.insert(Box::pin(self.read(owner.incarnation, partitions)).await?)
+                }
+            };
+            let told = known.told.remove(&(id, owner.epoch));
+            let told = told.unwrap_or_default();
+            journals.insert(owner.epoch, owner.incarnation);
+            records.push(told.unflushed);
+            if flush.is_none()
+                && let Some((_, meta, segment)) = told.flush
+            {
+                flush = Some((meta, Some(segment)));
+            }
+            // Nothing before its cov is needed.
+            if flush.is_some_and(|(meta, _)| meta.cov.epoch >= owner.epoch) {
+                break;
+            }
+        }
+        // Oldest first; what the manifest covers is left out.
+        let cov = flush.map_or(Position::default(), |(meta, _)| meta.cov);
+        let mut unflushed: BTreeMap<AccountId, Vec<Unflushed>> = BTreeMap::new();
+        for (account, of_account) in records.into_iter().rev().flatten() {
+            let kept = of_account.into_iter().filter(|record| record.position >= cov);
+            unflushed.entry(account).or_default().extend(kept);
+        }
+        unflushed.retain(|_, records| !records.is_empty());
+        let flush = match flush {
+            None => None,
+            Some((meta, segment)) => Some((meta, segment, self.manifest(id, &meta).await?)),
+        };
+        // Bodies that a manifest names in journal objects of still earlier epochs.
+        let bodies = flush.iter().flat_map(|(_, _, manifest)| manifest.bodies.keys());
+        let in_journals: BTreeSet<u32> =
+            bodies.filter(|id| id.kind == ObjectKind::Segment).map(|id| id.epoch).collect();
+        for epoch in in_journals {
+            if !journals.contains_key(&epoch)
+                && let Some(owner) = owner_at(&self.store, id, epoch, self.patience).await?
+            {
+                journals.insert(epoch, owner.incarnation);
+            }
+        }
+        let seed = PartitionSeed { partition: id, epoch, flush, unflushed };
+        Ok(Acquired { seed, incarnation: self.incarnation, journals })
+    }
+
+    /// What a journal says: one of another incarnation is sealed first, our own has no need of it.
+    async fn read(
+        &self,
+        incarnation: Incarnation,
+        partitions: &BTreeSet<PartitionId>,
+    ) -> Result<JournalRead, SealError> {
+        let mut read = JournalRead::default();
+        let mut visit = |head: &ObjectHead, bytes: &[u8]| read_object(head, bytes, partitions, &mut read);
+        if incarnation != self.incarnation {
+            let at =
+                seal(&self.store, incarnation, self.store_id, &self.name, self.patience, &mut visit).await?;
+            read.sealed = Some(at);
+            return Ok(read);
+        }
+        let (mut seq, _) = newest_low(&self.store, incarnation, 0, self.patience).await?;
+        loop {
+            let key = keys::journal(incarnation, seq);
+            match self.store.get(&key, None, self.patience, None).await {
+                Ok(bytes) => {
+                    let head = ObjectHead::parse(&bytes);
+                    visit(&head.map_err(|what| SealError::Damaged { key, what })?, &bytes)?;
+                }
+                Err(StoreError::NotFound(_)) => return Ok(read),
+                Err(error) => return Err(error.into()),
+            }
+            seq += 1;
+        }
+    }
+
+    async fn manifest(&self, partition: PartitionId, meta: &FlushMeta) -> Result<Manifest, SealError> {
+        let key = keys::data(partition, meta.manifest);
+        let bytes = self.store.get(&key, None, self.patience, None).await?;
+        let manifest =
+            Manifest::parse(&bytes).map_err(|what| SealError::Damaged { key: key.clone(), what })?;
+        let same = (manifest.partition, manifest.object, manifest.store)
+            == (partition, meta.manifest, self.store_id);
+        match same && manifest.cov <= meta.cov {
+            true => Ok(manifest),
+            false => {
+                Err(SealError::Damaged { key, what: "it belongs to another partition or Flush".to_owned() })
+            }
+        }
+    }
+}
+
+/// Adds what one journal object says.
+pub(crate) fn read_object(
+    head: &ObjectHead,
+    bytes: &[u8],
+    partitions: &BTreeSet<PartitionId>,
+    read: &mut JournalRead,
+) -> Result<(), SealError> {
+    let Content::Records(parts) = &head.content else { return Ok(()) };
+    let damaged = |what: &str| SealError::Damaged {
+        key: keys::journal(head.incarnation, head.seq),
+        what: what.to_owned(),
+    };
+    let mut at = super::format::head_octets(parts.len());
+    let mut index = 0;
+    for part in parts {
+        let end = at + part.octets as usize;
+        let octets = bytes.get(at..end).ok_or_else(|| damaged("a part is cut short"))?;
+        if crc32c::crc32c(octets) != part.crc {
+            return Err(damaged("a part's checksum is wrong"));
+        }
+        let mut offset = at;
+        for _ in 0..part.records {
+            let rest = bytes.get(offset..end).ok_or_else(|| damaged("fewer records than the part tells"))?;
+            let header = RecordHeader::parse(rest).ok_or_else(|| damaged("no record here"))?;
+            let record =
+                rest.get(..header.length as usize).ok_or_else(|| damaged("a record is cut short"))?;
+            read.owners.insert((header.partition, header.epoch));
+            if partitions.contains(&header.partition) {
+                let told = read.told.entry((header.partition, header.epoch)).or_default();
+                note(told, record, head.seq, index, offset as u64).map_err(damaged)?;
+            }
+            offset += record.len();
+            index += 1;
+        }
+        if offset != end {
+            return Err(damaged("more octets in a part than in its records"));
+        }
+        at = end;
+    }
+    Ok(())
+}
+
+/// A Data record: its account, meta, and the places of its bodies.
+pub(crate) type DataRecord = (AccountId, Vec<u8>, Vec<Place>);
+
+/// The Data records that a journal object has of one epoch of a partition: account, meta, places of bodies.
+pub(crate) fn records_of(
+    bytes: &[u8],
+    partition: PartitionId,
+    object: ObjectId,
+) -> Result<Vec<DataRecord>, String> {
+    let head = ObjectHead::parse(bytes)?;
+    let Content::Records(parts) = &head.content else { return Ok(Vec::new()) };
+    let mut at = super::format::head_octets(parts.len());
+    let mut found = Vec::new();
+    for record in parts.iter().flat_map(|part| 0..part.records) {
+        let rest = bytes.get(at..).ok_or_else(|| format!("record {record} is cut short"))?;
+        let mut head = parse_head(rest)?;
+        let header = head.header;
+        let ours =
+            (header.kind, header.partition, header.epoch) == (RecordKind::Data, partition, object.epoch);
+        if ours {
+            here(&mut head.places, object, at as u64);
+            found.push((account_of(head.account)?, head.meta.to_vec(), head.places));
+        }
+        at += header.length as usize;
+    }
+    Ok(found)
+}
+
+fn note(told: &mut Told, record: &[u8], seq: u64, index: u32, offset: u64) -> Result<(), &'static str> {
+    let mut head = parse_head(record)?;
+    let header = head.header;
+    let segment = ObjectId { kind: ObjectKind::Segment, shard: 0, epoch: header.epoch, number: seq };
+    let position = Position { epoch: header.epoch, lsn: lsn_of(seq, index) };
+    match header.kind {
+        RecordKind::Data => {
+            here(&mut head.places, segment, offset);
+            let account = account_of(head.account)?;
+            told.unflushed.entry(account).or_default().push(Unflushed {
+                position,
+                segment,
+                offset,
+                head_octets: header.head_octets() as u32,
+                octets: header.length,
+                bodies: head
+                    .places
+                    .iter()
+                    .map(|place| UnflushedBody { place: *place, dead: false })
+                    .collect(),
+            });
+        }
+        RecordKind::Flush => {
+            let meta = FlushMeta::parse(head.meta).ok_or("no Flush record")?;
+            if told.flush.is_none_or(|(newest, ..)| newest < position) {
+                told.flush = Some((position, meta, segment));
+            }
+        }
+        RecordKind::Open => {}
+        RecordKind::Release => {
+            told.released = Some(super::parse_release(head.meta).ok_or("no Release record")?);
+        }
+    }
+    Ok(())
+}
