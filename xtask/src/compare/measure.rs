@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::generator::{self, Row};
-use super::meter::{self, Usage};
+use super::meter::{self, Stolen, Usage};
 use super::results::Figures;
 use super::server::{Durability, Kind, Server, Site, USER_PATTERN, http_get, loopback, run};
 use super::works::{Figure, Scale, Store, Way, Work, preparation, split};
@@ -162,7 +162,10 @@ impl Bench {
     fn work(&self, work: &Work, server: &Server, dir: &Path, repeat: u32) -> Result<Row> {
         let mut words = self.words(work.bench, Some(server))?;
         words.extend(self.users(&words));
-        words.extend(["--busy-poll".to_owned(), "--seed".to_owned(), (repeat + 1).to_string()]);
+        words.extend(["--seed".to_owned(), (repeat + 1).to_string()]);
+        if work.polls {
+            words.push("--busy-poll".to_owned());
+        }
         if work.way == Way::UntilFlushed {
             // What a warm-up costs would be counted, and what it does would not.
             words.extend(["--warmup", "0"].map(str::to_owned));
@@ -172,7 +175,9 @@ impl Bench {
 
     fn with_generator(&self, work: &Work, kind: Kind, dir: &Path, repeat: u32) -> Result<Once> {
         let server = Server::start(kind, &self.site, dir, Durability::Full)?;
+        let stolen = Stolen::begin(&[self.site.core, self.core]);
         let row = self.work(work, &server, dir, repeat)?;
+        let doubt = both(row.doubt(), stolen.doubt());
         let mut figures = figures(&row);
         if kind.is_culver()
             && let Some((p999, _)) = culver::stalls_us(&http_get(loopback(server.ports.admin), "/metrics")?)
@@ -180,13 +185,15 @@ impl Bench {
             figures.insert(Figure::StallP999Ms, p999 / 1e3);
         }
         server.stop()?;
-        Ok(Once { figures, doubt: row.doubt() })
+        Ok(Once { figures, doubt })
     }
 
     fn until_flushed(&self, work: &Work, kind: Kind, dir: &Path, repeat: u32) -> Result<Once> {
         let server = Server::start(kind, &self.site, dir, Durability::Full)?;
         let before = meter::usage(server.pid())?;
+        let stolen = Stolen::begin(&[self.site.core, self.core]);
         let row = self.work(work, &server, dir, repeat)?;
+        let doubt = both(row.doubt(), stolen.doubt());
         let used = if kind.is_culver() {
             server.stop()?.since(before)
         } else {
@@ -197,7 +204,7 @@ impl Bench {
         };
         let mut figures = figures(&row);
         whole_cost(&mut figures, &row, used);
-        Ok(Once { figures, doubt: row.doubt() })
+        Ok(Once { figures, doubt })
     }
 
     fn cold(&self, work: &Work, kind: Kind, dir: &Path, repeat: u32) -> Result<Once> {
@@ -215,6 +222,11 @@ impl Bench {
         let figures = Figures::from([(Figure::LatencyP50Ms, elapsed.as_secs_f64() * 1e3)]);
         Ok(Once { figures, doubt: None })
     }
+}
+
+fn both(one: Option<String>, other: Option<String>) -> Option<String> {
+    let doubts: Vec<String> = one.into_iter().chain(other).collect();
+    (!doubts.is_empty()).then(|| doubts.join("; "))
 }
 
 /// What the generator's row says in our figures.

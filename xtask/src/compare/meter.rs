@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 
@@ -29,6 +30,41 @@ impl Usage {
             write_octets: self.write_octets.saturating_sub(before.write_octets),
         }
     }
+}
+
+/// What the host of a virtual machine keeps from its cores.
+pub struct Stolen {
+    began: Instant,
+    /// Each core, and its ticks so far.
+    cores: Vec<(usize, u64)>,
+}
+
+/// A part of a core, in percent, that is worth a word.
+const STOLEN_PERCENT: f64 = 1.0;
+
+impl Stolen {
+    pub fn begin(cores: &[usize]) -> Stolen {
+        let cores = cores.iter().map(|core| (*core, stolen_ticks(*core))).collect();
+        Stolen { began: Instant::now(), cores }
+    }
+
+    pub fn doubt(&self) -> Option<String> {
+        let seconds = self.began.elapsed().as_secs_f64().max(0.01);
+        let parts = self.cores.iter().filter_map(|(core, before)| {
+            let ticks = stolen_ticks(*core).saturating_sub(*before) as f64;
+            let percent = ticks / TICKS_PER_SECOND / seconds * 100.0;
+            (percent >= STOLEN_PERCENT).then(|| format!("{percent:.0}% of core {core}"))
+        });
+        let parts: Vec<String> = parts.collect();
+        (!parts.is_empty()).then(|| format!("the machine's host took {}", parts.join(" and ")))
+    }
+}
+
+/// Ticks that the host had another use for this core while it had work.
+fn stolen_ticks(core: usize) -> u64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = stat.lines().find_map(|line| line.strip_prefix(&format!("cpu{core} ")));
+    line.and_then(|line| line.split_whitespace().nth(7)?.parse().ok()).unwrap_or(0)
 }
 
 /// What a process tree holds at this moment.

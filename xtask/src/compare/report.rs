@@ -282,7 +282,8 @@ fn page(head: &Head, results: &Results, notes: &str) -> Result<String> {
 }
 
 const METHOD: &str = "\
-The server has one core for itself and the generator another, on which it never sleeps (`--busy-poll`). Both servers check the same stored passwords (salted SHA-512), hold the same
+The server has one core for itself and the generator another, on which it never sleeps (`--busy-poll`), but where the latency of
+a few is measured beside load. Both servers check the same stored passwords (salted SHA-512), hold the same
 messages, and answer a delivery, an APPEND and a STORE when it is on disk (Dovecot: `mail_fsync = always`). *Dovecot default* is
 Debian's configuration with Maildir and with limits raised; *Dovecot best* has login and session processes reused, passwords
 cached, hibernation on, and sdbox, the cheapest of its formats for LMTP; for both the kernel grants as many watches on files as
