@@ -2,7 +2,7 @@
 
 use crate::format::{ColdRow, PLACE_OCTETS, ROW_HEADERS_COMPLETE};
 use crate::keyword::SYSTEM;
-use crate::rows::SHARED;
+use crate::rows::{Heap, SHARED};
 use crate::{FlagId, IndexError, Limit, MailboxIndex};
 use culver_model::{FlagSet, Guid, InternalDate, Keyword, ModSeq, SystemFlag, Uid};
 
@@ -13,7 +13,7 @@ pub struct Row<'a> {
     pub(crate) flags: u64,
     pub(crate) modseq: u64,
     pub(crate) cold: &'a ColdRow,
-    pub(crate) heap: &'a [u8],
+    pub(crate) heap: Heap<'a>,
     pub(crate) index: &'a MailboxIndex,
 }
 
@@ -184,9 +184,7 @@ impl<'a> Row<'a> {
     }
 
     pub(crate) fn heap_run(&self) -> &'a [u8] {
-        let start = self.cold.heap.get();
-        let end = start.saturating_add(self.cold.heap_octets());
-        self.heap.get(start as usize..end as usize).unwrap_or_default()
+        self.heap.run(self.cold.heap.get(), self.cold.heap_octets()).unwrap_or_default()
     }
 
     fn field(&self, number: usize) -> &'a [u8] {

@@ -138,7 +138,7 @@ pub fn flags_known(word: u64, keywords: usize) -> bool {
     word & 0xff & !(SYSTEM | SHARED) == 0 && word & !known == 0
 }
 
-/// Row columns as slices, of a base or of the tail.
+/// Row columns of a base as slices.
 #[derive(Clone, Copy)]
 pub struct Columns<'a> {
     pub uids: &'a [U32],
@@ -155,30 +155,117 @@ pub struct Page {
     modseqs: [u64; PAGE_ROWS],
 }
 
-/// Rows that the base does not have.
+/// Rows that the base does not have. What is large of them stands in pieces: a busy mailbox has megabytes of it, and a vector
+/// that doubles copies all it holds in one go.
 #[derive(Clone, Debug, Default)]
 pub struct Tail {
     uids: Vec<U32>,
     flags: Vec<U64>,
     modseqs: Vec<U64>,
-    cold: Vec<ColdRow>,
-    heap: Vec<u8>,
+    cold: ColdPieces,
+    heap: HeapPieces,
     expunged: usize,
 }
 
-impl Tail {
-    pub fn columns(&self) -> Columns<'_> {
-        Columns {
-            uids: &self.uids,
-            flags: &self.flags,
-            modseqs: &self.modseqs,
-            cold: &self.cold,
-            heap: &self.heap,
+/// Cold rows of a piece.
+const COLD_PIECE: usize = 256;
+/// Octets of a piece of the heap, or one run that is longer.
+const HEAP_PIECE: usize = 256 << 10;
+
+/// Cold rows, [`COLD_PIECE`] to a piece.
+#[derive(Clone, Debug, Default)]
+pub struct ColdPieces(Vec<Vec<ColdRow>>);
+
+impl ColdPieces {
+    fn push(&mut self, row: ColdRow) {
+        match self.0.last_mut() {
+            Some(last) if last.len() < COLD_PIECE => last.push(row),
+            // Most tails are short: the first piece grows as it is filled.
+            None => self.0.push(vec![row]),
+            Some(_) => {
+                let mut piece = Vec::with_capacity(COLD_PIECE);
+                piece.push(row);
+                self.0.push(piece);
+            }
         }
     }
 
+    fn get(&self, place: usize) -> Option<&ColdRow> {
+        self.0.get(place / COLD_PIECE)?.get(place % COLD_PIECE)
+    }
+
+    fn get_mut(&mut self, place: usize) -> Option<&mut ColdRow> {
+        self.0.get_mut(place / COLD_PIECE)?.get_mut(place % COLD_PIECE)
+    }
+
+    fn memory_octets(&self) -> usize {
+        entries_octets(&self.0) + self.0.iter().map(entries_octets).sum::<usize>()
+    }
+}
+
+/// Runs of prepared forms, one behind the other; each lies in one piece.
+#[derive(Clone, Debug, Default)]
+pub struct HeapPieces {
+    pieces: Vec<HeapPiece>,
+    octets: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct HeapPiece {
+    /// Octets of the heap before it.
+    start: u64,
+    octets: Vec<u8>,
+}
+
+impl HeapPieces {
+    fn push(&mut self, fields: &[&[u8]]) {
+        let run: usize = fields.iter().map(|field| field.len()).sum();
+        let fits = self.pieces.last().is_some_and(|last| last.octets.len() + run <= HEAP_PIECE);
+        if !fits {
+            let capacity = if self.pieces.is_empty() { run } else { run.max(HEAP_PIECE) };
+            self.pieces.push(HeapPiece { start: self.octets, octets: Vec::with_capacity(capacity) });
+        }
+        if let Some(last) = self.pieces.last_mut() {
+            fields.iter().for_each(|field| last.octets.extend_from_slice(field));
+        }
+        self.octets += run as u64;
+    }
+
+    fn run(&self, start: u64, octets: u64) -> Option<&[u8]> {
+        let after = self.pieces.partition_point(|piece| piece.start <= start);
+        let piece = self.pieces.get(after.checked_sub(1)?)?;
+        let at = (start - piece.start) as usize;
+        piece.octets.get(at..at.checked_add(usize::try_from(octets).ok()?)?)
+    }
+
+    fn memory_octets(&self) -> usize {
+        let held = self.pieces.iter().map(|piece| piece.octets.capacity()).sum::<usize>();
+        entries_octets(&self.pieces) + held
+    }
+}
+
+/// Where a row's run of prepared forms stands.
+#[derive(Clone, Copy)]
+pub enum Heap<'a> {
+    Base(&'a [u8]),
+    Tail(&'a HeapPieces),
+}
+
+impl<'a> Heap<'a> {
+    /// `None` where a damaged row names what is not there.
+    pub fn run(self, start: u64, octets: u64) -> Option<&'a [u8]> {
+        match self {
+            Heap::Base(heap) => {
+                heap.get(usize::try_from(start).ok()?..usize::try_from(start.checked_add(octets)?).ok()?)
+            }
+            Heap::Tail(pieces) => pieces.run(start, octets),
+        }
+    }
+}
+
+impl Tail {
     pub fn heap_octets(&self) -> u64 {
-        self.heap.len() as u64
+        self.heap.octets
     }
 
     pub fn push(&mut self, uid: u32, flags: u64, modseq: u64, cold: ColdRow, heap: &[&[u8]]) {
@@ -186,7 +273,7 @@ impl Tail {
         self.flags.push(flags.into());
         self.modseqs.push(modseq.into());
         self.cold.push(cold);
-        heap.iter().for_each(|field| self.heap.extend_from_slice(field));
+        self.heap.push(heap);
     }
 }
 
@@ -206,7 +293,7 @@ impl Rows {
     }
 
     pub fn view(&self) -> View<'_> {
-        View { base: self.base.columns(), pages: &self.pages, tail: self.tail.columns() }
+        View { base: self.base.columns(), pages: &self.pages, tail: &self.tail }
     }
 
     pub fn append(
@@ -279,7 +366,11 @@ impl Rows {
     /// Sets a place without regard to the old one: in the tail directly, else beside the base.
     pub fn set_place(&mut self, uid: u32, place: [u8; 32]) {
         match find(&self.tail.uids, uid) {
-            Some(ordinal) => self.tail.cold[ordinal].place = place,
+            Some(ordinal) => {
+                if let Some(cold) = self.tail.cold.get_mut(ordinal) {
+                    cold.place = place;
+                }
+            }
             None => {
                 self.moved.insert(uid, place);
             }
@@ -294,8 +385,8 @@ impl Rows {
             + entries_octets(&tail.uids)
             + entries_octets(&tail.flags)
             + entries_octets(&tail.modseqs)
-            + entries_octets(&tail.cold)
-            + tail.heap.capacity()
+            + tail.cold.memory_octets()
+            + tail.heap.memory_octets()
             // A B-tree's nodes are on average some two thirds full.
             + self.moved.len() * (4 + 32) * 3 / 2
     }
@@ -308,7 +399,7 @@ pub struct RawRow<'a> {
     pub flags: u64,
     pub modseq: u64,
     pub cold: &'a ColdRow,
-    pub heap: &'a [u8],
+    pub heap: Heap<'a>,
 }
 
 /// All rows, read in place.
@@ -316,7 +407,7 @@ pub struct RawRow<'a> {
 pub struct View<'a> {
     base: Columns<'a>,
     pages: &'a [Option<Box<Page>>],
-    tail: Columns<'a>,
+    tail: &'a Tail,
 }
 
 impl<'a> View<'a> {
@@ -330,7 +421,7 @@ impl<'a> View<'a> {
 
     /// Octets of both heaps, dead runs included.
     pub fn heap_octets(&self) -> usize {
-        self.base.heap.len() + self.tail.heap.len()
+        self.base.heap.len() + self.tail.heap_octets() as usize
     }
 
     /// Word and MODSEQ, expunged or not.
@@ -360,18 +451,20 @@ impl<'a> View<'a> {
         if flags & EXPUNGED != 0 {
             return None;
         }
-        let (columns, place) = match ordinal.checked_sub(self.base.uids.len()) {
-            None => (&self.base, ordinal),
-            Some(place) => (&self.tail, place),
+        let (uid, cold, heap) = match ordinal.checked_sub(self.base.uids.len()) {
+            None => (&self.base.uids[ordinal], self.base.cold.get(ordinal)?, Heap::Base(self.base.heap)),
+            Some(place) => {
+                let tail = self.tail;
+                (&tail.uids[place], tail.cold.get(place)?, Heap::Tail(&tail.heap))
+            }
         };
-        let cold = columns.cold.get(place)?;
-        Some(RawRow { uid: columns.uids[place].get(), flags, modseq, cold, heap: columns.heap })
+        Some(RawRow { uid: uid.get(), flags, modseq, cold, heap })
     }
 
     pub fn find(&self, uid: u32) -> Option<usize> {
         match self.base.uids.last() {
             Some(last) if uid <= last.get() => find(self.base.uids, uid),
-            _ => find(self.tail.uids, uid).map(|place| self.base.uids.len() + place),
+            _ => find(&self.tail.uids, uid).map(|place| self.base.uids.len() + place),
         }
     }
 
@@ -379,7 +472,7 @@ impl<'a> View<'a> {
     pub fn ordinals(&self, from: usize, range: &RangeInclusive<u32>) -> Range<usize> {
         let len = self.base.uids.len();
         let base = between(self.base.uids, from.min(len), range);
-        let tail = between(self.tail.uids, from.saturating_sub(len), range);
+        let tail = between(&self.tail.uids, from.saturating_sub(len), range);
         // UIDs of the tail lie above the base's: where the range reaches the tail, its part of the base ends with the base.
         match (base.is_empty(), tail.is_empty()) {
             (_, true) => base,
