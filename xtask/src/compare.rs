@@ -314,8 +314,13 @@ fn machine(file_system: &str, (server, generator): (usize, usize)) -> String {
         "{}, {} cores, {gib:.0} GiB, Linux {}, {file_system}; server on core {server}, generator on core {generator}",
         model.trim_start_matches([' ', '\t', ':']),
         std::thread::available_parallelism().map_or(1, usize::from),
-        said("uname", &["-r"]),
+        kernel(&said("uname", &["-r"])),
     )
+}
+
+/// A kernel's version without what its builder added: machines of one kind differ in that.
+fn kernel(release: &str) -> &str {
+    release.split_once('-').map_or(release, |(version, _)| version)
 }
 
 fn dovecot_version() -> String {
@@ -365,6 +370,11 @@ mod tests {
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_kernel_is_its_version() {
+        assert_eq!((kernel("6.1.0-42-amd64"), kernel("6.18.44")), ("6.1.0", "6.18.44"));
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Results {
     }
 
     /// Adds what was measured in full on this machine, newer figures in the place of older ones. Figures of another machine
-    /// go: a table has one machine.
+    /// go: a table has one kind of machine.
     pub fn renew(&mut self, newer: &Results, machine: &str) {
         if self.works.values().any(|measured| measured.machine != machine) {
             self.limits = None;
