@@ -323,7 +323,9 @@ impl TableWriter {
     }
 
     async fn write_out(&mut self) -> Result<(), FlushError> {
-        let octets = std::mem::take(&mut self.buffer);
+        // Whoever filled one will fill another: grown by doubling it would be copied with every piece.
+        let room = if self.buffer.len() >= WRITE_OCTETS { 2 * WRITE_OCTETS } else { 0 };
+        let octets = std::mem::replace(&mut self.buffer, Vec::with_capacity(room));
         let len = octets.len() as u64;
         self.file.write_at(self.at, octets).await.map_err(FlushError::io(&self.path))?;
         self.at += len;
