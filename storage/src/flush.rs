@@ -59,7 +59,7 @@ struct Flushing {
 impl Flushing {
     fn begin(inner: &Rc<Inner>, partition: PartitionId) -> Option<Flushing> {
         let mut state = inner.partition(partition).borrow_mut();
-        if state.flushing {
+        if state.flushing && !fault::on(Fault::CarryAnyTime) {
             return None;
         }
         state.flushing = true;
@@ -371,7 +371,8 @@ impl Inner {
         let on_commit = Box::new(move |result: Result<_, CommitError>| {
             match &result {
                 Ok(_) => inner.apply_flush(flush, meta, &*source),
-                Err(CommitError::Unknown) => {}
+                // H10: it may be committed.
+                Err(CommitError::Unknown) if !fault::on(Fault::ForgetUnknownFlush) => {}
                 Err(_) => {
                     inner.give_back(&flush);
                     inner.garbage.borrow_mut().extend(flush.written.into_iter().map(|object| (id, object)));
@@ -444,7 +445,7 @@ impl Inner {
         let Some((mut meta, _)) = self.partition(id).borrow().flush else { return Ok(()) };
         if self.node.is_some() {
             // Nothing is unflushed, so the manifest holds everything before now.
-            if !self.partition(id).borrow().unflushed.is_empty() {
+            if !self.partition(id).borrow().unflushed.is_empty() && !fault::on(Fault::CarryAnyTime) {
                 return Ok(());
             }
             meta.cov = self.next_position(id);

@@ -1,0 +1,63 @@
+//! The checker is checked: each planted fault of the shared store is found within the everyday seeds.
+//!
+//! Those that random runs do not find have a directed test in `storage/src/shared/tests.rs` or `tests_node.rs`.
+
+use culver_storage::fault::{self, Fault};
+
+use super::{StoreFaults, faults, inhabited, run};
+
+/// Runs that a fault may take to be found.
+const SEEDS: u64 = 12;
+
+/// The first seed that finds the fault, with what it says.
+fn found(planted: Fault, store_faults: StoreFaults) -> Option<(u64, String)> {
+    fault::set(Some(planted));
+    let found = (1..=SEEDS).find_map(|seed| {
+        let run = std::panic::catch_unwind(|| {
+            let world = run(seed, 8, store_faults);
+            let error = world.oracle.errors.borrow().first().cloned();
+            let found = world.oracle.verified_partitions.borrow().len();
+            let missing = (found < inhabited()).then(|| format!("{found} partitions were found at the end"));
+            error.or(missing)
+        });
+        match run {
+            Ok(error) => error.map(|error| (seed, error)),
+            Err(_) => Some((seed, "panicked".into())),
+        }
+    });
+    fault::set(None);
+    found
+}
+
+macro_rules! planted {
+    ($($name:ident: $fault:ident;)*) => {
+        $(#[test]
+        fn $name() {
+            let (seed, error) = found(Fault::$fault, faults()).expect("no seed finds this fault");
+            println!("{:?}: seed {seed}: {error}", Fault::$fault);
+        })*
+    };
+}
+
+planted! {
+    acknowledging_out_of_order_is_found: AckOutOfOrder;
+    a_takeover_without_a_seal_is_found: SealSkipped;
+    sealing_only_the_newest_is_found: SealNewestOnly;
+    a_seal_that_is_deleted_is_found: SealDeleted;
+    acknowledging_behind_a_seal_is_found: AckWhenSealed;
+    telling_behind_a_gap_is_found: TellGaps;
+    a_low_mark_looked_at_too_early_is_found: LowBeforeSealOnly;
+    a_proof_as_young_as_its_answer_is_found: FreshFromAnswer;
+    a_flush_that_drops_later_records_is_found: FlushDropsLater;
+    a_flush_position_off_by_one_is_found: FlushPositionOff;
+    losing_the_newest_flush_is_found: LoseNewestFlush;
+    replaying_from_the_flush_is_found: ReplayFromFlush;
+    trimming_too_early_is_found: TrimTooEarly;
+    freeing_for_a_pending_claim_is_found: PendingFrees;
+    serving_after_a_release_is_found: ServeAfterRelease;
+    names_without_an_epoch_are_found: NamesWithoutEpoch;
+    serving_before_the_open_record_is_found: ServeBeforeOpen;
+    forgetting_an_unknown_flush_is_found: ForgetUnknownFlush;
+    carrying_at_any_time_is_found: CarryAnyTime;
+    compacting_too_early_is_found: CompactTooEarly;
+}
