@@ -45,6 +45,8 @@ pub enum Fault {
     OwnRetryForeign,
     /// Claims have no nonce of their own, so that one that is made again looks like the first (H13).
     ClaimRepeats,
+    /// Records in a journal are not told apart by the epoch of their partition (H4).
+    EpochsMixed,
     /// Replay begins at the Flush record, and not at its `cov` (H5).
     ReplayFromFlush,
     /// A pending claim frees the epochs before it (H6).

@@ -322,8 +322,11 @@ impl Driver {
                 "the store is full: make room there".to_owned()
             }
             (501, _) => "the server cannot do this: use another one".to_owned(),
-            // A race of two creates, an upload that was interrupted, and whatever a server has for "later".
-            (408 | 409 | 429, _) | (500.., _) | (_, "RequestTimeout" | "SlowDown" | "OperationAborted") => {
+            // A race of two creates, an upload that was interrupted or damaged on its way, and whatever a server has for
+            // "later".
+            (408 | 409 | 429, _)
+            | (500.., _)
+            | (_, "RequestTimeout" | "SlowDown" | "OperationAborted" | "BadDigest") => {
                 let slow_down = matches!(answer.status.as_u16(), 429 | 503) || code == "SlowDown";
                 return Failure::Passing { what, slow_down };
             }
