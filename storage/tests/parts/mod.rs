@@ -67,8 +67,8 @@ pub fn free_port() -> u16 {
 /// A server that runs until this is dropped.
 pub struct Server {
     pub port: u16,
-    /// What it stores.
-    pub dir: tempfile::TempDir,
+    /// What it stores; removed with it.
+    _dir: tempfile::TempDir,
     child: Child,
 }
 
@@ -91,7 +91,7 @@ impl Server {
             .stderr(file)
             .spawn()
             .map_err(|error| format!("{command:?}: {error}"))?;
-        let mut server = Server { port, dir, child };
+        let mut server = Server { port, _dir: dir, child };
         for _ in 0..LOOKS_MAX {
             if let Ok(Some(status)) = server.child.try_wait() {
                 let said = std::fs::read_to_string(&log).unwrap_or_default();
