@@ -51,6 +51,8 @@ pub enum Fault {
     ReplayFromFlush,
     /// A pending claim frees the epochs before it (H6).
     PendingFrees,
+    /// A Flush frees the epochs before its own, though its `cov` stands in one of them (R3).
+    FreesFromCov,
     /// A partition is served on after its Release is sent (H7).
     ServeAfterRelease,
     /// Names of objects do not hold the epoch of who wrote them, so that a late deletion may be of a later owner's (H8).

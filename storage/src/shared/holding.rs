@@ -222,6 +222,10 @@ impl Inner {
                 oldest = 0;
             }
         }
+        // R3: what a Flush does not cover is not free.
+        if fault::on(Fault::FreesFromCov) && partition.flush.is_some() {
+            oldest = partition.epoch;
+        }
         let freed = match self.objects.stored() {
             Some(stored) => stored.journals_below(partition.id, oldest),
             None => Vec::new(),

@@ -506,3 +506,34 @@ fn a_seal_stays() {
     };
     holds(|| in_sim(scenario), Some(Fault::SealDeleted));
 }
+
+/// R5: any number of nodes may seal a journal at a time, and all find the same end.
+#[test]
+fn two_sealers_find_one_end() {
+    let scenario = |sim: SimStore| async move {
+        let mut a = Hand::new(&sim, "a");
+        let last = a.put(&[data(0)]).await;
+        let of = a.incarnation;
+        // B's seal is on its way while C's lands.
+        let held = sim.hold("b", Kind::Put, &keys::journal(of, last + 1), 0, Hold::Before);
+        let sealing = |node: &'static str| {
+            let store = sim.of_node(node);
+            later(async move {
+                let mut seen = Vec::new();
+                let visit = &mut |head: &ObjectHead, _: &[u8]| {
+                    seen.push(head.seq);
+                    Ok(())
+                };
+                let at = seal(&store, of, STORE, node, PATIENCE, visit).await;
+                (at, seen)
+            })
+        };
+        let first = sealing("b");
+        held.met().await;
+        let second = sealing("c").await;
+        held.release();
+        let first = first.await;
+        ensure(first == second && first == Ok((Ok(last + 1), vec![last])), "two ends, or other records")
+    };
+    holds(|| in_sim(scenario), None);
+}

@@ -33,7 +33,16 @@ const SCENARIO_MAX: Duration = Duration::from_secs(300);
 
 /// An account of a partition.
 fn account(partition: PartitionId) -> AccountId {
-    let names = (0..).map(|nth| AccountId::parse(&format!("user{nth}@example.org")).unwrap());
+    named("user", partition)
+}
+
+/// Another one, which no flush can read.
+fn stuck(partition: PartitionId) -> AccountId {
+    named("stuck", partition)
+}
+
+fn named(name: &str, partition: PartitionId) -> AccountId {
+    let names = (0..).map(|nth| AccountId::parse(&format!("{name}{nth}@example.org")).unwrap());
     let mut of_partition = names.filter(|account| account.partition(2) == partition);
     of_partition.next().unwrap()
 }
@@ -41,9 +50,9 @@ fn account(partition: PartitionId) -> AccountId {
 /// A mail layer whose accounts are the numbers in their records.
 struct Numbers(Storage);
 
-async fn numbers(storage: &Storage, partition: PartitionId) -> Result<(Position, Vec<u8>), String> {
-    let loaded =
-        storage.load(partition, &account(partition)).await.map_err(|error| format!("load: {error}"))?;
+async fn numbers(storage: &Storage, account: &AccountId) -> Result<(Position, Vec<u8>), String> {
+    let loaded = storage.load(account.partition(2), account).await;
+    let loaded = loaded.map_err(|error| format!("load: {error}"))?;
     let (mut position, mut all) = (loaded.position, Vec::new());
     for (_, blocks) in &loaded.blocks {
         blocks.iter().for_each(|block| all.extend_from_slice(block));
@@ -58,12 +67,15 @@ async fn numbers(storage: &Storage, partition: PartitionId) -> Result<(Position,
 impl Source for Numbers {
     fn blocks<'a>(
         &'a self,
-        partition: PartitionId,
-        _: &'a AccountId,
+        _: PartitionId,
+        account: &'a AccountId,
         _: Position,
     ) -> LocalFuture<'a, Result<AccountBlocks, SourceError>> {
         Box::pin(async move {
-            let (position, all) = numbers(&self.0, partition).await.map_err(SourceError)?;
+            if account.as_str().starts_with("stuck") {
+                return Err(SourceError("this account cannot be read".to_owned()));
+            }
+            let (position, all) = numbers(&self.0, account).await.map_err(SourceError)?;
             Ok(AccountBlocks { position, blocks: vec![(Guid([1; 16]), BlockKind::Base, all)] })
         })
     }
@@ -181,8 +193,12 @@ impl Machine {
     }
 
     async fn append(&self, partition: PartitionId, number: u8) -> Verdict {
+        self.append_to(account(partition), number).await
+    }
+
+    async fn append_to(&self, account: AccountId, number: u8) -> Verdict {
         let committed = self.on(move |seat| async move {
-            seat.storage.commit(partition, &account(partition), vec![number], Vec::new()).await
+            seat.storage.commit(account.partition(2), &account, vec![number], Vec::new()).await
         });
         committed.await?.map(drop).map_err(|error| format!("{number}: {error}"))
     }
@@ -197,8 +213,17 @@ impl Machine {
         trimmed.map_err(|error| format!("trim: {error}"))
     }
 
+    async fn sweep(&self) -> Verdict {
+        let swept = self.on(|seat| async move { seat.node.0.sweep().await }).await?;
+        swept.map_err(|error| format!("sweep: {error}"))
+    }
+
     async fn numbers(&self, partition: PartitionId) -> Result<Vec<u8>, String> {
-        let all = self.on(move |seat| async move { numbers(&seat.storage, partition).await });
+        self.numbers_of(account(partition)).await
+    }
+
+    async fn numbers_of(&self, account: AccountId) -> Result<Vec<u8>, String> {
+        let all = self.on(move |seat| async move { numbers(&seat.storage, &account).await });
         all.await?.map(|(_, all)| all)
     }
 
@@ -276,22 +301,44 @@ fn a_pending_claim_frees_nothing() {
         c.append(Q, 2).await?;
         c.flush(Q).await?;
         c.trim().await?;
-        let swept = c.on(|seat| async move {
-            seat.node.0.look_at_owner(P).await?;
-            seat.node.0.sweep().await
-        });
-        swept.await?.map_err(|error| format!("sweep: {error}"))?;
+        let looked = c.on(|seat| async move { seat.node.0.look_at_owner(P).await });
+        looked.await?.map_err(|error| error.to_string())?;
+        c.sweep().await?;
         c.take_over(&[P]).await?;
         ensure(c.numbers(P).await? == [1] && c.numbers(Q).await? == [1, 2], "a record is missing")?;
         c.append(P, 2).await?;
         c.flush(P).await?;
         c.trim().await?;
-        let swept = c.on(|seat| async move { seat.node.0.sweep().await });
-        swept.await?.map_err(|error| format!("sweep: {error}"))?;
+        c.sweep().await?;
         ensure(objects() == 1, "what nobody needs is not swept, or the seal is")?;
         ensure(c.numbers(P).await? == [1, 2], "a record is missing after the sweep")
     };
     holds(|| in_sim(scenario), Some(Fault::PendingFrees));
+}
+
+/// R3: where an account could not be flushed, its records are found in the journal of an epoch before the Flush's own.
+#[test]
+fn what_a_flush_does_not_cover_is_not_free() {
+    let scenario = |sim: Sim, store: SimStore| async move {
+        let a = Machine::start(&sim, &store, "a", eager()).await;
+        a.take_over(&[P]).await?;
+        a.append_to(stuck(P), 1).await?;
+        a.append(P, 1).await?;
+        sim.kill(a.id);
+        let b = Machine::start(&sim, &store, "b", eager()).await;
+        b.take_over(&[P]).await?;
+        b.append(P, 2).await?;
+        b.append_to(stuck(P), 2).await?;
+        b.flush(P).await?;
+        b.trim().await?;
+        b.sweep().await?;
+        sim.kill(b.id);
+        let c = Machine::start(&sim, &store, "c", eager()).await;
+        c.take_over(&[P]).await?;
+        ensure(c.numbers(P).await? == [1, 2], "a record of the account that was flushed is missing")?;
+        ensure(c.numbers_of(stuck(P)).await? == [1, 2], "a record of the account that was not is missing")
+    };
+    holds(|| in_sim(scenario), Some(Fault::FreesFromCov));
 }
 
 /// H7: from the moment that a Release is sent the partition is not served again in its epoch.

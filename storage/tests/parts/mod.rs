@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Looks at whether a server answers, 50 ms apart.
 const LOOKS_MAX: usize = 600;
+/// Runs the server that its arguments name until its standard input ends, as it does when who started it is gone, however.
+const WATCH: &str = "\"$@\" </dev/null & server=$!; read -r end; kill -9 $server; wait";
 /// Set in a process that runs one law alone.
 const CREDENTIALS: &str = "AWS_SHARED_CREDENTIALS_FILE";
 
@@ -69,40 +71,46 @@ pub struct Server {
     pub port: u16,
     /// What it stores; removed with it.
     _dir: tempfile::TempDir,
-    child: Child,
+    /// A shell that watches over it.
+    watch: Child,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         // Some take long to end in order, and nobody needs what they have.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        drop(self.watch.stdin.take());
+        let _ = self.watch.wait();
     }
 }
 
 impl Server {
     /// Starts a program and waits until it answers HTTP on its port.
-    pub fn start(mut command: Command, port: u16, dir: tempfile::TempDir) -> Result<Server, String> {
+    pub fn start(command: Command, port: u16, dir: tempfile::TempDir) -> Result<Server, String> {
         let log = dir.path().join("log");
         let file = std::fs::File::create(&log).map_err(|error| error.to_string())?;
-        let child = command
-            .stdin(Stdio::null())
+        let mut watch = Command::new("sh");
+        watch.args(["-c", WATCH, "sh"]).arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => watch.env(name, value),
+                None => watch.env_remove(name),
+            };
+        }
+        let watch = watch
+            .stdin(Stdio::piped())
             .stdout(file.try_clone().map_err(|error| error.to_string())?)
             .stderr(file)
             .spawn()
             .map_err(|error| format!("{command:?}: {error}"))?;
-        let mut server = Server { port, _dir: dir, child };
+        let server = Server { port, _dir: dir, watch };
         for _ in 0..LOOKS_MAX {
-            if let Ok(Some(status)) = server.child.try_wait() {
-                let said = std::fs::read_to_string(&log).unwrap_or_default();
-                return Err(format!("it ended ({status}): {}", said.lines().last().unwrap_or_default()));
-            }
             if request(port, "GET", "/").is_ok() {
                 return Ok(server);
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        Err("it does not answer".to_owned())
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        Err(format!("it does not answer: {}", said.lines().last().unwrap_or_default()))
     }
 }
 
