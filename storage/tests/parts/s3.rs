@@ -17,11 +17,13 @@ pub struct S3 {
     next: u64,
     /// Whether `If-None-Match` counts.
     pub conditions: bool,
+    /// A range is answered with this status: 206, or 200 as rclone does.
+    pub range_status: u16,
 }
 
 impl S3 {
     pub fn new() -> S3 {
-        S3 { objects: BTreeMap::new(), uploads: BTreeMap::new(), next: 0, conditions: true }
+        S3 { objects: BTreeMap::new(), uploads: BTreeMap::new(), next: 0, conditions: true, range_status: 206 }
     }
 }
 
@@ -101,7 +103,10 @@ impl Service for S3 {
                 Reply::new(204)
             }
             ("GET", key) => match self.objects.get(key) {
-                Some(octets) => ranged(request, octets),
+                Some(octets) => match ranged(request, octets) {
+                    reply if reply.status == 206 => Reply { status: self.range_status, ..reply },
+                    reply => reply,
+                },
                 None => Reply::text(404, &error("NoSuchKey")),
             },
             ("HEAD", key) => match self.objects.get(key) {
