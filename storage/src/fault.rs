@@ -61,6 +61,8 @@ pub enum Fault {
     ServeBeforeOpen,
     /// What a Flush of unknown outcome names is taken for garbage (H10).
     ForgetUnknownFlush,
+    /// A flush that loses its partition while it merges tables takes the old ones for garbage.
+    MergeAfterLoss,
     /// A Flush record is carried forward while another one is under way (H14).
     CarryAnyTime,
 }

@@ -140,7 +140,7 @@ impl Machine {
     }
 
     async fn run(self: Rc<Self>, store: SimStore, name: &'static str, windows: Windows) {
-        let limits = Limits { partitions: 2, ..Limits::default() };
+        let limits = Limits { partitions: 2, tables_max: 2, ..Limits::default() };
         let config =
             NodeConfig { windows, trim_objects: 1, trim_after: Duration::ZERO, ..NodeConfig::new(name) };
         let node = Node::join_simulated(&store, "/node".as_ref(), limits, config).await.unwrap();
@@ -530,4 +530,51 @@ fn no_flush_is_carried_while_another_is_under_way() {
         ensure(b.numbers(P).await? == [1, 2], "a record is missing")
     };
     holds(|| in_sim(scenario), Some(Fault::CarryAnyTime));
+}
+
+/// A flush that is overtaken, at whichever of its reads, deletes nothing that the successor stands on. Whether it came to that
+/// read.
+async fn overtaken_at(sim: Sim, store: SimStore, read: u64) -> Result<bool, String> {
+    let a = Machine::start(&sim, &store, "a", eager()).await;
+    a.take_over(&[P]).await?;
+    for number in 1..3 {
+        a.append(P, number).await?;
+        a.flush(P).await?;
+    }
+    a.append(P, 3).await?;
+    let held = store.hold("a", Kind::Get, "data/*", read, Hold::Before);
+    // It merges the tables.
+    let flushed = a.begin(|seat| async move { seat.storage.flush(P).await });
+    if time::deadline(Duration::from_secs(5), held.met()).await.is_err() {
+        return Ok(false);
+    }
+    let b = Machine::start(&sim, &store, "b", eager()).await;
+    b.take_over(&[P]).await?;
+    ensure(a.append(P, 4).await.is_err(), "A acknowledges behind the seal")?;
+    held.release();
+    // It failed, or left out the account that it could not read any more.
+    let _ = flushed.await;
+    b.append(P, 5).await?;
+    ensure(b.numbers(P).await? == [1, 2, 3, 5], "a record is missing")?;
+    Ok(true)
+}
+
+#[test]
+fn a_flush_that_is_overtaken_deletes_nothing_of_its_successor() {
+    let all = || {
+        let reads = (0..).map(|read| {
+            let sim = Sim::new(1, SimConfig { panics_end_run: true, ..SimConfig::default() });
+            sim.run(overtaken_at(sim.clone(), SimStore::new(StoreFaults::none()), read))
+        });
+        let mut overtaken = 0;
+        for result in reads {
+            match result {
+                Ok(true) => overtaken += 1,
+                Ok(false) => return ensure(overtaken > 3, "the flush reads nothing"),
+                Err(what) => return Err(format!("at read {overtaken}: {what}")),
+            }
+        }
+        Ok(())
+    };
+    holds(all, Some(Fault::MergeAfterLoss));
 }

@@ -23,7 +23,13 @@ pub struct S3 {
 
 impl S3 {
     pub fn new() -> S3 {
-        S3 { objects: BTreeMap::new(), uploads: BTreeMap::new(), next: 0, conditions: true, range_status: 206 }
+        S3 {
+            objects: BTreeMap::new(),
+            uploads: BTreeMap::new(),
+            next: 0,
+            conditions: true,
+            range_status: 206,
+        }
     }
 }
 
