@@ -125,11 +125,22 @@ struct Machine {
 impl Machine {
     /// Starts a node of one shard.
     async fn start(sim: &Sim, store: &SimStore, name: &'static str, windows: Windows) -> Rc<Machine> {
+        Machine::limited(sim, store, name, windows, Limits::default()).await
+    }
+
+    async fn limited(
+        sim: &Sim,
+        store: &SimStore,
+        name: &'static str,
+        windows: Windows,
+        limits: Limits,
+    ) -> Rc<Machine> {
         let id = sim.node(name);
         let machine =
             Rc::new(Machine { id, seat: RefCell::default(), jobs: RefCell::default(), came: Notify::new() });
         let (inner, store) = (machine.clone(), store.clone());
-        sim.start(id, 1, move |_| inner.clone().run(store.clone(), name, windows));
+        let limits = Limits { partitions: 2, ..limits };
+        sim.start(id, 1, move |_| inner.clone().run(store.clone(), name, windows, limits.clone()));
         let up = async {
             while machine.seat.borrow().is_none() {
                 time::sleep(Duration::from_millis(1)).await;
@@ -139,8 +150,7 @@ impl Machine {
         machine
     }
 
-    async fn run(self: Rc<Self>, store: SimStore, name: &'static str, windows: Windows) {
-        let limits = Limits { partitions: 2, tables_max: 2, ..Limits::default() };
+    async fn run(self: Rc<Self>, store: SimStore, name: &'static str, windows: Windows, limits: Limits) {
         let config =
             NodeConfig { windows, trim_objects: 1, trim_after: Duration::ZERO, ..NodeConfig::new(name) };
         let node = Node::join_simulated(&store, "/node".as_ref(), limits, config).await.unwrap();
@@ -535,7 +545,8 @@ fn no_flush_is_carried_while_another_is_under_way() {
 /// A flush that is overtaken, at whichever of its reads, deletes nothing that the successor stands on. Whether it came to that
 /// read.
 async fn overtaken_at(sim: Sim, store: SimStore, read: u64) -> Result<bool, String> {
-    let a = Machine::start(&sim, &store, "a", eager()).await;
+    let limits = Limits { tables_max: 2, ..Limits::default() };
+    let a = Machine::limited(&sim, &store, "a", eager(), limits).await;
     a.take_over(&[P]).await?;
     for number in 1..3 {
         a.append(P, number).await?;
