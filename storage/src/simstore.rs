@@ -140,6 +140,10 @@ impl Held {
         }
     }
 
+    pub fn is_met(&self) -> bool {
+        self.order.met.get()
+    }
+
     /// Lets it go on.
     pub fn release(&self) {
         let change = self.order.change.borrow_mut().take();
