@@ -80,7 +80,9 @@ impl Encoding {
     pub(crate) fn delta(index: &MailboxIndex, changes: Changes, after: u64) -> Encoding {
         let new_from = changes.new_from.unwrap_or(u32::MAX);
         let rows = index.view().ordinals(0, &(new_from..=u32::MAX));
-        Encoding::begin(BlockKind::Delta, after, rows, changes, BlockWriter::new(12, 0))
+        // Grown by doubling, megabytes would be copied in one go.
+        let octets = usize::try_from(changes.octets()).unwrap_or(0).next_multiple_of(DELTA_HINT_OCTETS);
+        Encoding::begin(BlockKind::Delta, after, rows, changes, BlockWriter::new(12, octets))
     }
 
     fn begin(
@@ -253,6 +255,9 @@ impl Stage {
 fn ranges(uids: &RoaringBitmap) -> UidSet {
     uids.iter().collect::<Runs>().into()
 }
+
+/// Room for a delta is taken in multiples of this.
+const DELTA_HINT_OCTETS: usize = 4096;
 
 /// Of a row without its heap: UID, word, MODSEQ, cold row.
 pub(crate) const ROW_OCTETS: usize = 4 + 8 + 8 + size_of::<crate::format::ColdRow>();

@@ -15,7 +15,7 @@ use crate::encode::{Encoding, Frozen, ROW_OCTETS};
 use crate::format::{BlockWriter, ChangedRow, ColdRow, GoneRange, Head, Layout, LogEntry, MovedRow, Tag};
 use crate::log::Log;
 use crate::mailbox::{MailboxIndex, count_flags};
-use crate::rows::{Base, Rows, check_columns, flags_known};
+use crate::rows::{Base, Replaced, Rows, check_columns, flags_known};
 use crate::{Block, BlockKind, FormatError};
 use culver_model::{ModSeq, UidSet, UidValidity};
 use roaring::RoaringBitmap;
@@ -28,6 +28,13 @@ use zerocopy::little_endian::{U32, U64};
 #[must_use = "without the mark the next block carries the same changes again"]
 pub struct FlushToken {
     serial: u64,
+}
+
+/// Names a fold that is under way.
+#[derive(Debug)]
+#[must_use = "what is folded is put in place with it"]
+pub struct FoldToken {
+    number: u64,
 }
 
 /// Changes by UID.
@@ -58,6 +65,14 @@ impl Changes {
             || !self.gone.is_empty()
     }
 
+    /// Roughly what a delta of them takes.
+    pub fn octets(&self) -> u64 {
+        let hot = self.hot.len() * size_of::<ChangedRow>() as u64;
+        let moved = self.moved.len() * size_of::<MovedRow>() as u64;
+        let gone = self.gone.serialized_size() as u64;
+        self.new_rows * ROW_OCTETS as u64 + self.new_heap + hot + moved + gone
+    }
+
     /// `later` on top of these.
     fn join(&mut self, later: Changes) {
         self.head |= later.head;
@@ -79,6 +94,10 @@ pub(crate) struct Flush {
     changes: Changes,
     /// Encoded and not yet marked.
     pending: Option<Box<(u64, Changes)>>,
+    /// The fold that is under way, and what changed since it began.
+    fold: Option<Box<(u64, Changes)>>,
+    /// Folds that were begun.
+    folds: u64,
     /// Of the last block encoded or read.
     pub serial: u64,
     /// Of the last block that is stored.
@@ -86,47 +105,65 @@ pub(crate) struct Flush {
 }
 
 impl Flush {
-    pub fn touch_head(&mut self) {
-        self.changes.head = true;
-    }
-
-    pub fn touch_keywords(&mut self) {
-        self.changes.keywords = true;
-    }
-
-    pub fn touch_side(&mut self) {
-        self.changes.side = true;
-    }
-
-    pub fn touch_new(&mut self, uid: u32, heap_octets: u64) {
-        self.changes.new_from.get_or_insert(uid);
-        self.changes.new_rows += 1;
-        self.changes.new_heap += heap_octets;
-    }
-
-    pub fn touch_hot(&mut self, uids: &UidSet) {
-        for range in uids.ranges() {
-            self.changes.hot.insert_range(range);
+    /// Notes a change among those to be stored, and for a fold that is under way.
+    fn note(&mut self, change: impl Fn(&mut Changes)) {
+        change(&mut self.changes);
+        if let Some((_, changes)) = self.fold.as_deref_mut() {
+            change(changes);
         }
     }
 
+    pub fn touch_head(&mut self) {
+        self.note(|changes| changes.head = true);
+    }
+
+    pub fn touch_keywords(&mut self) {
+        self.note(|changes| changes.keywords = true);
+    }
+
+    pub fn touch_side(&mut self) {
+        self.note(|changes| changes.side = true);
+    }
+
+    pub fn touch_new(&mut self, uid: u32, heap_octets: u64) {
+        self.note(|changes| {
+            changes.new_from.get_or_insert(uid);
+            changes.new_rows += 1;
+            changes.new_heap += heap_octets;
+        });
+    }
+
+    pub fn touch_hot(&mut self, uids: &UidSet) {
+        self.note(|changes| {
+            for range in uids.ranges() {
+                changes.hot.insert_range(range);
+            }
+        });
+    }
+
     pub fn touch_moved(&mut self, uid: u32) {
-        self.changes.moved.insert(uid);
+        self.note(|changes| {
+            changes.moved.insert(uid);
+        });
     }
 
     /// `log_end` is the log's end before the change.
     pub fn touch_gone(&mut self, uids: &UidSet, log_end: u64) {
-        self.changes.log_from.get_or_insert(log_end);
-        for range in uids.ranges() {
-            self.changes.gone.insert_range(range);
-        }
+        self.note(|changes| {
+            changes.log_from.get_or_insert(log_end);
+            for range in uids.ranges() {
+                changes.gone.insert_range(range);
+            }
+        });
     }
 
     pub fn memory_octets(&self) -> usize {
         let of = |changes: &Changes| {
             [&changes.hot, &changes.moved, &changes.gone].iter().map(|uids| uids.serialized_size()).sum()
         };
-        of(&self.changes) + self.pending.as_ref().map_or(0, |pending| of(&pending.1))
+        of(&self.changes)
+            + self.pending.as_ref().map_or(0, |pending| of(&pending.1))
+            + self.fold.as_ref().map_or(0, |fold| of(&fold.1))
     }
 
     /// All that is not stored.
@@ -345,6 +382,41 @@ impl MailboxIndex {
         (Frozen { index: self.without_bitmaps(), changes, serial, after }, FlushToken { serial })
     }
 
+    /// Begins to fold the overlay into a new base in memory, while the mailbox goes on: a copy that stays as it is now, to be
+    /// encoded whole in steps. One that was begun before comes to nothing.
+    pub fn begin_fold(&mut self) -> (Frozen, FoldToken) {
+        self.flush.folds += 1;
+        let number = self.flush.folds;
+        self.flush.fold = Some(Box::new((number, Changes::default())));
+        let frozen = Frozen {
+            index: self.without_bitmaps(),
+            changes: Changes::default(),
+            serial: self.flush.serial,
+            after: 0,
+        };
+        (frozen, FoldToken { number })
+    }
+
+    /// Puts what was encoded of the copy in the place of base and overlay; changes made since then are carried over. What is
+    /// unflushed stays so, answers and flag bitmaps stay as they are. `None`, and nothing done, where another fold was begun.
+    ///
+    /// # Cost
+    /// A pass over the hot values, and what the changes cost.
+    pub fn end_fold(&mut self, token: FoldToken, frozen: Frozen, encoding: Encoding) -> Option<Replaced> {
+        let (_, changes) = *self.flush.fold.take_if(|fold| fold.0 == token.number)?;
+        let serial = frozen.serial;
+        let bytes = Block::from(frozen.finish(encoding));
+        // These bytes were written by this very program: they open, or it is wrong.
+        let mut opened = MailboxIndex::from_base(bytes).expect("a base just written opens");
+        opened.limits = self.limits;
+        if changes.any() {
+            let delta = self.delta_block(&changes, serial + 1, serial);
+            opened.apply_delta(&delta).expect("a delta just written fits its base");
+        }
+        self.log = opened.log;
+        Some(Replaced::new(std::mem::replace(&mut self.rows, opened.rows)))
+    }
+
     /// The block of this token is stored. `false`, and nothing done, where a later block was encoded since: that one
     /// carries its changes too, and waits for its own mark.
     pub fn mark_flushed(&mut self, token: FlushToken) -> bool {
@@ -363,15 +435,9 @@ impl MailboxIndex {
 
     /// Roughly what [`Self::encode_delta`] would write, in octets.
     pub fn delta_octets(&self) -> u64 {
-        let of = |changes: &Changes| {
-            let hot = changes.hot.len() * size_of::<ChangedRow>() as u64;
-            let moved = changes.moved.len() * size_of::<MovedRow>() as u64;
-            let gone = changes.gone.serialized_size() as u64;
-            changes.new_rows * ROW_OCTETS as u64 + changes.new_heap + hot + moved + gone
-        };
         FRONT_OCTETS
-            + of(&self.flush.changes)
-            + self.flush.pending.as_ref().map_or(0, |pending| of(&pending.1))
+            + self.flush.changes.octets()
+            + self.flush.pending.as_ref().map_or(0, |pending| pending.1.octets())
     }
 
     /// Octets of the base as it stands; 0 where there is none.
@@ -404,28 +470,6 @@ impl MailboxIndex {
     /// Whether the overlay has outgrown `Limits::overlay_rows_max`.
     pub fn over_bounds(&self) -> bool {
         self.rows.overlay_rows() > self.limits.overlay_rows_max as usize
-    }
-
-    /// Folds the overlay into a new base in memory where it is over its bound; what is unflushed stays so. `true` where
-    /// it did. Costs a copy of all rows: where a flush is near, [`Self::adopt`] its base instead, and where others wait,
-    /// [`Self::begin_base`] and [`Self::rebase_on`].
-    pub fn rebase(&mut self) -> bool {
-        if !self.over_bounds() {
-            return false;
-        }
-        let encoding = whole(Encoding::base(self), self);
-        self.rebase_on(encoding);
-        true
-    }
-
-    /// Takes an encoding of the whole mailbox that has come to its end for its base. Nothing may have changed since it was
-    /// begun. What is unflushed stays so.
-    pub fn rebase_on(&mut self, encoding: Encoding) {
-        let bytes = Block::from(encoding.finish(self, self.flush.serial));
-        // These bytes were written by this very program: they open, or it is wrong.
-        let opened = MailboxIndex::from_base(bytes).expect("a base just written opens");
-        self.rows = opened.rows;
-        self.log = opened.log;
     }
 
     fn head(&self) -> Head {

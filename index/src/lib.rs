@@ -36,7 +36,7 @@ pub use check::{Summary, check};
 pub use dump::{LINES_MAX, Opaque, Words, dump};
 pub use encode::{Encoding, Frozen};
 pub use error::{FormatError, IndexError, Limit};
-pub use flush::FlushToken;
+pub use flush::{FlushToken, FoldToken};
 pub use format::{BlockKind, PLACE_OCTETS};
 pub use keyword::FlagId;
 pub use mailbox::{Expunged, MailboxIndex, StoreOp, Stored};
@@ -51,7 +51,7 @@ pub struct Limits {
     pub keywords_max: u32,
     /// Most entries of the expunge log (default 4096); the oldest are dropped and the floor rises.
     pub expunge_log_max: u32,
-    /// Rows appended, moved or hidden beyond which [`MailboxIndex::rebase`] folds the overlay (default 16384).
+    /// Rows appended, moved or hidden beyond which [`MailboxIndex::begin_fold`] folds the overlay (default 16384).
     pub overlay_rows_max: u32,
 }
 

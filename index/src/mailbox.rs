@@ -8,7 +8,7 @@
 //! - A STORE that changes nothing bumps nothing.
 //!
 //! # Limits
-//! [`Limits`]; the overlay is the caller's to fold: see [`MailboxIndex::rebase`].
+//! [`Limits`]; the overlay is the caller's to fold: see [`MailboxIndex::begin_fold`].
 
 use crate::flush::Flush;
 use crate::format::PLACE_OCTETS;

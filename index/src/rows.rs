@@ -16,6 +16,7 @@ use culver_model::UidSet;
 use roaring::RoaringBitmap;
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
+use std::rc::Rc;
 use zerocopy::little_endian::{U32, U64};
 
 pub const PAGE_ROWS: usize = 32;
@@ -156,7 +157,7 @@ pub struct Page {
 }
 
 /// Rows that the base does not have. What is large of them stands in pieces: a busy mailbox has megabytes of it, and a vector
-/// that doubles copies all it holds in one go.
+/// that doubles copies all it holds in one go. Copies share pieces until one of them changes.
 #[derive(Clone, Debug, Default)]
 pub struct Tail {
     uids: Vec<U32>,
@@ -174,18 +175,18 @@ const HEAP_PIECE: usize = 256 << 10;
 
 /// Cold rows, [`COLD_PIECE`] to a piece.
 #[derive(Clone, Debug, Default)]
-pub struct ColdPieces(Vec<Vec<ColdRow>>);
+pub struct ColdPieces(Vec<Rc<Vec<ColdRow>>>);
 
 impl ColdPieces {
     fn push(&mut self, row: ColdRow) {
         match self.0.last_mut() {
-            Some(last) if last.len() < COLD_PIECE => last.push(row),
+            Some(last) if last.len() < COLD_PIECE => Rc::make_mut(last).push(row),
             // Most tails are short: the first piece grows as it is filled.
-            None => self.0.push(vec![row]),
+            None => self.0.push(Rc::new(vec![row])),
             Some(_) => {
                 let mut piece = Vec::with_capacity(COLD_PIECE);
                 piece.push(row);
-                self.0.push(piece);
+                self.0.push(Rc::new(piece));
             }
         }
     }
@@ -195,18 +196,18 @@ impl ColdPieces {
     }
 
     fn get_mut(&mut self, place: usize) -> Option<&mut ColdRow> {
-        self.0.get_mut(place / COLD_PIECE)?.get_mut(place % COLD_PIECE)
+        Rc::make_mut(self.0.get_mut(place / COLD_PIECE)?).get_mut(place % COLD_PIECE)
     }
 
     fn memory_octets(&self) -> usize {
-        entries_octets(&self.0) + self.0.iter().map(entries_octets).sum::<usize>()
+        entries_octets(&self.0) + self.0.iter().map(|piece| entries_octets(piece)).sum::<usize>()
     }
 }
 
 /// Runs of prepared forms, one behind the other; each lies in one piece.
 #[derive(Clone, Debug, Default)]
 pub struct HeapPieces {
-    pieces: Vec<HeapPiece>,
+    pieces: Vec<Rc<HeapPiece>>,
     octets: u64,
 }
 
@@ -220,12 +221,15 @@ pub struct HeapPiece {
 impl HeapPieces {
     fn push(&mut self, fields: &[&[u8]]) {
         let run: usize = fields.iter().map(|field| field.len()).sum();
-        let fits = self.pieces.last().is_some_and(|last| last.octets.len() + run <= HEAP_PIECE);
+        let room = |last: &mut HeapPiece| last.octets.len() + run <= HEAP_PIECE;
+        // A piece that a copy has too is not written any more.
+        let fits = self.pieces.last_mut().and_then(Rc::get_mut).is_some_and(room);
         if !fits {
             let capacity = if self.pieces.is_empty() { run } else { run.max(HEAP_PIECE) };
-            self.pieces.push(HeapPiece { start: self.octets, octets: Vec::with_capacity(capacity) });
+            let piece = HeapPiece { start: self.octets, octets: Vec::with_capacity(capacity) };
+            self.pieces.push(Rc::new(piece));
         }
-        if let Some(last) = self.pieces.last_mut() {
+        if let Some(last) = self.pieces.last_mut().and_then(Rc::get_mut) {
             fields.iter().for_each(|field| last.octets.extend_from_slice(field));
         }
         self.octets += run as u64;
@@ -277,10 +281,33 @@ impl Tail {
     }
 }
 
+/// What a fold has replaced, to be given back a little at a time: megabytes in one go take milliseconds.
+#[derive(Debug)]
+#[must_use = "it is released in steps"]
+pub struct Replaced(Rows);
+
+impl Replaced {
+    pub fn new(rows: Rows) -> Replaced {
+        Replaced(rows)
+    }
+
+    /// Gives back up to `pieces_max` pieces. True at the end.
+    pub fn release(&mut self, pieces_max: usize) -> bool {
+        let tail = &mut self.0.tail;
+        for _ in 0..pieces_max {
+            if tail.cold.0.pop().is_none() && tail.heap.pieces.pop().is_none() && self.0.pages.pop().is_none()
+            {
+                return true;
+            }
+        }
+        false
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Rows {
     pub base: Base,
-    pages: Vec<Option<Box<Page>>>,
+    pages: Vec<Option<Rc<Page>>>,
     pub tail: Tail,
     pub moved: BTreeMap<u32, [u8; 32]>,
     /// Rows of the base that are expunged.
@@ -333,6 +360,7 @@ impl Rows {
                     self.pages.resize_with(base.uids.len().div_ceil(PAGE_ROWS), || None);
                 }
                 let page = self.pages[ordinal / PAGE_ROWS].get_or_insert_with(|| copy_page(&base, ordinal));
+                let page = Rc::make_mut(page);
                 page.flags[ordinal % PAGE_ROWS] = flags;
                 page.modseqs[ordinal % PAGE_ROWS] = modseq;
                 self.hidden += usize::from(flags & EXPUNGED != 0);
@@ -357,7 +385,7 @@ impl Rows {
                 tail.expunged += usize::from(flags & EXPUNGED != 0);
             }
         }
-        // A mailbox that is emptied by every POP3 session never needs a rebase.
+        // A mailbox that is emptied by every POP3 session never needs a fold.
         if tail.expunged > 0 && tail.expunged == tail.uids.len() {
             *tail = Tail::default();
         }
@@ -406,7 +434,7 @@ pub struct RawRow<'a> {
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     base: Columns<'a>,
-    pages: &'a [Option<Box<Page>>],
+    pages: &'a [Option<Rc<Page>>],
     tail: &'a Tail,
 }
 
@@ -534,16 +562,16 @@ fn base_hot(base: &Columns<'_>, page: Option<&Page>, ordinal: usize) -> (u64, u6
     }
 }
 
-fn copy_page(base: &Columns<'_>, ordinal: usize) -> Box<Page> {
+fn copy_page(base: &Columns<'_>, ordinal: usize) -> Rc<Page> {
     let first = ordinal / PAGE_ROWS * PAGE_ROWS;
-    let mut page = Box::new(Page { flags: [0; PAGE_ROWS], modseqs: [0; PAGE_ROWS] });
+    let mut page = Page { flags: [0; PAGE_ROWS], modseqs: [0; PAGE_ROWS] };
     for (to, from) in page.flags.iter_mut().zip(&base.flags[first..]) {
         *to = from.get();
     }
     for (to, from) in page.modseqs.iter_mut().zip(&base.modseqs[first..]) {
         *to = from.get();
     }
-    page
+    Rc::new(page)
 }
 
 /// The place of a UID. Most mailboxes have few holes, so the search begins where a mailbox without holes has it.

@@ -13,10 +13,9 @@ use crate::record::Record;
 use crate::state::{ACCOUNT_KEY, State};
 use culver_index::{Encoding, FlushToken, MailboxIndex, PLACE_OCTETS};
 use culver_model::{AccountId, Guid, PartitionId};
-use culver_shard::{Pace, Queue, spawn, time};
+use culver_shard::{Pace, Queue, spawn};
 use culver_storage::{AccountBlocks, BlockKind, Body, LocalFuture, Place, Position, Source, SourceError};
 use std::collections::{BTreeSet, HashSet};
-use std::time::Duration;
 
 /// Deltas that may stand on a base before a new base is written.
 const DELTAS_MAX: u32 = 8;
@@ -27,8 +26,8 @@ const STEP_ROWS: usize = 512;
 /// How often a mailbox is encoded again that changed meanwhile.
 const TRIES: usize = 3;
 
-/// Between two tries to fold.
-const FOLD_AGAIN: Duration = Duration::from_secs(1);
+/// Pieces of a folded overlay that are given back between two looks at the clock.
+const RELEASE_PIECES: usize = 4;
 
 type Blocks = Vec<(Guid, BlockKind, Vec<u8>)>;
 /// With each, whether it is of a base.
@@ -211,41 +210,30 @@ impl Account {
         over
     }
 
-    /// Folds a mailbox's overlay into a base in memory. Where the account never rests for long enough it is done at once:
-    /// the overlay must not grow without bound.
+    /// Folds a mailbox's overlay into a base in memory, from a copy of its own, while the mailbox goes on.
     async fn fold(&self, guid: Guid) {
-        for _ in 0..TRIES {
-            let moment = self.moment();
-            let Some(mut encoding) = self.state().mailboxes.get(&guid).map(MailboxIndex::begin_base) else {
-                return;
-            };
-            let mut pace = Pace::new();
-            let unchanged = loop {
-                let ended = match self.state().mailboxes.get(&guid) {
-                    Some(index) => encoding.step(index, STEP_ROWS),
-                    None => return,
-                };
-                if ended {
-                    break true;
-                }
-                pace.breathe().await;
-                if self.moment() != moment || self.is_dropped() {
-                    break false;
-                }
-            };
-            if unchanged {
-                if let Some(index) = self.state_mut().mailboxes.get_mut(&guid) {
-                    index.rebase_on(encoding);
-                    self.folds.set(self.folds.get() + 1);
-                }
+        let mut pace = Pace::new();
+        let begun = {
+            let mut state = self.state_mut();
+            let index = state.mailboxes.get_mut(&guid).filter(|index| index.over_bounds());
+            index.map(MailboxIndex::begin_fold)
+        };
+        let Some((copy, token)) = begun else { return };
+        let mut encoding = copy.begin(true);
+        while !copy.step(&mut encoding, STEP_ROWS) {
+            pace.breathe().await;
+            if self.is_dropped() {
                 return;
             }
-            time::sleep(FOLD_AGAIN).await;
         }
-        if let Some(index) = self.state_mut().mailboxes.get_mut(&guid)
-            && index.rebase()
-        {
-            self.folds.set(self.folds.get() + 1);
+        let replaced = {
+            let mut state = self.state_mut();
+            state.mailboxes.get_mut(&guid).and_then(|index| index.end_fold(token, copy, encoding))
+        };
+        let Some(mut replaced) = replaced else { return };
+        self.folds.set(self.folds.get() + 1);
+        while !replaced.release(RELEASE_PIECES) {
+            pace.breathe().await;
         }
     }
 }

@@ -65,8 +65,12 @@ impl Stored {
         of.map(|((_, epoch), incarnation)| (*epoch, *incarnation)).collect()
     }
 
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// The key of an object; `None` for a journal object of an epoch that is not known here any more.
-    fn key(&self, partition: PartitionId, id: ObjectId) -> Option<String> {
+    pub fn key(&self, partition: PartitionId, id: ObjectId) -> Option<String> {
         Some(match id.kind {
             ObjectKind::Segment => {
                 let incarnation = *self.journals.borrow().get(&(partition, id.epoch))?;

@@ -3,6 +3,7 @@
 //! The rules R1 to R12 and the holes H1 to H14 that comments name are those of `docs/protocol.md`.
 
 pub(crate) mod format;
+pub mod gc;
 pub(crate) mod holding;
 pub(crate) mod journal;
 pub(crate) mod keys;

@@ -14,7 +14,7 @@ use culver_shard::{Queue, Task, mesh, spawn, time};
 use crate::body::{Body, BodyWriter, Frame, Reader};
 use crate::error::{CommitError, OpenError, ReadError, SubmitError};
 use crate::journal::commit::shared::NodeLink;
-use crate::journal::commit::{Haste, Journal, OnCommit, Pending};
+use crate::journal::commit::{Haste, Journal, OnCommit, Pending, Waiting};
 use crate::journal::format::{RecordKind, parse_head};
 use crate::limits::Limits;
 use crate::objects::{ObjectFile, Objects, Stored};
@@ -509,12 +509,13 @@ impl Inner {
             let limit = self.limits.meta_octets_max as u64;
             return Err(SubmitError::TooLarge { octets: meta.len() as u64, limit });
         }
-        let (stuck, term) = {
+        let (stuck, term, waiting) = {
             let partition = self.partition(partition).borrow();
             if partition.serving != Serving::Open {
                 return Err(SubmitError::NotHere);
             }
-            (partition.left_out.get(account).copied().unwrap_or(0), partition.term)
+            let stuck = partition.left_out.get(account).copied().unwrap_or(0);
+            (stuck, partition.term, Waiting::count(&partition.waiting))
         };
         if stuck > self.limits.left_out_octets_max && haste != Haste::Urgent {
             return Err(SubmitError::Busy);
@@ -529,7 +530,7 @@ impl Inner {
         if pending.octets > limit {
             return Err(SubmitError::TooLarge { octets: pending.octets, limit });
         }
-        Ok(pending)
+        Ok(pending.counted(waiting))
     }
 
     /// The object of a place, opened.

@@ -311,13 +311,35 @@ fn a_block_made_in_steps_is_the_block_made_at_once() {
 }
 
 #[test]
+fn of_two_folds_only_the_later_is_put_in_place() {
+    let mut index = filled(50);
+    let (copy, token) = index.begin_fold();
+    index.expunge(&set(&[(1, 2)]), false, ModSeq(300));
+    let (later, later_token) = index.begin_fold();
+    index.expunge(&set(&[(3, 4)]), false, ModSeq(301));
+    for (copy, token, fits) in [(copy, token, false), (later, later_token, true)] {
+        let mut encoding = copy.begin(true);
+        while !copy.step(&mut encoding, 7) {}
+        let replaced = index.end_fold(token, copy, encoding);
+        assert_eq!(replaced.is_some(), fits);
+        assert_eq!(
+            index.rows_all().map(|row| row.uid().get()).collect::<Vec<_>>(),
+            (5..=50).collect::<Vec<_>>()
+        );
+    }
+    assert_eq!(index.expunged_since(ModSeq(299)), Some(set(&[(1, 4)])));
+}
+
+#[test]
 fn an_overlay_is_folded_in_steps_and_nothing_reads_otherwise() {
     let mut index = filled(200);
     index.expunge(&set(&[(10, 20)]), false, ModSeq(300));
     let before: Vec<_> = index.rows_all().map(|row| (row.uid(), row.modseq(), *row.place())).collect();
-    let mut encoding = index.begin_base();
-    while !encoding.step(&index, 9) {}
-    index.rebase_on(encoding);
+    let (copy, token) = index.begin_fold();
+    let mut encoding = copy.begin(true);
+    while !copy.step(&mut encoding, 9) {}
+    let mut replaced = index.end_fold(token, copy, encoding).expect("no other fold was begun");
+    while !replaced.release(1) {}
     assert!(index.base_octets() > 0 && index.dirty(), "what is unflushed stays so");
     let after: Vec<_> = index.rows_all().map(|row| (row.uid(), row.modseq(), *row.place())).collect();
     assert_eq!(before, after);

@@ -76,6 +76,23 @@ pub(crate) struct Pending {
     room: Option<Permit>,
     /// The partition's term here in which it was made.
     term: u64,
+    waiting: Option<Waiting>,
+}
+
+/// Counts a record of a partition from its making until it is told: a hand-over waits until there is none (H7).
+pub(crate) struct Waiting(Rc<Cell<usize>>);
+
+impl Waiting {
+    pub fn count(of: &Rc<Cell<usize>>) -> Waiting {
+        of.set(of.get() + 1);
+        Waiting(of.clone())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 /// Who waits for a record.
@@ -108,11 +125,29 @@ impl Pending {
         let name = account.as_ref().map_or(0, |account| account.as_str().len());
         let frames: usize = bodies.iter().map(Body::frame_octets).sum();
         let octets = (head_octets(name, meta.len(), bodies.len()) + frames) as u64;
-        Pending { kind, partition, account, meta, bodies, haste, on_commit, octets, room: None, term }
+        Pending {
+            kind,
+            partition,
+            account,
+            meta,
+            bodies,
+            haste,
+            on_commit,
+            octets,
+            room: None,
+            term,
+            waiting: None,
+        }
+    }
+
+    /// Counted by its partition until it is told.
+    pub fn counted(mut self, waiting: Waiting) -> Pending {
+        self.waiting = Some(waiting);
+        self
     }
 
     fn tell(self, result: Result<Committed, CommitError>) -> bool {
-        let on_commit = self.on_commit;
+        let (on_commit, _waiting) = (self.on_commit, self.waiting);
         catch_unwind(AssertUnwindSafe(move || on_commit(result))).is_ok()
     }
 }

@@ -2,6 +2,7 @@
 //! still needs (R4).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use culver_model::PartitionId;
 use culver_shard::sync::oneshot;
@@ -16,6 +17,9 @@ use crate::journal::format::RecordKind;
 use crate::partition::{Partition, PartitionSeed, Serving};
 use crate::place::{ObjectId, ObjectKind};
 use crate::storage::{Inner, Storage};
+
+/// Between two looks whether all records of a partition that is handed over are told.
+const TELLING: Duration = Duration::from_millis(2);
 
 /// A partition that this node claimed, with everything committed of it.
 #[derive(Clone, Debug)]
@@ -138,6 +142,11 @@ impl Storage {
     async fn flush_for_release(&self, id: PartitionId) -> Result<(), HoldError> {
         loop {
             self.0.flush_now(id).await?;
+            // What was submitted before the partition stopped serving is committed yet, and belongs into the manifest.
+            let waiting = self.0.partition(id).borrow().waiting.clone();
+            while waiting.get() > 0 {
+                time::sleep(TELLING).await;
+            }
             let in_journals = {
                 let partition = self.0.partition(id).borrow();
                 match (partition.serving, partition.unflushed.is_empty(), partition.left_out.is_empty()) {

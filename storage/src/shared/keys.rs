@@ -41,9 +41,58 @@ pub(crate) fn data(partition: PartitionId, id: ObjectId) -> String {
     format!("data/{partition}/{epoch}/{shard}-{number}.{kind}")
 }
 
+/// The object of a key of [`data`]; `None` for what has no such key.
+pub(crate) fn parse_data(partition: PartitionId, key: &str) -> Option<ObjectId> {
+    let rest = key.strip_prefix(&format!("data/{partition}/"))?;
+    let (epoch, rest) = rest.split_once('/')?;
+    let (name, kind) = rest.split_once('.')?;
+    let (shard, number) = name.split_once('-')?;
+    let kind = match kind {
+        "pack" => ObjectKind::Pack,
+        "table" => ObjectKind::Table,
+        "manifest" => ObjectKind::Manifest,
+        _ => return None,
+    };
+    let id = ObjectId {
+        kind,
+        shard: shard.parse().ok()?,
+        epoch: epoch.parse().ok()?,
+        number: number.parse().ok()?,
+    };
+    // One way to write each.
+    (data(partition, id) == key).then_some(id)
+}
+
+/// The journal and number of a key of [`journal`].
+pub(crate) fn parse_journal(key: &str) -> Option<(Incarnation, u64)> {
+    let (name, seq) = key.strip_prefix("journal/")?.split_once('/')?;
+    let mut id = [0; 16];
+    for (nth, octet) in id.iter_mut().enumerate() {
+        *octet = u8::from_str_radix(name.get(2 * nth..2 * nth + 2)?, 16).ok()?;
+    }
+    let (incarnation, seq) = (Incarnation(id), seq.parse().ok()?);
+    (journal(incarnation, seq) == key).then_some((incarnation, seq))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_parsed_as_they_are_written_and_no_others() {
+        let id = ObjectId { kind: ObjectKind::Pack, shard: 3, epoch: 7, number: 42 };
+        assert_eq!(parse_data(PartitionId(9), &data(PartitionId(9), id)), Some(id));
+        let seventh = Incarnation([0xa7; 16]);
+        assert_eq!(parse_journal(&journal(seventh, 8)), Some((seventh, 8)));
+        for other in
+            ["data/9/7/3-42.pac", "data/9/07/3-42.pack", "data/8/7/3-42.pack", "data/9/7/342.pack", "x"]
+        {
+            assert_eq!(parse_data(PartitionId(9), other), None, "{other}");
+        }
+        for other in ["journal/a7/8", "journal/", "low/1/2", &journal(seventh, 8).to_uppercase()] {
+            assert_eq!(parse_journal(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn keys_name_partition_epoch_and_object() {

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use culver_model::PartitionId;
-use culver_shard::sync::Notify;
+use culver_shard::sync::{Notify, Semaphore};
 use culver_shard::{Queue, Task, disk, local, mesh, random, set_local, shards, spawn, sync, time};
 
 use super::format::{Base, Content, FREED, Incarnation, ObjectHead, PartitionOwner, SharedLow};
@@ -44,6 +44,9 @@ use crate::store::{Created, Octets, Patience, Store, StoreError, StoreUrl};
 /// How long requests of the agent are tried.
 const PATIENCE: Patience =
     Patience { within: Duration::from_secs(30), urgency: crate::store::Urgency::Interactive };
+
+/// How long a takeover waits for a new incarnation to begin.
+const RENEWAL: Duration = Duration::from_secs(10);
 
 /// Octets of a journal object's beginning that tell what it is.
 const HEAD_OCTETS: u64 = 4096;
@@ -132,6 +135,9 @@ struct Inner {
     state: RefCell<State>,
     /// Something is to be looked at before its time.
     due: Notify,
+    /// Held while claims are taken over and while an incarnation begins: what was claimed in one is never handed to shards
+    /// in another.
+    taking: Semaphore,
     stopping: Cell<bool>,
     task: RefCell<Option<Task<()>>>,
     _lock: disk::Lock,
@@ -186,7 +192,7 @@ impl Node {
         config: NodeConfig,
     ) -> Result<Node, OpenError> {
         let store = Store::open(url).await.map_err(OpenError::Store)?;
-        let dialect = store.probe(true).await.map_err(OpenError::Probe)?;
+        let dialect = store.probe(url.is_shared()).await.map_err(OpenError::Probe)?;
         for note in &dialect.notes {
             tracing::warn!(note, "the store");
         }
@@ -235,6 +241,7 @@ impl Node {
             journal: RefCell::new(journal),
             state: RefCell::new(state),
             due: Notify::new(),
+            taking: Semaphore::new(1),
             stopping: Cell::new(false),
             task: RefCell::default(),
             _lock: lock,
@@ -269,6 +276,14 @@ impl Node {
         state.owners.get(&partition).map(|owner| (owner.name.clone(), owner.address.clone()))
     }
 
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    pub(crate) fn shard_of(&self, id: PartitionId) -> usize {
+        self.0.shard_of(id)
+    }
+
     /// The store has not answered a commit for long: it is tried again until it does.
     pub fn is_late(&self) -> bool {
         self.0.journal.borrow().is_late()
@@ -279,14 +294,17 @@ impl Node {
         self.0.state.borrow().held.keys().copied().collect()
     }
 
-    /// Takes partitions from whoever has them, at once.
+    /// Takes partitions from whoever has them, at once. How many this node has of them then.
     pub async fn take_over(&self, partitions: &[PartitionId]) -> Result<usize, SealError> {
+        // A node whose journal was sealed claims only in its next incarnation, which begins in a moment.
+        let _ = time::deadline(RENEWAL, self.0.renewed()).await;
         let held: BTreeSet<PartitionId> = self.held().into_iter().collect();
         let wanted: Vec<PartitionId> = partitions.iter().copied().filter(|id| !held.contains(id)).collect();
         self.0.look_at_owners(wanted.iter().copied()).await?;
         self.0.claim_all(wanted.clone()).await?;
         self.0.take_pending().await?;
-        Ok(wanted.iter().filter(|id| self.0.state.borrow().held.contains_key(id)).count())
+        let state = self.0.state.borrow();
+        Ok(partitions.iter().filter(|id| state.held.contains_key(id)).count())
     }
 
     /// Hands all partitions over and ends the journal: whoever comes next starts from manifests. What cannot be flushed stays
@@ -387,8 +405,17 @@ impl Inner {
         }
     }
 
+    /// Ready when the journal of this incarnation goes on.
+    async fn renewed(&self) {
+        while self.journal.borrow().has_ended() && !self.stopping.get() {
+            self.due.notify_all();
+            time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// R7: a new incarnation, which owns nothing.
     async fn renew(&self) {
+        let _alone = self.taking.acquire(1).await;
         tracing::error!("this node lost what it owned; it begins anew");
         for shard in 0..shards() {
             let fenced = mesh::call(shard, || async {
@@ -601,6 +628,7 @@ impl Inner {
 
     /// Takes over what was claimed and hands it to its shards.
     async fn take_pending(&self) -> Result<(), SealError> {
+        let _alone = self.taking.acquire(1).await;
         let claims = self.state.borrow().pending.clone();
         if claims.is_empty() {
             return Ok(());

@@ -18,6 +18,8 @@ use super::op::{Failure, Op, Outcome};
 use super::{Driver, Octets, Patience, Refusal, Store, StoreError, fs};
 
 const PROBE_WITHIN: Duration = Duration::from_secs(20);
+/// The first request of all: a store that does not answer it is away.
+const FIRST_WITHIN: Duration = Duration::from_secs(10);
 const ROUNDS: usize = 4;
 const WRITERS: usize = 4;
 
@@ -77,7 +79,7 @@ impl Store {
         // The first request of all tells a wrong address, secret or bucket in the store's own words.
         let first = format!("{run}-0");
         let octets: Octets = b"0123456789".to_vec().into();
-        self.put(&first, &octets, patience).await?;
+        self.put(&first, &octets, Patience::interactive(FIRST_WITHIN)).await.map_err(away)?;
         made.push(first.clone());
         dialect.reads_own_writes = match self.get(&first, None, patience, None).await {
             Ok(read) => read == b"0123456789",
@@ -181,6 +183,18 @@ impl Store {
             }
             Err(failure) => Err(of_failure(key, failure)),
         }
+    }
+}
+
+/// A store that answers nothing at all, in words for who starts a server.
+fn away(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Late { within, last, .. } => StoreError::Refused(Refusal {
+            what: format!("no answer within {} s; last: {last}", within.as_secs()),
+            remedy: "look whether the store runs, whether this machine reaches it, and whether its address is right"
+                .to_owned(),
+        }),
+        error => error,
     }
 }
 
