@@ -57,6 +57,8 @@ pub enum Fault {
     ServeAfterRelease,
     /// Names of objects do not hold the epoch of who wrote them, so that a late deletion may be of a later owner's (H8).
     NamesWithoutEpoch,
+    /// A search for orphans takes objects of later epochs for some (H8).
+    OrphansOfLaterEpochs,
     /// A partition is served before its Open record is committed (H9).
     ServeBeforeOpen,
     /// What a Flush of unknown outcome names is taken for garbage (H10).

@@ -24,6 +24,8 @@ const PARTITIONS: u16 = 2;
 const ROUNDS: usize = 3;
 /// Looks at whether something has happened, 10 ms apart.
 const LOOKS_MAX: usize = 6_000;
+/// An idle node writes its next object before, and meets the seal.
+const HEARD_WITHIN: Duration = Duration::from_secs(2);
 /// Of so many requests one is held up; in a long run each.
 const STRIDE: u64 = 4;
 
@@ -55,7 +57,6 @@ struct Steps {
     ready: Cell<bool>,
     go: Cell<bool>,
     done: Cell<bool>,
-    /// A successor flushes as soon as it is one, and not only when its predecessor has gone on.
     flushes_first: Cell<bool>,
 }
 
@@ -158,8 +159,19 @@ enum End {
     Dies,
 }
 
+/// What differs between runs beside the request.
+#[derive(Clone, Copy, Debug)]
+struct Variant {
+    hold: Hold,
+    end: End,
+    /// The successor flushes as soon as it is one, and not only when its predecessor has gone on: what it stands on is its own.
+    flushes_first: bool,
+    /// The overtaken node hears of it before its request goes on.
+    hears_first: bool,
+}
+
 /// The run in which the request of a kind with this number is held up; `None` where there is none of this number.
-fn overtaken_at(kind: Kind, request: u64, hold: Hold, end: End) -> Option<Rc<Oracle>> {
+fn overtaken_at(kind: Kind, request: u64, variant: Variant) -> Option<Rc<Oracle>> {
     let sim = Sim::new(1, SimConfig { panics_end_run: true, ..SimConfig::default() });
     let oracle: Rc<Oracle> = Rc::default();
     let (all, handle) = (oracle.clone(), sim.clone());
@@ -168,6 +180,7 @@ fn overtaken_at(kind: Kind, request: u64, hold: Hold, end: End) -> Option<Rc<Ora
         let store = SimStore::new(StoreFaults { delay_max: Duration::from_millis(4), ..StoreFaults::none() });
         let (a, a_steps) = start(&sim, "a", &store, &oracle, true);
         until(|| a_steps.ready.get()).await;
+        let Variant { hold, end, flushes_first, hears_first } = variant;
         let held = store.hold("a", kind, "*", request, hold);
         a_steps.go.set(true);
         until(|| held.is_met() || a_steps.done.get()).await;
@@ -178,10 +191,12 @@ fn overtaken_at(kind: Kind, request: u64, hold: Hold, end: End) -> Option<Rc<Ora
             sim.kill(a);
         }
         let (b, b_steps) = start(&sim, "b", &store, &oracle, false);
-        // What it stands on is its predecessor's, or its own.
-        b_steps.flushes_first.set((request / STRIDE).is_multiple_of(2));
+        b_steps.flushes_first.set(flushes_first);
         if !until(|| b_steps.ready.get()).await {
             oracle.error("the successor does not get ready".to_owned());
+        }
+        if hears_first {
+            time::sleep(HEARD_WITHIN).await;
         }
         // The overtaken node goes on where it stood.
         held.release();
@@ -212,9 +227,11 @@ fn all_requests(kind: Kind, hold: Hold, end: End) -> usize {
     let mut runs = 0;
     loop {
         let request = runs as u64 * stride;
-        let Some(oracle) = overtaken_at(kind, request, hold, end) else { return runs };
+        let (flushes_first, hears_first) = (runs.is_multiple_of(2), (runs / 2).is_multiple_of(2));
+        let variant = Variant { hold, end, flushes_first, hears_first };
+        let Some(oracle) = overtaken_at(kind, request, variant) else { return runs };
         let errors = oracle.errors.borrow();
-        assert!(errors.is_empty(), "{kind:?} {request}, held {hold:?}, {end:?}: {errors:#?}");
+        assert!(errors.is_empty(), "{kind:?} {request}, {variant:?}: {errors:#?}");
         assert!(oracle.verified.get() > 0, "nothing was compared");
         runs += 1;
     }
@@ -259,7 +276,9 @@ fn deleting_tables_after_a_loss_is_found() {
     use culver_storage::fault::{Fault, set};
     set(Some(Fault::MergeAfterLoss));
     let runs = std::panic::catch_unwind(|| {
-        let mut runs = (0..).map_while(|request| overtaken_at(Kind::Get, request, Hold::Before, End::Lives));
+        let variant =
+            Variant { hold: Hold::Before, end: End::Lives, flushes_first: false, hears_first: true };
+        let mut runs = (0..).map_while(|request| overtaken_at(Kind::Get, request, variant));
         runs.find_map(|oracle| oracle.errors.borrow().first().cloned())
     });
     set(None);

@@ -409,6 +409,32 @@ fn an_earlier_owner_deletes_nothing_of_a_later_one() {
     holds(|| in_sim(scenario), Some(Fault::NamesWithoutEpoch));
 }
 
+/// H8: an owner that was overtaken while it looked for orphans, and does not know yet, spares what its successor made.
+#[test]
+fn a_search_for_orphans_spares_a_later_owner() {
+    let scenario = |sim: Sim, store: SimStore| async move {
+        let a = Machine::start(&sim, &store, "a", eager()).await;
+        a.take_over(&[P]).await?;
+        a.append(P, 1).await?;
+        a.flush(P).await?;
+        // A falls asleep when it asks what is there.
+        let held = store.hold("a", Kind::List, "data/0/*", 0, Hold::Before);
+        let collected = a.begin(|seat| async move { seat.node.collect(true).await });
+        held.met().await;
+        let b = Machine::start(&sim, &store, "b", eager()).await;
+        b.take_over(&[P]).await?;
+        b.append(P, 2).await?;
+        b.flush(P).await?;
+        ensure(a.serves(P), "A knows already")?;
+        held.release();
+        collected.await.map_err(|_| "the job panicked")?.map_err(|error| error.to_string())?;
+        let c = Machine::start(&sim, &store, "c", eager()).await;
+        c.take_over(&[P]).await?;
+        ensure(c.numbers(P).await? == [1, 2], "the later owner's objects are gone")
+    };
+    holds(|| in_sim(scenario), Some(Fault::OrphansOfLaterEpochs));
+}
+
 /// H9: a taker whose Open record is not committed serves nothing, for another one may have sealed its journal.
 #[test]
 fn nothing_is_served_before_the_open_record_is_committed() {

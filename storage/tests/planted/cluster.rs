@@ -1,7 +1,7 @@
 //! The checker is checked: each planted fault of the shared store is found within the everyday seeds.
 //!
 //! Random runs do not find LowBeforeSealOnly, TellGaps, FreshFromAnswer, ServeAfterRelease, ServeBeforeOpen, ForgetUnknownFlush,
-//! OwnRetryForeign, ClaimRepeats, EpochsMixed, FreesFromCov and MergeAfterLoss within [`SEEDS`]: they have directed tests in
+//! OwnRetryForeign, ClaimRepeats, EpochsMixed, FreesFromCov, OrphansOfLaterEpochs and MergeAfterLoss within [`SEEDS`]: they have directed tests in
 //! `storage/src/shared/tests.rs` and `tests_node.rs`.
 
 use culver_storage::fault::{self, Fault};
