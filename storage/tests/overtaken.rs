@@ -224,7 +224,7 @@ fn overtaken_at(kind: Kind, request: u64, variant: Variant) -> Option<Rc<Oracle>
 fn all_requests(kind: Kind, hold: Hold, end: End) -> usize {
     let long = std::env::var("CULVER_TEST_LONG").as_deref() == Ok("1");
     let stride = if long { 1 } else { STRIDE };
-    let mut runs = 0;
+    let mut runs: usize = 0;
     loop {
         let request = runs as u64 * stride;
         let (flushes_first, hears_first) = (runs.is_multiple_of(2), (runs / 2).is_multiple_of(2));
