@@ -59,7 +59,7 @@ struct Flushing {
 impl Flushing {
     fn begin(inner: &Rc<Inner>, partition: PartitionId) -> Option<Flushing> {
         let mut state = inner.partition(partition).borrow_mut();
-        if state.flushing {
+        if state.flushing && !fault::on(Fault::CarryAnyTime) {
             return None;
         }
         state.flushing = true;
@@ -346,10 +346,11 @@ impl Inner {
         let whole = (from == 0).then_some(cov);
         let draft = (path, self.objects.sync_drafts());
         let merged = merge(&opened, whole, draft, self.file_header(id, object), object).await?;
-        let named = self.partition(id).borrow().manifest.clone();
+        // The partition may be lost by now, or have come again: what it stands on is not asked of it.
+        let lost = fault::on(Fault::MergeAfterLoss) && self.partition(id).borrow().manifest.is_none();
         for table in tables.drain(from..) {
-            // The table of this very flush is named by nothing.
-            if !named.as_ref().is_some_and(|manifest| manifest.tables.contains(&table)) {
+            // The table of this very flush is named by nothing; all others are, until it is committed.
+            if written.contains(&table.object) || lost {
                 written.retain(|other| *other != table.object);
                 self.garbage.borrow_mut().push((id, table.object));
             }
@@ -371,7 +372,8 @@ impl Inner {
         let on_commit = Box::new(move |result: Result<_, CommitError>| {
             match &result {
                 Ok(_) => inner.apply_flush(flush, meta, &*source),
-                Err(CommitError::Unknown) => {}
+                // H10: it may be committed.
+                Err(CommitError::Unknown) if !fault::on(Fault::ForgetUnknownFlush) => {}
                 Err(_) => {
                     inner.give_back(&flush);
                     inner.garbage.borrow_mut().extend(flush.written.into_iter().map(|object| (id, object)));
@@ -444,7 +446,7 @@ impl Inner {
         let Some((mut meta, _)) = self.partition(id).borrow().flush else { return Ok(()) };
         if self.node.is_some() {
             // Nothing is unflushed, so the manifest holds everything before now.
-            if !self.partition(id).borrow().unflushed.is_empty() {
+            if !self.partition(id).borrow().unflushed.is_empty() && !fault::on(Fault::CarryAnyTime) {
                 return Ok(());
             }
             meta.cov = self.next_position(id);

@@ -29,3 +29,6 @@ pub(crate) fn parse_release(meta: &[u8]) -> Option<Option<ObjectId>> {
     let raw: RawObjectId = zerocopy::FromBytes::read_from_bytes(meta).ok()?;
     raw.get().filter(|id| id.kind == ObjectKind::Manifest).map(Some)
 }
+
+#[cfg(test)]
+mod tests;

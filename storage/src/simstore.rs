@@ -4,15 +4,16 @@
 //! A read sees every change that was answered before it began: late is only what was not answered. What a request does, it
 //! does at one instant, whole or not at all, also when its sender is gone by then.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use culver_shard::sync::Notify;
 use culver_shard::{random, time};
 
 use crate::store::op::{Abilities, Failure, Listed, Op, Outcome};
-use crate::store::{Octets, Store};
+use crate::store::{Kind, Octets, Store};
 
 /// How often something goes wrong: one of so many requests; 0 never.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +76,83 @@ struct State {
     cut: BTreeSet<String>,
     /// Requests answered, by kind.
     answered: BTreeMap<&'static str, u64>,
+    /// Requests that a test holds up, in the order in which it asked for that.
+    orders: Vec<Rc<Order>>,
+}
+
+/// Where a request is held up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Before it takes effect. It does when it is released, also where its sender has given it up by then.
+    Before,
+    /// When it has taken effect: its answer waits.
+    After,
+}
+
+/// One request of a kind for a key that is held up.
+struct Order {
+    node: String,
+    kind: Kind,
+    /// All of it, or its beginning before a `*`.
+    key: String,
+    hold: Hold,
+    /// So many such requests pass before.
+    pass: Cell<u64>,
+    met: Cell<bool>,
+    released: Cell<bool>,
+    change: RefCell<Option<Change>>,
+    result: RefCell<Option<Result<Outcome, Failure>>>,
+    moved: Notify,
+}
+
+impl Order {
+    /// Whether this is the request; counts those that pass.
+    fn takes(&self, node: &str, op: &Op<'_>) -> bool {
+        let named = match self.key.strip_suffix('*') {
+            Some(start) => op.key().starts_with(start),
+            None => op.key() == self.key,
+        };
+        let ours = named && self.node == node && self.kind == op.kind();
+        if self.met.get() || self.released.get() || !ours {
+            return false;
+        }
+        let pass = self.pass.get();
+        self.pass.set(pass.saturating_sub(1));
+        pass == 0
+    }
+}
+
+/// A request that is held up, or will be.
+pub struct Held {
+    store: SimStore,
+    order: Rc<Order>,
+}
+
+impl Held {
+    /// Ready when the request has come.
+    pub async fn met(&self) {
+        loop {
+            let seen = self.order.moved.version();
+            if self.order.met.get() {
+                return;
+            }
+            self.order.moved.changed_since(seen).await;
+        }
+    }
+
+    pub fn is_met(&self) -> bool {
+        self.order.met.get()
+    }
+
+    /// Lets it go on.
+    pub fn release(&self) {
+        let change = self.order.change.borrow_mut().take();
+        if let Some(change) = change {
+            *self.order.result.borrow_mut() = Some(self.store.0.borrow_mut().apply(change));
+        }
+        self.order.released.set(true);
+        self.order.moved.notify_all();
+    }
 }
 
 enum Change {
@@ -92,12 +170,32 @@ impl SimStore {
             down: false,
             cut: BTreeSet::new(),
             answered: BTreeMap::new(),
+            orders: Vec::new(),
         })))
     }
 
     /// The store as one shard of a node uses it.
     pub fn of_node(&self, node: &str) -> Store {
         Store::simulated(Driver { store: self.clone(), node: node.to_owned() })
+    }
+
+    /// Holds up a node's request of a kind for a key (or for one that begins with what stands before a `*`), after `pass`
+    /// such requests.
+    pub fn hold(&self, node: &str, kind: Kind, key: &str, pass: u64, hold: Hold) -> Held {
+        let order = Rc::new(Order {
+            node: node.to_owned(),
+            kind,
+            key: key.to_owned(),
+            hold,
+            pass: Cell::new(pass),
+            met: Cell::new(false),
+            released: Cell::new(false),
+            change: RefCell::default(),
+            result: RefCell::default(),
+            moved: Notify::new(),
+        });
+        self.0.borrow_mut().orders.push(order.clone());
+        Held { store: self.clone(), order }
     }
 
     pub fn set_faults(&self, faults: StoreFaults) {
@@ -240,6 +338,13 @@ impl Driver {
             Op::Delete { keys } => Some(Change::Delete { keys: keys.to_vec() }),
             _ => None,
         };
+        let order = {
+            let state = self.store.0.borrow();
+            state.orders.iter().find(|order| order.takes(&self.node, op)).cloned()
+        };
+        if let Some(order) = order {
+            return self.held(&order, op, change()).await;
+        }
         if one_in(faults.lost) {
             if let Some(change) = change().filter(|_| random::below(2) == 0) {
                 self.store.0.borrow_mut().later(change);
@@ -265,6 +370,32 @@ impl Driver {
         }
         delay(faults).await;
         result
+    }
+
+    /// A request that a test holds up.
+    async fn held(&self, order: &Order, op: &Op<'_>, change: Option<Change>) -> Result<Outcome, Failure> {
+        let look = |change: Option<Change>| {
+            let mut state = self.store.0.borrow_mut();
+            match change {
+                Some(change) => state.apply(change),
+                None => state.look(op),
+            }
+        };
+        match order.hold {
+            Hold::Before => *order.change.borrow_mut() = change,
+            Hold::After => *order.result.borrow_mut() = Some(look(change)),
+        }
+        order.met.set(true);
+        order.moved.notify_all();
+        loop {
+            let seen = order.moved.version();
+            if order.released.get() {
+                break;
+            }
+            order.moved.changed_since(seen).await;
+        }
+        let result = order.result.borrow_mut().take();
+        result.unwrap_or_else(|| look(None))
     }
 
     async fn read(&self, octets: &Octets) -> Result<Vec<u8>, Failure> {

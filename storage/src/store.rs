@@ -33,6 +33,7 @@ use culver_model::AccountId;
 use culver_shard::disk::File;
 use culver_shard::{random, time};
 
+use crate::fault::{self, Fault};
 use crate::source::LocalFuture;
 
 pub use self::cost::{Cost, Costs};
@@ -207,7 +208,8 @@ impl Store {
             let range = Some(0..COMPARE_OCTETS_MAX.max(octets.len() + 1));
             match self.call(&Op::Get { key, range }, left, None).await {
                 Ok(Outcome::Octets(found)) => {
-                    return Ok(match same(octets, &found).await {
+                    // These very octets are an earlier try's.
+                    return Ok(match same(octets, &found).await && !fault::on(Fault::OwnRetryForeign) {
                         true => Created::Mine,
                         false => Created::Foreign(found),
                     });

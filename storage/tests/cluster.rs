@@ -334,3 +334,7 @@ fn nothing_acknowledged_is_lost_on_a_store_that_answers() {
 fn nothing_acknowledged_is_lost_on_a_store_that_delays_loses_and_repeats() {
     all_seeds(3, 8, faults());
 }
+
+#[cfg(feature = "planted-faults")]
+#[path = "planted/cluster.rs"]
+mod planted;

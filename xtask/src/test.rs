@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 const PROGRAMS: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("python3", "python3"),
+    ("pip3", "python3-pip"),
     ("mbsync", "isync"),
     ("neomutt", "neomutt"),
     ("fetchmail", "fetchmail"),

@@ -20,6 +20,7 @@ use super::format::Incarnation;
 use super::keys;
 use super::node::Node;
 use super::seal::{SealError, newest_low};
+use crate::fault::{self, Fault};
 use crate::partition::{Partition, Serving};
 use crate::place::ObjectId;
 use crate::storage::Storage;
@@ -152,6 +153,9 @@ impl Storage {
                 match () {
                     () if before.contains(&object) => {}
                     () if object.epoch < own => orphans.push((key.clone(), *octets)),
+                    () if object.epoch > own && fault::on(Fault::OrphansOfLaterEpochs) => {
+                        orphans.push((key.clone(), *octets));
+                    }
                     // A later epoch: this node has lost the partition and will learn of it.
                     () if object.epoch > own => return Ok(None),
                     () => found.in_work += 1,

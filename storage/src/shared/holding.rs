@@ -10,6 +10,7 @@ use culver_shard::time;
 
 use super::format::Incarnation;
 use crate::error::{CommitError, FlushError};
+use crate::fault::{self, Fault};
 use crate::journal::commit::shared::seq_of;
 use crate::journal::commit::{Haste, Pending};
 use crate::journal::format::RecordKind;
@@ -70,7 +71,9 @@ impl Storage {
         let term = {
             let mut partition = inner.partition(id).borrow_mut();
             let term = partition.term + 1;
-            *partition = Partition { serving: Serving::Opening, term, ..Partition::new(seed, time::now()) };
+            // H9: it is served when its Open record is committed.
+            let serving = if fault::on(Fault::ServeBeforeOpen) { Serving::Open } else { Serving::Opening };
+            *partition = Partition { serving, term, ..Partition::new(seed, time::now()) };
             inner.unflushed_octets.set(inner.unflushed_octets.get() + partition.unflushed_octets);
             term
         };
@@ -121,7 +124,8 @@ impl Storage {
             if partition.term != term {
                 return Err(HoldError::Ended);
             }
-            partition.serving = Serving::Absent;
+            partition.serving =
+                if fault::on(Fault::ServeAfterRelease) { Serving::Open } else { Serving::Absent };
             partition.flush.as_ref().map(|(meta, _)| meta.manifest)
         };
         if let Some(source) = inner.source() {
@@ -226,6 +230,10 @@ impl Inner {
                 need(partition.epoch, partition.opened);
                 oldest = 0;
             }
+        }
+        // R3: what a Flush does not cover is not free.
+        if fault::on(Fault::FreesFromCov) && partition.flush.is_some() {
+            oldest = partition.epoch;
         }
         let freed = match self.objects.stored() {
             Some(stored) => stored.journals_below(partition.id, oldest),

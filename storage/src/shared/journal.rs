@@ -23,6 +23,7 @@ use hyper::body::Bytes;
 
 use super::format::{Content, Incarnation, ObjectHead, Part, head_octets};
 use super::keys;
+use crate::fault::{self, Fault};
 use crate::store::{Created, Octets, Patience, Store};
 
 /// Objects on their way at a time (R2).
@@ -382,6 +383,7 @@ impl Inner {
         self.late.set(false);
         match created {
             Created::Mine => self.landed(seq),
+            Created::Foreign(_) if fault::on(Fault::AckWhenSealed) => self.landed(seq),
             Created::Foreign(found) => {
                 match ObjectHead::parse(&found).map(|head| head.content) {
                     Ok(Content::Seal(by)) => {
@@ -411,9 +413,13 @@ impl Inner {
                     state.done.insert(seq, landed);
                 }
                 let committed = state.committed;
-                let Some(next) = state.done.remove(&committed) else { break };
+                // H11: what stands behind a gap is not told.
+                let gap = fault::on(Fault::TellGaps).then(|| state.done.pop_first().map(|(_, next)| next));
+                let Some(next) = gap.flatten().or_else(|| state.done.remove(&committed)) else { break };
                 state.committed += 1;
-                state.proof = state.proof.max(Some(next.begun));
+                // H12: as old as its first create.
+                let begun = if fault::on(Fault::FreshFromAnswer) { time::now() } else { next.begun };
+                state.proof = state.proof.max(Some(begun));
                 next
             };
             for (appended, sender) in next.parts {

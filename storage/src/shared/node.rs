@@ -33,6 +33,7 @@ use super::keys;
 use super::seal::{SealError, newest_low, seal};
 use super::takeover::{Taker, newest_owner};
 use crate::error::OpenError;
+use crate::fault::{self, Fault};
 use crate::limits::Limits;
 use crate::root::format::StoreIdentity;
 use crate::root::nonce;
@@ -607,7 +608,8 @@ impl Inner {
                 Some(owner) => (owner.epoch + 1, Base::Pending),
             };
             // H13: one claim for an epoch in an incarnation.
-            if state.claimed.get(&id).is_some_and(|claimed| *claimed >= epoch) {
+            let claimed = state.claimed.get(&id).is_some_and(|claimed| *claimed >= epoch);
+            if claimed && !fault::on(Fault::ClaimRepeats) {
                 return Ok(());
             }
             state.claimed.insert(id, epoch);
@@ -736,9 +738,9 @@ impl Inner {
         {
             let state = self.state.borrow();
             let later = state.owners.get(&partition).filter(|owner| owner.epoch > epoch);
-            if later.is_some_and(|owner| owner.base.is_explicit())
-                || state.freed.contains(&(of, partition, epoch))
-            {
+            // H6: a pending claim frees nothing.
+            let frees = |base: Base| base.is_explicit() || fault::on(Fault::PendingFrees);
+            if later.is_some_and(|owner| frees(owner.base)) || state.freed.contains(&(of, partition, epoch)) {
                 return Ok(true);
             }
         }
@@ -770,6 +772,9 @@ impl Inner {
                 low = low.min(one.own.unwrap_or(low));
                 freed.extend(one.freed.into_iter().map(|(epoch, of)| (of, one.partition, epoch)));
             }
+        }
+        if fault::on(Fault::TrimTooEarly) {
+            low = (low + 1).min(journal.committed());
         }
         if journal.has_ended() {
             return Ok(());
@@ -874,3 +879,7 @@ async fn read_incarnations(path: &Path) -> std::io::Result<BTreeSet<Incarnation>
     let (whole, _) = bytes.as_chunks::<16>();
     Ok(whole.iter().map(|id| Incarnation(*id)).collect())
 }
+
+#[cfg(test)]
+#[path = "tests_node.rs"]
+mod tests;

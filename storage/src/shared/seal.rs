@@ -12,6 +12,7 @@ use culver_shard::random;
 
 use super::format::{Content, Incarnation, ObjectHead, SharedLow};
 use super::keys;
+use crate::fault::{self, Fault};
 use crate::store::{Created, Octets, Patience, Store, StoreError};
 
 /// Objects asked for at a time.
@@ -111,7 +112,7 @@ pub(crate) async fn seal(
                     pos = seq;
                     let (low, next) = newest_low(store, incarnation, k.saturating_sub(1), patience).await?;
                     k = next;
-                    if low <= pos {
+                    if low <= pos || fault::on(Fault::LowBeforeSealOnly) {
                         return Ok(pos);
                     }
                     // H2: it stands in a place that was trimmed, and is void.
@@ -149,7 +150,7 @@ pub(crate) async fn seal(
         // H2: this look begins after the seal is known to be there.
         let (low, next) = newest_low(store, incarnation, k.saturating_sub(1), patience).await?;
         k = next;
-        if low <= seq {
+        if low <= seq || fault::on(Fault::LowBeforeSealOnly) {
             return Ok(seq);
         }
         pos = low;

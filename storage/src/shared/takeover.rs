@@ -21,6 +21,7 @@ use super::format::{Base, Content, Incarnation, ObjectHead, PartitionOwner};
 use super::holding::Acquired;
 use super::keys;
 use super::seal::{SealError, newest_low, seal};
+use crate::fault::{self, Fault};
 use crate::journal::commit::shared::lsn_of;
 use crate::journal::format::{FlushMeta, RecordHeader, RecordKind, account_of, parse_head};
 use crate::manifest::Manifest;
@@ -142,6 +143,11 @@ impl Taker {
             nonce: nonce(),
             created: time::wall().0,
         };
+        // H13: a second claim of one incarnation must not look like the first.
+        let owner = match fault::on(Fault::ClaimRepeats) {
+            true => PartitionOwner { nonce: [0; 16], created: 0, ..owner },
+            false => owner,
+        };
         let octets = Octets::from(owner.encode());
         match self.store.create(&keys::owner(partition, epoch), &octets, self.patience).await? {
             Created::Mine => Ok(Some(owner)),
@@ -197,6 +203,11 @@ impl Taker {
             owner = earlier;
             let known = match read.entry(owner.incarnation) {
                 Entry::Occupied(known) => known.into_mut(),
+                // H3: each journal of the chain is sealed. Nobody seals a journal that he takes for his own.
+                Entry::Vacant(vacant) if fault::on(Fault::SealNewestOnly) && owner.epoch + 1 < epoch => {
+                    let careless = Taker { incarnation: owner.incarnation, ..self.clone() };
+                    vacant.insert(Box::pin(careless.read(owner.incarnation, partitions)).await?)
+                }
                 Entry::Vacant(vacant) => {
                     vacant.insert(Box::pin(self.read(owner.incarnation, partitions)).await?)
                 }
@@ -250,9 +261,13 @@ impl Taker {
     ) -> Result<JournalRead, SealError> {
         let mut read = JournalRead::default();
         let mut visit = |head: &ObjectHead, bytes: &[u8]| read_object(head, bytes, partitions, &mut read);
-        if incarnation != self.incarnation {
+        if incarnation != self.incarnation && !fault::on(Fault::SealSkipped) {
             let at =
                 seal(&self.store, incarnation, self.store_id, &self.name, self.patience, &mut visit).await?;
+            // R5: seals are never removed.
+            if fault::on(Fault::SealDeleted) {
+                self.store.delete(&[keys::journal(incarnation, at)], self.patience).await?;
+            }
             read.sealed = Some(at);
             return Ok(read);
         }
@@ -315,7 +330,9 @@ pub(crate) fn read_object(
                 rest.get(..header.length as usize).ok_or_else(|| damaged("a record is cut short"))?;
             read.owners.insert((header.partition, header.epoch));
             if partitions.contains(&header.partition) {
-                let told = read.told.entry((header.partition, header.epoch)).or_default();
+                // H4: a journal may hold several epochs of a partition.
+                let epoch = if fault::on(Fault::EpochsMixed) { 0 } else { header.epoch };
+                let told = read.told.entry((header.partition, epoch)).or_default();
                 note(told, record, head.seq, index, offset as u64).map_err(damaged)?;
             }
             offset += record.len();
@@ -381,8 +398,12 @@ fn note(told: &mut Told, record: &[u8], seq: u64, index: u32, offset: u64) -> Re
         }
         RecordKind::Flush => {
             let meta = FlushMeta::parse(head.meta).ok_or("no Flush record")?;
-            if told.flush.is_none_or(|(newest, ..)| newest < position) {
+            let newest = told.flush.is_none_or(|(newest, ..)| newest < position);
+            if newest && !(fault::on(Fault::LoseNewestFlush) && told.flush.is_some()) {
                 told.flush = Some((position, meta, segment));
+                if fault::on(Fault::ReplayFromFlush) {
+                    told.flush = Some((position, FlushMeta { cov: position, ..meta }, segment));
+                }
             }
         }
         RecordKind::Open => {}

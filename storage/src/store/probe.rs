@@ -23,6 +23,8 @@ const FIRST_WITHIN: Duration = Duration::from_secs(10);
 const ROUNDS: usize = 4;
 const WRITERS: usize = 4;
 
+const NOT_FOUND: &str = "what was written was not found at once";
+
 /// What was noticed of a store, for the log and the status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dialect {
@@ -108,10 +110,9 @@ impl Store {
             None => {}
         }
         if !dialect.reads_own_writes {
-            let what = "what was written was not found at once".to_owned();
             match shared {
-                true => return Err(ProbeError::NotShared(what)),
-                false => dialect.notes.push(what),
+                true => return Err(ProbeError::NotShared(NOT_FOUND.to_owned())),
+                false => dialect.notes.push(NOT_FOUND.to_owned()),
             }
         }
         if !dialect.ranges {
@@ -150,7 +151,10 @@ impl Store {
             }
         }
         let patience = Patience::interactive(PROBE_WITHIN);
-        let found = self.get(key, None, patience, None).await?;
+        let found = match self.get(key, None, patience, None).await {
+            Err(StoreError::NotFound(_)) => return Ok(Some(NOT_FOUND.to_owned())),
+            found => found?,
+        };
         let holder = found.first().map(|octet| usize::from(octet.wrapping_sub(b'a')));
         let late = self.create_once(key, &bodies[WRITERS]).await?;
         let kept = self.get(key, None, patience, None).await? == found;

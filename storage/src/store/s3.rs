@@ -101,7 +101,7 @@ impl Driver {
                 request.query.push(("uploads", String::new()));
                 request.header("content-type", "application/octet-stream");
                 let answer = self.ok(self.send(request, ANSWER_OCTETS_MAX).await?, key)?;
-                text_of(&answer, "InitiateMultipartUploadResult/UploadId").map(Outcome::Named)
+                text_of(&answer, "UploadId").map(Outcome::Named)
             }
             Op::Part { key, upload, number, octets } => {
                 let mut request = Unsigned::new(Method::PUT, self.path(key));
@@ -140,7 +140,8 @@ impl Driver {
             // The range begins behind the end.
             return Ok(Outcome::Octets(Vec::new()));
         }
-        let whole = answer.status == StatusCode::OK;
+        // Others have the range in it all the same, and say so.
+        let whole = answer.status == StatusCode::OK && answer.header("content-range").is_none();
         let mut body = self.ok(answer, key)?.body;
         if let Some(range) = range
             && whole
@@ -322,8 +323,11 @@ impl Driver {
                 "the store is full: make room there".to_owned()
             }
             (501, _) => "the server cannot do this: use another one".to_owned(),
-            // A race of two creates, an upload that was interrupted, and whatever a server has for "later".
-            (408 | 409 | 429, _) | (500.., _) | (_, "RequestTimeout" | "SlowDown" | "OperationAborted") => {
+            // A race of two creates, an upload that was interrupted or damaged on its way, and whatever a server has for
+            // "later".
+            (408 | 409 | 429, _)
+            | (500.., _)
+            | (_, "RequestTimeout" | "SlowDown" | "OperationAborted" | "BadDigest") => {
                 let slow_down = matches!(answer.status.as_u16(), 429 | 503) || code == "SlowDown";
                 return Failure::Passing { what, slow_down };
             }
@@ -337,10 +341,11 @@ fn texts_of(answer: &Answer) -> Result<Vec<(String, String)>, Failure> {
     xml::texts(&answer.body).map_err(|what| Failure::passing(format!("the answer is no XML: {what}")))
 }
 
-fn text_of(answer: &Answer, path: &str) -> Result<String, Failure> {
-    let texts = texts_of(answer)?;
-    let found = texts.into_iter().find(|(found, _)| found == path).map(|(_, text)| text);
-    found.ok_or_else(|| Failure::passing(format!("the answer has no {path}")))
+/// The text of the first element of a name, whatever stands around it: servers do not agree on that.
+fn text_of(answer: &Answer, name: &str) -> Result<String, Failure> {
+    let mut texts = texts_of(answer)?.into_iter();
+    let found = texts.find(|(path, _)| path.rsplit('/').next() == Some(name)).map(|(_, text)| text);
+    found.ok_or_else(|| Failure::passing(format!("the answer has no {name}")))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use super::{Laid, Pending};
 use crate::body::Form;
 use crate::body::format::put_raw_frame;
 use crate::error::CommitError;
+use crate::fault::{self, Fault};
 use crate::journal::format::{NewRecord, RecordKind, head_octets, put_head};
 use crate::partition::{Partition, Serving};
 use crate::place::{HERE, ObjectId, ObjectKind, Place, Position};
@@ -239,7 +240,11 @@ impl Inner {
             status.batches += 1;
             status.records += batch.len() as u64;
         }
-        for (nth, (mut pending, laid)) in (0..).zip(batch.into_iter().zip(laid)) {
+        let mut order: Vec<(u32, (Pending, Laid))> = (0..).zip(batch.into_iter().zip(laid)).collect();
+        if fault::on(Fault::AckOutOfOrder) {
+            order.reverse();
+        }
+        for (nth, (mut pending, laid)) in order {
             let (term, epoch) = {
                 let partition = self.partition(pending.partition).borrow();
                 (partition.term, partition.epoch)
