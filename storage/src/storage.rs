@@ -12,6 +12,7 @@ use culver_shard::sync::{Notify, Semaphore, oneshot};
 use culver_shard::{Queue, Task, mesh, spawn, time};
 
 use crate::body::{Body, BodyWriter, Frame, Reader};
+use crate::cache::{Cache, CacheStatus, Reading};
 use crate::error::{CommitError, OpenError, ReadError, SubmitError};
 use crate::journal::commit::shared::NodeLink;
 use crate::journal::commit::{Haste, Journal, OnCommit, Pending};
@@ -189,9 +190,18 @@ impl Storage {
                 appended.await.unwrap_or(Err(Ended))
             })
         });
+        let (cache_octets, waiting) = (share.limits.cache_octets, share.limits.cache_waiting_octets_max);
+        let (cache, filling) = match cache_octets {
+            0 => (None, None),
+            octets => {
+                let (cache, task) = Cache::start(&share.dir.join("cache"), share.store_id, octets, waiting);
+                (Some(cache), Some(task))
+            }
+        };
+        let stored = Stored::new(store, share.dir.join("drafts"), cache, share.limits.window_octets_max);
         let inner = Rc::new(Inner {
             body_memory: Semaphore::new(share.limits.body_memory_octets_max as usize),
-            objects: Objects::Stored(Stored::new(store, share.dir.join("drafts"))),
+            objects: Objects::Stored(stored),
             paths: Paths::new(&share.dir),
             store: share.store_id,
             partition_count: share.partition_count,
@@ -220,6 +230,7 @@ impl Storage {
         let send = spawn(Queue::Commit, "journal parts", inner.clone().send_loop());
         let tell = spawn(Queue::Commit, "journal telling", inner.clone().tell_loop());
         inner.commit_tasks.borrow_mut().extend([send, tell]);
+        inner.tasks.borrow_mut().extend(filling);
         let storage = Storage(inner);
         culver_shard::set_local(Rc::new(storage.clone()));
         Ok(storage)
@@ -286,6 +297,11 @@ impl Storage {
         status.left_out_accounts = self.0.partitions.values().map(left_out).sum();
         status.unflushed_records = self.0.partitions.values().map(records).sum();
         status
+    }
+
+    /// Figures of the cache of bodies; `None` where there is none.
+    pub fn cache_status(&self) -> Option<CacheStatus> {
+        self.0.objects.stored()?.cache().map(Cache::status)
     }
 
     /// Hands a record to the journal. `on_commit` runs on this shard when it is committed or known not to be, strictly
@@ -360,12 +376,14 @@ impl Storage {
         range: Range<u64>,
     ) -> Result<Vec<u8>, ReadError> {
         let wanted = if range.start == 0 { range.end } else { 0 };
-        Frame::open(&self.0, partition, place, wanted).await?.range(range).await
+        Frame::open(&self.0, partition, place, wanted, Reading::Client).await?.range(range).await
     }
 
     /// A whole body, chunk by chunk.
     pub async fn reader(&self, partition: PartitionId, place: &Place) -> Result<Reader, ReadError> {
-        Ok(Frame::open(&self.0, partition, place, 0).await?.into_reader())
+        // Of a file the chunks are read as they are asked for; a store is not asked twice for what one request brings.
+        let wanted = if self.0.objects.stored().is_some() { place.length } else { 0 };
+        Ok(Frame::open(&self.0, partition, place, wanted, Reading::Client).await?.into_reader())
     }
 
     /// Everything committed of an account: its blocks and the records beyond them. It is complete at the moment this

@@ -15,6 +15,7 @@ use culver_model::{AccountId, PartitionId};
 use culver_shard::{sync, yield_if_needed};
 
 use crate::body::{Body, Form, Frame, Unnamed};
+use crate::cache::Reading;
 use crate::compact::MOVES_MAX;
 use crate::error::{CommitError, FlushError, SourceError};
 use crate::pack::PackWriter;
@@ -73,7 +74,7 @@ impl Inner {
             self.still(id, term)?;
             let (meta, _) = self.read_record(id, &account, &record).await?;
             for body in record.bodies.iter().filter(|body| !body.dead && moves(&body.place)) {
-                let frame = Frame::open(self, id, &body.place, body.place.length).await?;
+                let frame = Frame::open(self, id, &body.place, body.place.length, Reading::Copy).await?;
                 if pack.as_ref().is_some_and(|(pack, _)| self.is_full(pack)) {
                     self.end_pack(id, pack.take()).await?;
                 }
