@@ -314,6 +314,7 @@ impl Reader {
         let to = chunk_end.min(self.end);
         let bytes = self.source.range_before(self.at..to, self.end).await?;
         self.at = to;
+        self.source.release_before(to);
         Ok(Some(bytes))
     }
 
@@ -627,6 +628,22 @@ impl Frame {
         let plain = self.shape.chunk_plain(index);
         decode_chunk(self.shape.codec, stored, &self.table[index], plain)
             .map_err(|what| ReadError::corrupt(&self.path, self.offset + self.starts[index], what))
+    }
+
+    /// The octets of a small frame of a store, all of it: they mean the same wherever it stands.
+    pub fn whole(&self) -> Option<&[u8]> {
+        let octets = &self.head.octets;
+        let whole = self.shape.plain <= WHOLE_MAX && octets.len() as u64 == self.shape.frame_octets();
+        (whole && !self.file.is_local()).then_some(octets)
+    }
+
+    /// Nothing before this plain octet is read any more.
+    fn release_before(&mut self, plain: u64) {
+        let next = (plain / CHUNK_OCTETS as u64) as usize;
+        let start = self.starts.get(next).copied().unwrap_or(u64::MAX);
+        if self.head.at + self.head.octets.len() as u64 <= start {
+            self.head = Window::default();
+        }
     }
 
     pub fn chunks(&self) -> usize {

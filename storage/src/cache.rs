@@ -91,6 +91,8 @@ struct Inner {
     /// Open segments.
     files: RefCell<BTreeMap<u64, Rc<File>>>,
     waiting: RefCell<Waiting>,
+    /// Octets that may be put in soon.
+    promised: Cell<u64>,
     /// Segments of an earlier start, and how far each was looked through. `None`: they are not listed yet.
     unseen: RefCell<Option<VecDeque<(u64, u64)>>>,
     /// Segments that are given up, with files that are not removed yet.
@@ -106,6 +108,19 @@ struct Entry {
     fingerprint: u64,
     content: Vec<u8>,
     uses: u8,
+}
+
+/// See [`Cache::promise`].
+pub(crate) struct Promised {
+    cache: Cache,
+    octets: u64,
+}
+
+impl Drop for Promised {
+    fn drop(&mut self) {
+        let promised = &self.cache.0.promised;
+        promised.set(promised.get() - self.octets);
+    }
 }
 
 /// What is taken in and not written yet.
@@ -128,6 +143,7 @@ impl Cache {
             policy: RefCell::new(Policy::new(octets / shards as u64)),
             files: RefCell::default(),
             waiting: RefCell::default(),
+            promised: Cell::new(0),
             unseen: RefCell::default(),
             gone: RefCell::default(),
             resting: Cell::new(None),
@@ -178,22 +194,35 @@ impl Cache {
     pub fn takes(&self, octets: usize) -> bool {
         let octets = entry_octets(octets);
         let fits = octets + HEADER_OCTETS as u64 <= self.0.policy.borrow().segment_octets();
-        fits && self.rests().is_none() && self.0.waiting.borrow().octets + octets <= self.0.waiting_octets_max
+        let waiting = self.0.waiting.borrow().octets + self.0.promised.get();
+        fits && self.rests().is_none() && waiting + octets <= self.0.waiting_octets_max
     }
 
-    /// Takes an entry in, or not: nobody waits for it. `read`: somebody has just read it.
-    pub fn put(&self, key: Key, content: &[u8], read: bool) {
+    /// Room for octets that are going to be put in when they are committed, where there is some.
+    pub fn promise(&self, octets: usize) -> Option<Promised> {
+        let taken = self.takes(octets);
+        if !taken {
+            self.0.counts.borrow_mut().skipped += 1;
+            return None;
+        }
+        self.0.promised.set(self.0.promised.get() + octets as u64);
+        Some(Promised { cache: self.clone(), octets: octets as u64 })
+    }
+
+    /// Takes an entry of so many octets in, or not: nobody waits for it. `read`: somebody has just read it.
+    pub fn put(&self, key: Key, octets: usize, read: bool, content: impl FnOnce() -> Vec<u8>) {
         if self.has(&key) {
             return;
         }
-        if !self.takes(content.len()) {
+        if !self.takes(octets) {
             self.0.counts.borrow_mut().skipped += 1;
             return;
         }
+        let content = content();
         let fingerprint = key.fingerprint();
         let mut waiting = self.0.waiting.borrow_mut();
         waiting.octets += entry_octets(content.len());
-        let entry = Rc::new(Entry { key, fingerprint, content: content.to_vec(), uses: u8::from(read) });
+        let entry = Rc::new(Entry { key, fingerprint, content, uses: u8::from(read) });
         waiting.found.insert(fingerprint, entry.clone());
         waiting.queue.push_back(entry);
         drop(waiting);

@@ -230,6 +230,27 @@ impl StoredObject {
         self.store.get(&self.key, range, patience, None).await.map_err(io_of)
     }
 
+    /// Octets of a part that its user can tell from others by `check`: of the cache, else of the store.
+    pub async fn read_part(
+        &self,
+        offset: u64,
+        len: usize,
+        part: Part,
+        check: impl Fn(&[u8]) -> bool,
+    ) -> io::Result<Vec<u8>> {
+        if let Some(octets) = self.cached(offset, part, Reading::Client).await {
+            if check(&octets) {
+                return Ok(octets);
+            }
+            self.forget(offset, part);
+        }
+        let octets = self.read_at(offset, len).await?;
+        if check(&octets) {
+            self.keep(offset, part, &octets, Reading::Client);
+        }
+        Ok(octets)
+    }
+
     /// What the cache has of a part, checked against what was put in.
     pub async fn cached(&self, offset: u64, part: Part, reading: Reading) -> Option<Vec<u8>> {
         self.cache.as_ref()?.get(&self.part(offset, part), reading).await
@@ -242,7 +263,7 @@ impl StoredObject {
     /// Gives the cache a part that was read of the store, and found sound.
     pub fn keep(&self, offset: u64, part: Part, octets: &[u8], reading: Reading) {
         if let (Some(cache), Reading::Client) = (&self.cache, reading) {
-            cache.put(self.part(offset, part), octets, true);
+            cache.put(self.part(offset, part), octets.len(), true, || octets.to_vec());
         }
     }
 

@@ -27,8 +27,10 @@ pub(crate) enum Part {
     Chunk(u32),
     /// The head of a journal record.
     RecordHead,
-    /// Octets of a table: its end, a page, or a block. How many, the reader knows.
-    Table,
+    /// A page or a block of a table.
+    TablePiece,
+    /// The end of a table.
+    TableEnd,
 }
 
 /// Numbers of parts below this are those of chunks.
@@ -41,7 +43,8 @@ impl Part {
             Part::Frame => PARTS,
             Part::FrameHead => PARTS + 1,
             Part::RecordHead => PARTS + 2,
-            Part::Table => PARTS + 3,
+            Part::TablePiece => PARTS + 3,
+            Part::TableEnd => PARTS + 4,
         }
     }
 
@@ -51,7 +54,8 @@ impl Part {
             Some(0) => Part::Frame,
             Some(1) => Part::FrameHead,
             Some(2) => Part::RecordHead,
-            Some(3) => Part::Table,
+            Some(3) => Part::TablePiece,
+            Some(4) => Part::TableEnd,
             Some(_) => return None,
         })
     }
@@ -286,7 +290,8 @@ mod tests {
         for name in ["017.cache", "17", "17.cache.cache", "-1.cache", ".cache", "x.cache", "17.pack"] {
             assert_eq!(parse_segment_name(name), None, "{name}");
         }
-        for part in [Part::Frame, Part::FrameHead, Part::Chunk(0), Part::Chunk(9), Part::RecordHead, Part::Table] {
+        let pieces = [Part::RecordHead, Part::TablePiece, Part::TableEnd];
+        for part in [Part::Frame, Part::FrameHead, Part::Chunk(0), Part::Chunk(9)].into_iter().chain(pieces) {
             assert_eq!(Part::of(part.number()), Some(part));
         }
         assert_eq!(Part::of(u32::MAX), None);
