@@ -14,8 +14,9 @@
 //! taken in for [`REST`]; a full disk gets a quarter of the cache back. [`READ_WITHIN`] for a read: the store is not slower.
 //! [`WRITE_OCTETS`], [`LOOK_OCTETS`] are done at once.
 
+mod committed;
 pub(crate) mod format;
-pub(crate) mod policy;
+mod policy;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -107,7 +108,7 @@ struct Entry {
     key: Key,
     fingerprint: u64,
     content: Vec<u8>,
-    uses: u8,
+    uses: Cell<u8>,
 }
 
 /// See [`Cache::promise`].
@@ -222,7 +223,7 @@ impl Cache {
         let fingerprint = key.fingerprint();
         let mut waiting = self.0.waiting.borrow_mut();
         waiting.octets += entry_octets(content.len());
-        let entry = Rc::new(Entry { key, fingerprint, content, uses: u8::from(read) });
+        let entry = Rc::new(Entry { key, fingerprint, content, uses: Cell::new(read.into()) });
         waiting.found.insert(fingerprint, entry.clone());
         waiting.queue.push_back(entry);
         drop(waiting);
@@ -237,6 +238,10 @@ impl Cache {
     async fn find(&self, key: &Key, reading: Reading) -> Option<Vec<u8>> {
         let fingerprint = key.fingerprint();
         if let Some(entry) = self.0.waiting.borrow().found.get(&fingerprint) {
+            if reading == Reading::Client {
+                // What came and was read in one moment was used once.
+                entry.uses.set(entry.uses.get().max(1));
+            }
             return (entry.key == *key).then(|| entry.content.clone());
         }
         let slot = match reading {
@@ -322,7 +327,7 @@ impl Cache {
         self.0.counts.borrow_mut().errors += 1;
         self.0.resting.set(Some(time::now() + REST));
         let mut waiting = self.0.waiting.borrow_mut();
-        self.0.counts.borrow_mut().skipped += waiting.queue.len() as u64;
+        self.0.counts.borrow_mut().skipped += waiting.found.len() as u64;
         *waiting = Waiting::default();
         drop(waiting);
         if error.kind() == io::ErrorKind::StorageFull {
@@ -520,7 +525,7 @@ impl Cache {
             }
             let Some((key, content)) = self.read(slot, None).await else { continue };
             octets += entry_octets(content.len());
-            batch.push(Rc::new(Entry { key, fingerprint, content, uses }));
+            batch.push(Rc::new(Entry { key, fingerprint, content, uses: Cell::new(uses) }));
             if octets >= WRITE_OCTETS {
                 self.write(Row::Main, &std::mem::take(&mut batch), false).await?;
                 octets = 0;
@@ -562,7 +567,7 @@ impl Cache {
             let mut counts = self.0.counts.borrow_mut();
             for (entry, offset) in laid {
                 let octets = entry.content.len() as u32;
-                policy.put(entry.fingerprint, number, offset, octets, entry.uses, second());
+                policy.put(entry.fingerprint, number, offset, octets, entry.uses.get(), second());
                 counts.taken += u64::from(new);
                 counts.taken_octets += if new { octets.into() } else { 0 };
             }

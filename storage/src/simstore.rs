@@ -75,6 +75,17 @@ struct State {
     cut: BTreeSet<String>,
     /// Requests answered, by kind.
     answered: BTreeMap<&'static str, u64>,
+    /// Requests, while somebody watches.
+    watched: Option<Vec<Asked>>,
+}
+
+/// A request that was watched.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub kind: &'static str,
+    pub key: String,
+    pub began: time::Instant,
+    pub ended: time::Instant,
 }
 
 enum Change {
@@ -92,6 +103,7 @@ impl SimStore {
             down: false,
             cut: BTreeSet::new(),
             answered: BTreeMap::new(),
+            watched: None,
         })))
     }
 
@@ -129,6 +141,11 @@ impl SimStore {
             Some(octets) => drop(state.objects.insert(key.to_owned(), octets)),
             None => drop(state.objects.remove(key)),
         }
+    }
+
+    /// Begins to watch, and gives what was asked since this was called last.
+    pub fn watch(&self) -> Vec<Asked> {
+        self.0.borrow_mut().watched.replace(Vec::new()).unwrap_or_default()
     }
 
     pub fn answered(&self) -> BTreeMap<&'static str, u64> {
@@ -219,6 +236,16 @@ impl Driver {
     }
 
     pub async fn perform(&self, op: &Op<'_>) -> Result<Outcome, Failure> {
+        let began = time::now();
+        let result = self.answer(op).await;
+        if let Some(watched) = &mut self.store.0.borrow_mut().watched {
+            let (kind, key) = (op.kind().name(), op.key().to_owned());
+            watched.push(Asked { kind, key, began, ended: time::now() });
+        }
+        result
+    }
+
+    async fn answer(&self, op: &Op<'_>) -> Result<Outcome, Failure> {
         let octets = match op {
             Op::Put { octets, .. } => self.read(octets).await?,
             _ => Vec::new(),

@@ -11,18 +11,17 @@ use culver_shard::disk;
 use culver_shard::sync::{self, Notify, Semaphore, oneshot};
 use culver_shard::{Queue, Task, mesh, spawn, time};
 
-use crate::body::format::put_raw_frame;
-use crate::body::{Body, BodyWriter, Form, Frame, Reader, WHOLE_MAX};
-use crate::cache::{Cache, CacheStatus, Key, Part, Reading};
+use crate::body::{Body, BodyWriter, Frame, Reader};
+use crate::cache::{Cache, CacheStatus, Part, Reading};
 use crate::error::{CommitError, OpenError, ReadError, SubmitError};
 use crate::journal::commit::shared::NodeLink;
 use crate::journal::commit::{Haste, Journal, OnCommit, Pending};
-use crate::journal::format::{NewRecord, RecordKind, parse_head, put_head};
+use crate::journal::format::{RecordKind, parse_head};
 use crate::limits::Limits;
 use crate::objects::{ObjectFile, Objects, Stored};
 use crate::partition::{Partition, Serving, Unflushed};
 use crate::paths::Paths;
-use crate::place::{HERE, ObjectId, ObjectKind, Place, Position, here};
+use crate::place::{ObjectId, ObjectKind, Place, Position, here};
 use crate::recover::Shared;
 use crate::root::Share;
 use crate::shared::journal::Ended;
@@ -801,73 +800,6 @@ impl Inner {
             }
         }
         Ok(loaded)
-    }
-
-    /// What is about to be committed of a message goes into the cache when it is: whoever is told of it reads it, and so does
-    /// the next flush.
-    fn keep_committed(
-        self: &Rc<Self>,
-        partition: PartitionId,
-        account: &AccountId,
-        meta: &[u8],
-        bodies: &[Body],
-        on_commit: OnCommit,
-    ) -> OnCommit {
-        let Some(cache) = self.objects.stored().and_then(Stored::cache) else { return on_commit };
-        let frames: usize = bodies.iter().map(Body::frame_octets).sum();
-        if frames == 0 || bodies.iter().any(|body| body.octets() > WHOLE_MAX) {
-            return on_commit;
-        }
-        let Some(promised) = cache.promise(meta.len() + frames) else { return on_commit };
-        let (cache, inner, account) = (cache.clone(), Rc::downgrade(self), account.clone());
-        let frame = |body: &Body| {
-            let mut frame = Vec::new();
-            if let Form::Inline { bytes, .. } = &body.0 {
-                put_raw_frame(bytes, &mut frame);
-            }
-            frame
-        };
-        let (meta, kept): (Vec<u8>, Vec<Vec<u8>>) = (meta.to_vec(), bodies.iter().map(frame).collect());
-        Box::new(move |result| {
-            drop(promised);
-            if let (Ok(committed), Some(inner)) = (&result, inner.upgrade()) {
-                if let Some((key, head)) = inner.record_head(partition, &account, &meta, frames, committed) {
-                    cache.put(key, head.len(), false, || head);
-                }
-                for (place, frame) in committed.bodies.iter().zip(kept) {
-                    let key =
-                        Key { partition, object: place.object, offset: place.offset, part: Part::Frame };
-                    if !frame.is_empty() {
-                        cache.put(key, frame.len(), false, || frame);
-                    }
-                }
-            }
-            on_commit(result);
-        })
-    }
-
-    /// The head of a record that was just committed, as it stands in its journal object.
-    fn record_head(
-        &self,
-        id: PartitionId,
-        account: &AccountId,
-        meta: &[u8],
-        frames: usize,
-        committed: &Committed,
-    ) -> Option<(Key, Vec<u8>)> {
-        let partition = self.partition(id).borrow();
-        let records = partition.unflushed.get(account)?;
-        let record = records.iter().rev().find(|record| record.position == committed.position)?;
-        let mut places = committed.bodies.clone();
-        for place in places.iter_mut().filter(|place| place.object == record.segment) {
-            place.object.number = HERE;
-            place.offset -= record.offset;
-        }
-        let (kind, epoch, account) = (RecordKind::Data, committed.position.epoch, account.as_str());
-        let mut head = Vec::new();
-        put_head(&NewRecord { kind, partition: id, epoch, account, meta, places: &places }, frames, &mut head);
-        let part = Part::RecordHead;
-        Some((Key { partition: id, object: record.segment, offset: record.offset, part }, head))
     }
 
     /// Removes files that nothing ever named.
