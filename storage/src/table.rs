@@ -95,12 +95,12 @@ pub(crate) struct Table {
 }
 
 /// What of a store's table is read to open it: its end, with all its pages where it has few accounts.
-const END_OCTETS_MIN: u64 = 16 << 10;
+const END_OCTETS_MIN: u64 = 64 << 10;
 const END_OCTETS_MAX: u64 = 1 << 20;
-/// Octets that an account takes in a page, more or less.
-const ACCOUNT_OCTETS: u64 = 512;
+/// Octets that an account of fifty blocks takes in a page.
+const ACCOUNT_OCTETS: u64 = 2 << 10;
 /// Octets of pages that an open table of a store holds.
-const HELD_OCTETS_MAX: usize = 256 << 10;
+const HELD_OCTETS_MAX: usize = 512 << 10;
 /// Blocks of a store's table are read together where no more than this lies between them,
 const GAP_OCTETS: u64 = 64 << 10;
 /// and not more than this at once, but at least one.

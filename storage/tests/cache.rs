@@ -212,6 +212,11 @@ async fn read_whole(storage: &Storage, partition: PartitionId, place: &Place) ->
     octets
 }
 
+fn told(asked: &[Asked]) -> String {
+    let line = |of: &&Asked| format!("\n{} {} {:?}..{:?}", of.kind, of.key, of.began, of.ended);
+    reads(asked).iter().map(line).collect()
+}
+
 /// Bodies with what they must be.
 type Bodies = Rc<RefCell<Vec<(Place, Vec<u8>)>>>;
 
@@ -290,9 +295,13 @@ fn a_wrong_cached_octet_is_never_served() {
         async move {
             let mut damaged = 0;
             for turn in 0..12 {
-                read_all(&storage, &asked, &kept).await;
-                time::sleep(Duration::from_secs(5)).await;
-                assert_eq!(read_all(&storage, &asked, &kept).await, 0);
+                // A file in which something is wrong goes with what was read of it before.
+                let mut passes = 0;
+                while read_all(&storage, &asked, &kept).await > 0 {
+                    time::sleep(Duration::from_secs(5)).await;
+                    passes += 1;
+                    assert!(passes < 20, "turn {turn}");
+                }
                 for entry in disk::list(FILES).await.unwrap() {
                     let path = Path::new(FILES).join(&entry.name);
                     if turn == 11 {
@@ -306,7 +315,6 @@ fn a_wrong_cached_octet_is_never_served() {
                     file.write_at(at, vec![0; octets as usize]).await.unwrap();
                 }
                 read_all(&storage, &asked, &kept).await;
-                time::sleep(Duration::from_secs(5)).await;
                 damaged = storage.cache_status().unwrap().damaged;
             }
             assert!(damaged >= 5, "{damaged} files were found damaged");
@@ -384,8 +392,8 @@ fn a_cold_account_is_opened_in_two_round_trips() {
                 let tables = keys.iter().filter(|key| key.ends_with(".table")).count();
                 assert!(tables >= 2, "{keys:?}");
                 // The end of each table, its blocks of the account, and the record of another node.
-                assert!(reads(&cold).len() <= 2 * tables + 2, "{cold:#?}");
-                assert!(rounds(reads(&cold)) <= 2, "{cold:#?}");
+                assert!(reads(&cold).len() <= 2 * tables + 2, "{}", told(&cold));
+                assert!(rounds(reads(&cold)) <= 2, "{}", told(&cold));
 
                 // Another account of the partition: the tables are open.
                 let other = (2..60).map(account).find(|other| storage.partition_of(other) == partition).unwrap();

@@ -69,10 +69,14 @@ fn one_pass_over_a_big_mailbox_evicts_nothing_that_is_read_again_and_again() {
     // 64 MiB, of which 32 MiB are read twice an hour; then 1 GiB once.
     let mut bench = Bench::new(64 << 20);
     for _ in 0..4 {
-        (0..512).for_each(|hot| drop(bench.read(hot, 64 * KIB)));
+        (0..512).for_each(|hot| {
+        bench.read(hot, 64 * KIB);
+    });
         bench.second += 1800;
         // Something else comes by, so that turns come.
-        (0..512).for_each(|other| drop(bench.read(u64::from(bench.second) << 32 | other, 64 * KIB)));
+        (0..512).for_each(|other| {
+        bench.read(u64::from(bench.second) << 32 | other, 64 * KIB);
+    });
     }
     let before = (0..512).filter(|hot| bench.read(*hot, 64 * KIB)).count();
     assert_eq!(before, 512);
@@ -90,11 +94,17 @@ fn one_pass_over_a_big_mailbox_evicts_nothing_that_is_read_again_and_again() {
 #[test]
 fn a_client_that_reads_a_message_in_pieces_has_read_it_once() {
     let mut bench = Bench::new(64 << 20);
-    (0..512).for_each(|hot| drop(bench.read(hot, 64 * KIB)));
+    (0..512).for_each(|hot| {
+        bench.read(hot, 64 * KIB);
+    });
     bench.second += 3600;
-    (0..512).for_each(|hot| drop(bench.read(hot, 64 * KIB)));
+    (0..512).for_each(|hot| {
+        bench.read(hot, 64 * KIB);
+    });
     for scanned in 0..16_384 {
-        (0..3).for_each(|_| drop(bench.read(1 << 62 | scanned, 64 * KIB)));
+        (0..3).for_each(|_| {
+        bench.read(1 << 62 | scanned, 64 * KIB);
+    });
         bench.second += u32::from(scanned % 100 == 0);
     }
     assert_eq!((0..512).filter(|hot| bench.policy.slot(*hot).is_some()).count(), 512);
@@ -104,14 +114,22 @@ fn a_client_that_reads_a_message_in_pieces_has_read_it_once() {
 fn what_comes_back_soon_after_it_went_stays_longer() {
     let mut bench = Bench::new(64 << 20);
     // 62 MiB that are used are in the main queue, and the probation queue is short.
-    (0..900).for_each(|hot| drop(bench.read(hot, 64 * KIB)));
+    (0..900).for_each(|hot| {
+        bench.read(hot, 64 * KIB);
+    });
     bench.second += 3600;
-    (0..900).for_each(|hot| drop(bench.read(hot, 64 * KIB)));
-    (0..400).for_each(|passing| drop(bench.read(1 << 61 | passing, 64 * KIB)));
+    (0..900).for_each(|hot| {
+        bench.read(hot, 64 * KIB);
+    });
+    (0..400).for_each(|passing| {
+        bench.read(1 << 61 | passing, 64 * KIB);
+    });
     assert!(bench.policy.slot(1 << 61).is_none(), "it has gone");
     bench.second += 3600;
     assert!(!bench.read(1 << 61, 64 * KIB));
-    (0..2000).for_each(|passing| drop(bench.read(1 << 60 | passing, 64 * KIB)));
+    (0..2000).for_each(|passing| {
+        bench.read(1 << 60 | passing, 64 * KIB);
+    });
     assert!(bench.policy.slot(1 << 61).is_some(), "it came back and stayed");
 }
 
