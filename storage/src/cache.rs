@@ -30,11 +30,11 @@ use culver_shard::random::HashMap;
 use culver_shard::sync::Notify;
 use culver_shard::{Queue, Task, spawn, time, yield_if_needed};
 
-pub(crate) use self::format::{Key, Part};
 use self::format::{
-    ENTRY_OCTETS, EntryHeader, HEADER_OCTETS, Row, entry_octets, parse_segment_header, parse_segment_name, put_entry,
-    segment_header, segment_name,
+    ENTRY_OCTETS, EntryHeader, HEADER_OCTETS, Row, entry_octets, parse_segment_header, parse_segment_name,
+    put_entry, segment_header, segment_name,
 };
+pub(crate) use self::format::{Key, Part};
 use self::policy::{Policy, SEGMENT_OCTETS_MAX, Slot};
 
 /// For so long nothing is taken in after an error of the disk.
@@ -395,10 +395,10 @@ impl Cache {
     /// Lists what an earlier start left, removes what is not ours, and what is too much.
     async fn look_around(&self) -> io::Result<()> {
         disk::create_dir_all(&self.0.dir).await?;
-        if let Some(parent) = &self.0.parent {
-            if let Err(error) = remove_other_shards(parent).await {
-                tracing::warn!(dir = %parent.display(), %error, "body caches of another number of shards stay until the next start");
-            }
+        if let Some(parent) = &self.0.parent
+            && let Err(error) = remove_other_shards(parent).await
+        {
+            tracing::warn!(dir = %parent.display(), %error, "body caches of another number of shards stay until the next start");
         }
         let mut unseen = VecDeque::new();
         for entry in disk::list(&self.0.dir).await? {
@@ -557,22 +557,34 @@ impl Cache {
             }
             let octets = out.len() as u64;
             let written = file.write_at(at, out).await;
-            let mut policy = self.0.policy.borrow_mut();
-            // Of what failed, some may be there.
-            policy.lengthen(number, octets);
-            if let Err(error) = written {
-                policy.end(row);
-                return Err(error);
-            }
-            let mut counts = self.0.counts.borrow_mut();
-            for (entry, offset) in laid {
-                let octets = entry.content.len() as u32;
-                policy.put(entry.fingerprint, number, offset, octets, entry.uses.get(), second());
-                counts.taken += u64::from(new);
-                counts.taken_octets += if new { octets.into() } else { 0 };
-            }
-            drop((policy, counts));
+            self.wrote(row, number, octets, &laid, written, new)?;
             yield_if_needed().await;
+        }
+        Ok(())
+    }
+
+    /// Entries stand in their segment now, or some of their octets do.
+    fn wrote(
+        &self,
+        row: Row,
+        number: u64,
+        octets: u64,
+        laid: &[(Rc<Entry>, u32)],
+        written: io::Result<()>,
+        new: bool,
+    ) -> io::Result<()> {
+        let mut policy = self.0.policy.borrow_mut();
+        policy.lengthen(number, octets);
+        if written.is_err() {
+            policy.end(row);
+            return written;
+        }
+        let mut counts = self.0.counts.borrow_mut();
+        for (entry, offset) in laid {
+            let octets = entry.content.len() as u32;
+            policy.put(entry.fingerprint, number, *offset, octets, entry.uses.get(), second());
+            counts.taken += u64::from(new);
+            counts.taken_octets += if new { octets.into() } else { 0 };
         }
         Ok(())
     }

@@ -734,7 +734,8 @@ impl Inner {
             }
         }
         let min = self.limits.map_octets_min;
-        let reads = wanted.iter().map(|of| -> LocalFuture<'_, _> { Box::pin(of.table.blocks(&of.entries, min)) });
+        let reads =
+            wanted.iter().map(|of| -> LocalFuture<'_, _> { Box::pin(of.table.blocks(&of.entries, min)) });
         let read = sync::all(reads.collect()).await;
         let mut blocks: Vec<Option<Block>> = vec![None; guids.len()];
         for (of, read) in wanted.iter().zip(read) {
@@ -791,9 +792,9 @@ impl Inner {
         let at_once = if self.objects.stored().is_some() { RECORDS_AT_ONCE } else { 1 };
         let mut loaded = Vec::with_capacity(records.len());
         for records in records.chunks(at_once) {
-            let reads = records
-                .iter()
-                .map(|record| -> LocalFuture<'_, _> { Box::pin(self.read_record(partition, account, record)) });
+            let reads = records.iter().map(|record| -> LocalFuture<'_, _> {
+                Box::pin(self.read_record(partition, account, record))
+            });
             for (record, read) in records.iter().zip(sync::all(reads.collect()).await) {
                 let (meta, bodies) = read?;
                 loaded.push(LoadedRecord { position: record.position, meta, bodies });

@@ -83,6 +83,9 @@ impl std::fmt::Debug for Block {
     }
 }
 
+/// Blocks with their numbers among those that were asked for.
+type Numbered = Vec<(usize, Block)>;
+
 /// A table opened for reading. It stays readable when its file is removed.
 pub(crate) struct Table {
     pub reference: TableRef,
@@ -145,7 +148,14 @@ impl Table {
         let footer = Footer::parse(&tail, octets).map_err(|what| wrong(end, what))?;
         let index = file.read_at(footer.index_offset, footer.index_octets as usize).await.map_err(io())?;
         let pages = parse_index(&index, &footer).map_err(|what| wrong(footer.index_offset, what))?;
-        Ok(Table { reference, file, path: path.to_owned(), pages, held: (0, Vec::new()), map: RefCell::default() })
+        Ok(Table {
+            reference,
+            file,
+            path: path.to_owned(),
+            pages,
+            held: (0, Vec::new()),
+            map: RefCell::default(),
+        })
     }
 
     /// A table of a store, opened with one request, mostly. Its name is its key, so its beginning is not looked at.
@@ -245,7 +255,7 @@ impl Table {
         let mut missing: Vec<usize> = (0..entries.len()).filter(|nth| blocks[*nth].is_none()).collect();
         missing.sort_unstable_by_key(|nth| entries[*nth].offset);
         let runs = missing.chunk_by(|a, b| entries[*b].offset <= end_of(&entries[*a]) + GAP_OCTETS);
-        let mut reads: Vec<LocalFuture<'_, Result<Vec<(usize, Block)>, ReadError>>> = Vec::new();
+        let mut reads: Vec<LocalFuture<'_, Result<Numbered, ReadError>>> = Vec::new();
         for run in runs {
             let mut from = 0;
             for to in 1..=run.len() {
@@ -270,7 +280,7 @@ impl Table {
         object: &StoredObject,
         entries: &[BlockEntry],
         run: &[usize],
-    ) -> Result<Vec<(usize, Block)>, ReadError> {
+    ) -> Result<Numbered, ReadError> {
         let begin = entries[run[0]].offset;
         let end = run.iter().map(|nth| end_of(&entries[*nth])).max().unwrap_or(begin);
         let read = object.read_at(begin, (end - begin) as usize).await.map_err(ReadError::io(&self.path))?;

@@ -14,8 +14,8 @@ use culver_shard::sim::{NodeId, Sim, SimConfig};
 use culver_shard::{random, time};
 use culver_storage::simstore::{Asked, SimStore, StoreFaults};
 use culver_storage::{
-    AccountBlocks, BlockKind, Body, Committed, Limits, LocalFuture, Node, NodeConfig, Place, Position, SourceError,
-    Source, Storage, Windows,
+    AccountBlocks, BlockKind, Body, Committed, Limits, LocalFuture, Node, NodeConfig, Place, Position,
+    Source, SourceError, Storage, Windows,
 };
 
 const KEYS: usize = 30;
@@ -138,7 +138,8 @@ fn config(name: &str) -> NodeConfig {
             ..Windows::default()
         },
         lease: Duration::from_secs(60),
-        look: Duration::from_secs(1),
+        // Longer than a life: what the agent reads of journals is not looked at here.
+        look: Duration::from_secs(3600),
         ..NodeConfig::new(name)
     }
 }
@@ -181,7 +182,9 @@ fn simulation(seed: u64) -> (Sim, SimStore) {
 }
 
 fn limits() -> Limits {
-    Limits { partitions: 4, cache_octets: 64 << 20, tables_max: 8, ..Limits::default() }
+    // The housekeeping, which reads journals to compact them, sleeps.
+    let tick = Duration::from_secs(3600);
+    Limits { partitions: 4, cache_octets: 64 << 20, tables_max: 8, tick, ..Limits::default() }
 }
 
 /// Reads of packs, tables and journals.
@@ -224,7 +227,8 @@ type Bodies = Rc<RefCell<Vec<(Place, Vec<u8>)>>>;
 async fn read_all(storage: &Storage, store: &SimStore, bodies: &Bodies) -> usize {
     let partition = storage.partition_of(&account(1));
     store.watch();
-    for (place, octets) in bodies.borrow().iter() {
+    let bodies = bodies.borrow().clone();
+    for (place, octets) in &bodies {
         assert!(read_whole(storage, partition, place).await == *octets, "{place}");
         let from = random::below(octets.len() as u64 + 1);
         let to = from + random::below(300_000);
@@ -346,7 +350,11 @@ fn what_a_node_commits_itself_it_does_not_fetch_back() {
             }
             time::sleep(Duration::from_secs(5)).await;
             storage.flush(partition).await.unwrap();
-            assert_eq!(reads(&asked.watch()).len(), 0, "opening, reading and flushing what was just committed");
+            assert_eq!(
+                reads(&asked.watch()).len(),
+                0,
+                "opening, reading and flushing what was just committed"
+            );
             // What was read before it was packed is still there, the rest is one request each.
             let places = shelf.accounts.borrow()[&name].1.clone();
             let packed = |place: &&Place| place.object.kind == culver_storage::ObjectKind::Pack;
@@ -396,13 +404,15 @@ fn a_cold_account_is_opened_in_two_round_trips() {
                 assert!(rounds(reads(&cold)) <= 2, "{}", told(&cold));
 
                 // Another account of the partition: the tables are open.
-                let other = (2..60).map(account).find(|other| storage.partition_of(other) == partition).unwrap();
+                let other =
+                    (2..60).map(account).find(|other| storage.partition_of(other) == partition).unwrap();
                 storage.load(partition, &other).await.unwrap();
                 assert!(rounds(reads(&asked.watch())) <= 1);
                 time::sleep(Duration::from_secs(5)).await;
                 let again = storage.load(partition, &name).await.unwrap();
                 assert_eq!(format!("{again:?}"), format!("{loaded:?}"));
-                assert_eq!(reads(&asked.watch()).len(), 0, "all of it is cached");
+                let warm = asked.watch();
+                assert_eq!(reads(&warm).len(), 0, "all of it is cached: {}", told(&warm));
             }
         });
         // A start later, too.

@@ -80,7 +80,11 @@ impl Inner {
         }
         let (kind, epoch, account) = (RecordKind::Data, committed.position.epoch, account.as_str());
         let mut head = Vec::new();
-        put_head(&NewRecord { kind, partition: id, epoch, account, meta, places: &places }, frames, &mut head);
+        put_head(
+            &NewRecord { kind, partition: id, epoch, account, meta, places: &places },
+            frames,
+            &mut head,
+        );
         let part = Part::RecordHead;
         Some((Key { partition: id, object: record.segment, offset: record.offset, part }, head))
     }

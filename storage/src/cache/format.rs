@@ -191,7 +191,8 @@ impl EntryHeader {
     pub fn parse(bytes: &[u8]) -> Option<EntryHeader> {
         let (raw, _) = RawEntry::read_from_prefix(bytes).ok()?;
         let sound = raw.magic.get() == ENTRY_MAGIC && raw.reserved.get() == 0;
-        (sound && crc32c::crc32c(RawEntry { crc: 0.into(), ..raw }.as_bytes()) == raw.crc.get()).then_some(())?;
+        (sound && crc32c::crc32c(RawEntry { crc: 0.into(), ..raw }.as_bytes()) == raw.crc.get())
+            .then_some(())?;
         let key = Key {
             partition: PartitionId(raw.partition.get()),
             object: raw.object.get()?,
@@ -245,7 +246,10 @@ mod tests {
         assert_eq!(hex(&segment[..16]), "43554c56434348310100000002000000");
         assert_eq!(hex(&segment[16..40]), "090000000000000007070707070707070707070707070707");
         assert_eq!(hex(&segment[64..72]), "4356636505000000");
-        assert_eq!(hex(&segment[72..104]), "0200030004030201221100000000000040000000000000000200000005000000");
+        assert_eq!(
+            hex(&segment[72..104]),
+            "0200030004030201221100000000000040000000000000000200000005000000"
+        );
         assert_eq!(&segment[112..], b"hello\0\0\0");
         assert_eq!(parse_segment_header(&segment, &[7; 16], 9), Some(Row::Main));
         assert_eq!(parse_segment_header(&segment, &[7; 16], 8), None);

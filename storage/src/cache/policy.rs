@@ -208,7 +208,8 @@ impl Policy {
         }
         let written_to = |number: &u64| self.active.values().any(|active| active == number);
         let oldest = |row: Row| {
-            let mut of_row = self.segments.iter().filter(|(number, segment)| segment.row == row && !written_to(number));
+            let mut of_row =
+                self.segments.iter().filter(|(number, segment)| segment.row == row && !written_to(number));
             of_row.next().map(|(number, _)| *number)
         };
         let crowded = self.on_probation * 100 > self.budget * PROBATION_PERCENT;
@@ -254,7 +255,11 @@ impl Policy {
         }
         let mut gone = 0;
         for (fingerprint, offset) in segment.entries {
-            if self.slots.get(&fingerprint).is_some_and(|slot| slot.segment == number && slot.offset == offset) {
+            if self
+                .slots
+                .get(&fingerprint)
+                .is_some_and(|slot| slot.segment == number && slot.offset == offset)
+            {
                 self.slots.remove(&fingerprint);
                 gone += 1;
                 if segment.row == Row::Probation {

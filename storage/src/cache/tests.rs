@@ -340,7 +340,9 @@ async fn live(sim: Sim, node: NodeId, hits: Rc<Cell<u64>>, over: Rc<RefCell<Vec<
             35 => time::sleep(Duration::from_millis(random::below(20))).await,
             kind => {
                 let all = files().await;
-                let Some((path, octets)) = all.get(random::below(all.len() as u64) as usize) else { continue };
+                let Some((path, octets)) = all.get(random::below(all.len() as u64) as usize) else {
+                    continue;
+                };
                 match kind {
                     36 => drop(disk::remove(path).await),
                     37 => {

@@ -95,12 +95,8 @@ impl Inner {
 
     /// A body that somebody has read stays in the cache under its new place.
     fn keep_moved(&self, partition: PartitionId, old: &Place, new: &Place, frame: &Frame) {
-        let key = |place: &Place| Key {
-            partition,
-            object: place.object,
-            offset: place.offset,
-            part: Part::Frame,
-        };
+        let key =
+            |place: &Place| Key { partition, object: place.object, offset: place.offset, part: Part::Frame };
         if let (Some(cache), Some(octets)) = (self.objects.stored().and_then(Stored::cache), frame.whole())
             && cache.was_used(&key(old))
         {

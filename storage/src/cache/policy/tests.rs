@@ -70,13 +70,13 @@ fn one_pass_over_a_big_mailbox_evicts_nothing_that_is_read_again_and_again() {
     let mut bench = Bench::new(64 << 20);
     for _ in 0..4 {
         (0..512).for_each(|hot| {
-        bench.read(hot, 64 * KIB);
-    });
+            bench.read(hot, 64 * KIB);
+        });
         bench.second += 1800;
         // Something else comes by, so that turns come.
         (0..512).for_each(|other| {
-        bench.read(u64::from(bench.second) << 32 | other, 64 * KIB);
-    });
+            bench.read(u64::from(bench.second) << 32 | other, 64 * KIB);
+        });
     }
     let before = (0..512).filter(|hot| bench.read(*hot, 64 * KIB)).count();
     assert_eq!(before, 512);
@@ -103,8 +103,8 @@ fn a_client_that_reads_a_message_in_pieces_has_read_it_once() {
     });
     for scanned in 0..16_384 {
         (0..3).for_each(|_| {
-        bench.read(1 << 62 | scanned, 64 * KIB);
-    });
+            bench.read(1 << 62 | scanned, 64 * KIB);
+        });
         bench.second += u32::from(scanned % 100 == 0);
     }
     assert_eq!((0..512).filter(|hot| bench.policy.slot(*hot).is_some()).count(), 512);
