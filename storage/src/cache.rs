@@ -12,7 +12,7 @@
 //! # Limits
 //! `cache_octets` by the number of shards, with all files; `cache_waiting_octets_max`. After an error of the disk nothing is
 //! taken in for [`REST`]; a full disk gets a quarter of the cache back. [`READ_WITHIN`] for a read: the store is not slower.
-//! [`WRITE_OCTETS`], [`LOOK_OCTETS`] are done at once.
+//! [`WRITE_OCTETS`], [`WRITE_ENTRIES`], [`LOOK_OCTETS`] are done at once.
 
 mod committed;
 pub(crate) mod format;
@@ -26,7 +26,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use culver_shard::disk::{self, File};
-use culver_shard::random::HashMap;
 use culver_shard::sync::Notify;
 use culver_shard::{Queue, Task, spawn, time, yield_if_needed};
 
@@ -43,6 +42,8 @@ const REST: Duration = Duration::from_secs(60);
 const READ_WITHIN: Duration = Duration::from_millis(500);
 /// Octets of entries that are written at once, at least one entry.
 const WRITE_OCTETS: u64 = 1 << 20;
+/// Entries that are written at once.
+const WRITE_ENTRIES: usize = 1024;
 /// Octets of a file that are looked through at once after a start.
 const LOOK_OCTETS: usize = 64 << 10;
 
@@ -128,7 +129,7 @@ impl Drop for Promised {
 #[derive(Default)]
 struct Waiting {
     queue: VecDeque<Rc<Entry>>,
-    found: HashMap<u64, Rc<Entry>>,
+    found: BTreeMap<u64, Rc<Entry>>,
     octets: u64,
 }
 
@@ -548,7 +549,7 @@ impl Cache {
             while let Some((entry, after)) = rest.split_first() {
                 let offset = at + out.len() as u64;
                 let fits = offset + entry_octets(entry.content.len()) <= segment_octets;
-                if !fits || out.len() as u64 >= WRITE_OCTETS {
+                if !fits || out.len() as u64 >= WRITE_OCTETS || laid.len() >= WRITE_ENTRIES {
                     break;
                 }
                 put_entry(&self.0.store, &entry.key, &entry.content, &mut out);

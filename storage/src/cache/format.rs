@@ -134,17 +134,42 @@ pub(crate) fn segment_header(store: &[u8; 16], number: u64, row: Row) -> [u8; HE
     zerocopy::transmute!(raw)
 }
 
+/// What a segment's header tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub store: [u8; 16],
+    pub number: u64,
+    pub row: Row,
+}
+
+impl SegmentHeader {
+    pub fn parse(bytes: &[u8]) -> Result<SegmentHeader, String> {
+        let (raw, _) = RawHeader::read_from_prefix(bytes).map_err(|_| "cache segment cut short")?;
+        if raw.magic != CACHE_MAGIC {
+            return Err("no cache segment".into());
+        }
+        if crc32c::crc32c(RawHeader { crc: 0.into(), ..raw }.as_bytes()) != raw.crc.get() {
+            return Err("cache segment's header is broken".into());
+        }
+        if raw.version.get() != CACHE_VERSION || raw.reserved != [0; 3] {
+            return Err(format!(
+                "cache segment of version {}, this program reads {CACHE_VERSION}",
+                raw.version
+            ));
+        }
+        let row = match raw.queue {
+            1 => Row::Probation,
+            2 => Row::Main,
+            _ => return Err("cache segment of no known queue".into()),
+        };
+        Ok(SegmentHeader { store: raw.store, number: raw.number.get(), row })
+    }
+}
+
 /// The queue of the segment, where it is this one of this store.
 pub(crate) fn parse_segment_header(bytes: &[u8], store: &[u8; 16], number: u64) -> Option<Row> {
-    let (raw, _) = RawHeader::read_from_prefix(bytes).ok()?;
-    let crc = crc32c::crc32c(RawHeader { crc: 0.into(), ..raw }.as_bytes());
-    let ours = raw.magic == CACHE_MAGIC && raw.version.get() == CACHE_VERSION && crc == raw.crc.get();
-    (ours && raw.store == *store && raw.number.get() == number).then_some(())?;
-    match raw.queue {
-        1 => Some(Row::Probation),
-        2 => Some(Row::Main),
-        _ => None,
-    }
+    let header = SegmentHeader::parse(bytes).ok()?;
+    (header.store == *store && header.number == number).then_some(header.row)
 }
 
 /// Octets that an entry of so much content takes.
@@ -234,23 +259,11 @@ mod tests {
         Key { partition: PartitionId(5), object, offset: 64, part }
     }
 
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
     #[test]
-    fn a_segment_has_these_octets() {
+    fn a_segment_has_the_octets_of_the_golden_file() {
         let mut segment = segment_header(&[7; 16], 9, Row::Main).to_vec();
         put_entry(&[7; 16], &key(Part::Chunk(2)), b"hello", &mut segment);
-        assert_eq!(segment.len(), 64 + 56);
-        assert_eq!(hex(&segment[..16]), "43554c56434348310100000002000000");
-        assert_eq!(hex(&segment[16..40]), "090000000000000007070707070707070707070707070707");
-        assert_eq!(hex(&segment[64..72]), "4356636505000000");
-        assert_eq!(
-            hex(&segment[72..104]),
-            "0200030004030201221100000000000040000000000000000200000005000000"
-        );
-        assert_eq!(&segment[112..], b"hello\0\0\0");
+        assert_eq!(segment, include_bytes!("../../tests/golden/v1/cache.bin"));
         assert_eq!(parse_segment_header(&segment, &[7; 16], 9), Some(Row::Main));
         assert_eq!(parse_segment_header(&segment, &[7; 16], 8), None);
         assert_eq!(parse_segment_header(&segment, &[8; 16], 9), None);

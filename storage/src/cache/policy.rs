@@ -10,11 +10,10 @@
 //! The octets of all segments, and one segment that is being copied from, are within the budget.
 //!
 //! # Limits
-//! [`SEGMENTS`], [`GHOSTS_MAX`]. About 60 octets of memory for an entry.
+//! [`SEGMENTS`], [`SEGMENT_ENTRIES`], [`GHOSTS_MAX`]. About 70 octets of memory for an entry, in trees: a table that has to be
+//! copied when it grows would hold up the shard.
 
-use std::collections::{BTreeMap, VecDeque};
-
-use culver_shard::random::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::format::Row;
 
@@ -22,6 +21,10 @@ use super::format::Row;
 pub(crate) const SEGMENTS: u64 = 64;
 /// Octets of a segment at most: what an eviction takes at once.
 pub(crate) const SEGMENT_OCTETS_MAX: u64 = 8 << 20;
+/// Entries of a segment, more or less, for all of them go in one step.
+const SEGMENT_ENTRIES: usize = 4096;
+/// Octets that copying a segment adds to its own: headers of those it is copied to.
+const COPY_OCTETS: u64 = 4 * super::HEADER_OCTETS as u64;
 /// The part of the budget that the probation queue may have, in percent, while there is something in the main one.
 const PROBATION_PERCENT: u64 = 10;
 /// Fingerprints of what was evicted from probation; never more than there are entries, or a thousand.
@@ -55,14 +58,14 @@ struct Segment {
 
 pub(crate) struct Policy {
     budget: u64,
-    slots: HashMap<u64, Slot>,
+    slots: BTreeMap<u64, Slot>,
     segments: BTreeMap<u64, Segment>,
     /// The segments that are written to.
     active: BTreeMap<Row, u64>,
     next: u64,
     held: u64,
     on_probation: u64,
-    ghosts: HashSet<u64>,
+    ghosts: BTreeSet<u64>,
     /// In the order in which they died; some are called back already.
     dead: VecDeque<u64>,
 }
@@ -71,13 +74,13 @@ impl Policy {
     pub fn new(budget: u64) -> Policy {
         Policy {
             budget,
-            slots: HashMap::default(),
+            slots: BTreeMap::new(),
             segments: BTreeMap::new(),
             active: BTreeMap::new(),
             next: 1,
             held: 0,
             on_probation: 0,
-            ghosts: HashSet::default(),
+            ghosts: BTreeSet::new(),
             dead: VecDeque::new(),
         }
     }
@@ -133,8 +136,9 @@ impl Policy {
     /// The segment to write `octets` to, and where it ends; `None`: begin another.
     pub fn active(&mut self, row: Row, octets: u64) -> Option<(u64, u64)> {
         let number = *self.active.get(&row)?;
-        let held = self.segments.get(&number).map(|segment| segment.octets)?;
-        (held + octets <= self.segment_octets()).then_some((number, held))
+        let segment = self.segments.get(&number)?;
+        let fits = segment.octets + octets <= self.segment_octets();
+        (fits && segment.entries.len() < SEGMENT_ENTRIES).then_some((number, segment.octets))
     }
 
     /// Begins a segment; its number.
@@ -203,7 +207,7 @@ impl Policy {
 
     /// The segment that has to go so that `more` octets have room; `None` where they have.
     pub fn victim(&self, more: u64) -> Option<u64> {
-        if self.held + more + self.segment_octets() <= self.budget {
+        if self.held + more + self.segment_octets() + COPY_OCTETS <= self.budget {
             return None;
         }
         let written_to = |number: &u64| self.active.values().any(|active| active == number);
