@@ -9,13 +9,18 @@
 //!
 //! # Limits
 //! `inline_body_max`, `body_octets_max`, `body_memory_octets_max`. A writer that finds no memory left streams to a
-//! pack of one with one chunk in memory, so writers never wait for one another.
+//! pack of one with one chunk in memory, so writers never wait for one another. `window_octets_max`: a reader of a large
+//! body on a store that finds no memory left reads chunk by chunk.
+//!
+//! # Cost
+//! On a store: a body up to [`WHOLE_MAX`] is one request; a larger one is one for its beginning, one for its chunk table, and one
+//! for each [`WINDOW_OCTETS`] behind. What is cached is none.
 
 pub(crate) mod format;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use culver_model::{AccountId, PartitionId};
@@ -24,9 +29,10 @@ use culver_shard::sync::Permit;
 use zerocopy::IntoBytes;
 
 use self::format::{BodyShape, CHUNK_OCTETS, ChunkEntry, Codec, HEADER_OCTETS, chunk_entry, decode_chunk};
+use crate::cache::{Part, Reading};
 use crate::error::ReadError;
 use crate::fault::{self, Fault};
-use crate::objects::ObjectFile;
+use crate::objects::{ObjectFile, StoredObject};
 use crate::pack::format::{self as pack, FileHeader};
 use crate::partition::Serving;
 use crate::place::{ObjectId, ObjectKind, Place};
@@ -306,8 +312,9 @@ impl Reader {
         }
         let chunk_end = (self.at / CHUNK_OCTETS as u64 + 1) * CHUNK_OCTETS as u64;
         let to = chunk_end.min(self.end);
-        let bytes = self.source.range(self.at..to).await?;
+        let bytes = self.source.range_before(self.at..to, self.end).await?;
         self.at = to;
+        self.source.release_before(to);
         Ok(Some(bytes))
     }
 
@@ -327,13 +334,37 @@ pub(crate) struct Frame {
     /// Where each chunk begins, from the frame's beginning.
     starts: Vec<u64>,
     /// The first octets of the frame, which the first read brought along.
-    head: Vec<u8>,
+    head: Window,
+    /// Octets further on, of a store's object.
+    ahead: RefCell<Window>,
+    reading: Reading,
+}
+
+/// Octets of a frame that are held.
+#[derive(Default)]
+struct Window {
+    /// From the frame's beginning.
+    at: u64,
+    octets: Vec<u8>,
+    #[allow(dead_code, reason = "held with the octets, not read")]
+    memory: Option<Permit>,
+}
+
+impl Window {
+    fn get(&self, at: u64, octets: usize) -> Option<&[u8]> {
+        let from = usize::try_from(at.checked_sub(self.at)?).ok()?;
+        self.octets.get(from..from.checked_add(octets)?)
+    }
 }
 
 /// What the first read of a frame takes at least: all of a small message.
 const FIRST_READ: u64 = 16 << 10;
 /// What it takes at most, where so much is wanted from the beginning.
 const FIRST_READ_MAX: u64 = 264 << 10;
+/// Frames of bodies up to this size are read of a store with one request, and cached whole.
+pub(crate) const WHOLE_MAX: u64 = 256 << 10;
+/// What a store is asked for at once of a larger one.
+const WINDOW_OCTETS: u64 = 1 << 20;
 
 impl Frame {
     /// Opens the frame of a place, of which so many octets from the beginning are going to be read.
@@ -342,10 +373,11 @@ impl Frame {
         partition: PartitionId,
         place: &Place,
         wanted: u64,
+        reading: Reading,
     ) -> Result<Frame, ReadError> {
         let path = inner.objects.name(partition, place.object);
         let file = inner.open_object(partition, place).await?;
-        let read = Frame::read_for(file, path, place.offset, Some(place.length), wanted).await;
+        let read = Frame::read_for(file, path, place.offset, Some(place.length), wanted, reading).await;
         read.map_err(|error| match error {
             // An object of a store is opened by its first read.
             ReadError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
@@ -362,7 +394,8 @@ impl Frame {
         offset: u64,
         length: Option<u64>,
     ) -> Result<Frame, ReadError> {
-        Frame::read_for(file, path, offset, length, 0).await
+        let wanted = length.filter(|_| !file.is_local()).unwrap_or(0);
+        Frame::read_for(file, path, offset, length, wanted, Reading::Copy).await
     }
 
     async fn read_for(
@@ -371,33 +404,113 @@ impl Frame {
         offset: u64,
         length: Option<u64>,
         wanted: u64,
+        reading: Reading,
     ) -> Result<Frame, ReadError> {
-        let whole = HEADER_OCTETS as u64 + length.unwrap_or(FIRST_READ);
-        let whole = whole + whole / CHUNK_OCTETS as u64 * 8 + 16;
+        if let (Some(object), Some(length)) = (file.stored().cloned(), length) {
+            return Frame::read_stored(file, &object, path, offset, length, wanted, reading).await;
+        }
+        let whole = frame_octets_max(length.unwrap_or(FIRST_READ));
         let most = if length.is_some_and(|length| wanted >= length) { FIRST_READ_MAX } else { FIRST_READ };
         let guess = whole.min(most);
         let head = file.read_at(offset, guess as usize).await.map_err(ReadError::io(&path))?;
-        let wrong = |what: &str| ReadError::corrupt(&path, offset, what);
-        let shape = BodyShape::parse(&head).map_err(wrong)?;
+        let head = Window { octets: head, ..Window::default() };
+        let (shape, table) = Frame::parts(&file, &path, offset, length, &head).await?;
+        Ok(Frame::of(file, path, offset, (shape, table), head, reading))
+    }
+
+    /// Of a store: a small frame with one request, of a larger one as much as is wanted.
+    async fn read_stored(
+        file: ObjectFile,
+        object: &StoredObject,
+        path: PathBuf,
+        offset: u64,
+        length: u64,
+        wanted: u64,
+        reading: Reading,
+    ) -> Result<Frame, ReadError> {
+        let small = length <= WHOLE_MAX;
+        let part = if small { Part::Frame } else { Part::FrameHead };
+        if let Some(octets) = object.cached(offset, part, reading).await {
+            match cached_parts(&octets, small).filter(|(shape, _)| shape.plain == length) {
+                Some(parts) => {
+                    let octets = if small { octets } else { Vec::new() };
+                    let head = Window { octets, ..Window::default() };
+                    return Ok(Frame::of(file, path, offset, parts, head, reading));
+                }
+                None => object.forget(offset, part),
+            }
+        }
+        let whole = frame_octets_max(length);
+        let wants_more = wanted > FIRST_READ && !small;
+        let memory = if wants_more { object.window(WINDOW_OCTETS.min(whole)) } else { None };
+        let guess = match (small, &memory) {
+            (true, _) => whole,
+            (false, Some(_)) => whole.min(WINDOW_OCTETS),
+            (false, None) => FIRST_READ,
+        };
+        let octets = object.read_at(offset, guess as usize).await.map_err(ReadError::io(&path))?;
+        let mut head = Window { at: 0, octets, memory };
+        let (shape, table) = Frame::parts(&file, &path, offset, Some(length), &head).await?;
+        // What stands behind a compressed frame is of others.
+        head.octets.truncate(usize::try_from(shape.frame_octets()).unwrap_or(usize::MAX));
+        let frame = Frame::of(file, path, offset, (shape, table), head, reading);
+        match small {
+            true => {
+                let octets = &frame.head.octets;
+                let held = octets.len() as u64 == shape.frame_octets();
+                if held && (0..frame.chunks()).all(|index| frame.sound(index, &frame.head)) {
+                    object.keep(offset, part, octets, reading);
+                }
+            }
+            false => {
+                let mut octets = shape.header().to_vec();
+                octets.extend_from_slice(frame.table.as_bytes());
+                object.keep(offset, part, &octets, reading);
+                frame.keep_chunks(object, &frame.head);
+            }
+        }
+        Ok(frame)
+    }
+
+    /// The shape and chunk table of a frame that begins with these octets.
+    async fn parts(
+        file: &ObjectFile,
+        path: &Path,
+        offset: u64,
+        length: Option<u64>,
+        head: &Window,
+    ) -> Result<(BodyShape, Vec<ChunkEntry>), ReadError> {
+        let wrong = |what: &str| ReadError::corrupt(path, offset, what);
+        let shape = BodyShape::parse(&head.octets).map_err(wrong)?;
         if length.is_some_and(|length| length != shape.plain) {
             return Err(wrong("the body has another size than its place tells"));
         }
         let (table_at, octets) = (shape.table_offset(), shape.table_octets() as usize);
-        let table = match head.get(table_at as usize..table_at as usize + octets) {
+        let table = match head.get(table_at, octets) {
             Some(held) => shape.table(held),
             None => {
                 let at = offset + table_at;
-                shape.table(&file.read_at(at, octets).await.map_err(ReadError::io(&path))?)
+                shape.table(&file.read_at(at, octets).await.map_err(ReadError::io(path))?)
             }
-        }
-        .map_err(wrong)?;
+        };
+        Ok((shape, table.map_err(wrong)?))
+    }
+
+    fn of(
+        file: ObjectFile,
+        path: PathBuf,
+        offset: u64,
+        (shape, table): (BodyShape, Vec<ChunkEntry>),
+        head: Window,
+        reading: Reading,
+    ) -> Frame {
         let mut starts = Vec::with_capacity(table.len());
         let mut at = HEADER_OCTETS as u64;
         for entry in &table {
             starts.push(at);
             at += u64::from(entry.stored.get());
         }
-        Ok(Frame { file, path, offset, shape, table, starts, head })
+        Frame { file, path, offset, shape, table, starts, head, ahead: RefCell::default(), reading }
     }
 
     pub fn shape(&self) -> &BodyShape {
@@ -406,15 +519,22 @@ impl Frame {
 
     /// Plain octets of a range; cut at the body's end.
     pub async fn range(&self, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
+        let end = range.end;
+        self.range_before(range, end).await
+    }
+
+    /// As [`Frame::range`]; the octets up to `until` are going to be read next.
+    async fn range_before(&self, range: Range<u64>, until: u64) -> Result<Vec<u8>, ReadError> {
         let (from, to) = (range.start, range.end.min(self.shape.plain));
         if from >= to {
             return Ok(Vec::new());
         }
         let (first, last) =
             ((from / CHUNK_OCTETS as u64) as usize, ((to - 1) / CHUNK_OCTETS as u64) as usize);
+        let until = until.min(self.shape.plain).div_ceil(CHUNK_OCTETS as u64) as usize;
         let mut out = Vec::with_capacity((to - from) as usize);
         for index in first..=last {
-            let chunk = self.chunk(index).await?;
+            let chunk = self.chunk_before(index, until).await?;
             let begin = index as u64 * CHUNK_OCTETS as u64;
             let low = from.saturating_sub(begin) as usize;
             let high = ((to - begin) as usize).min(chunk.len());
@@ -426,19 +546,104 @@ impl Frame {
         Ok(out)
     }
 
-    /// Plain octets of one chunk, checked.
+    /// Plain octets of one chunk, checked. Those behind it are read next.
     pub async fn chunk(&self, index: usize) -> Result<Vec<u8>, ReadError> {
-        let (entry, start) = (&self.table[index], self.starts[index]);
-        let octets = entry.stored.get() as usize;
-        let plain = self.shape.chunk_plain(index);
-        let decoded = match self.head.get(start as usize..start as usize + octets) {
-            Some(held) => decode_chunk(self.shape.codec, held, entry, plain),
-            None => {
-                let read = self.file.read_at(self.offset + start, octets).await;
-                decode_chunk(self.shape.codec, &read.map_err(ReadError::io(&self.path))?, entry, plain)
-            }
+        self.chunk_before(index, self.table.len()).await
+    }
+
+    async fn chunk_before(&self, index: usize, until: usize) -> Result<Vec<u8>, ReadError> {
+        let (start, octets) = (self.starts[index], self.table[index].stored.get() as usize);
+        if let Some(held) = self.head.get(start, octets) {
+            return self.decode(index, held);
+        }
+        let Some(object) = self.file.stored() else {
+            let read = self.file.read_at(self.offset + start, octets).await;
+            return self.decode(index, &read.map_err(ReadError::io(&self.path))?);
         };
-        decoded.map_err(|what| ReadError::corrupt(&self.path, self.offset + start, what))
+        if let Some(held) = self.ahead.borrow().get(start, octets) {
+            return self.decode(index, held);
+        }
+        let part = Part::Chunk(index as u32);
+        if let Some(cached) = object.cached(self.offset, part, self.reading).await {
+            match self.decode(index, &cached) {
+                Ok(plain) => return Ok(plain),
+                Err(_) => object.forget(self.offset, part),
+            }
+        }
+        let window = self.read_ahead(object, index, until).await?;
+        let plain = self.decode(index, window.get(start, octets).unwrap_or_default());
+        *self.ahead.borrow_mut() = window;
+        plain
+    }
+
+    /// Reads chunks of a store's object from `index` on, before `until`: not those that are cached, and only this one where
+    /// there is no memory.
+    async fn read_ahead(
+        &self,
+        object: &StoredObject,
+        index: usize,
+        until: usize,
+    ) -> Result<Window, ReadError> {
+        // The memory of what was held before is free now.
+        self.ahead.take();
+        let start = self.starts[index];
+        let end_of = |chunk: usize| self.starts[chunk] + u64::from(self.table[chunk].stored.get());
+        let mut end = index + 1;
+        while end < until.min(self.table.len())
+            && end_of(end) - start <= WINDOW_OCTETS
+            && !object.has_cached(self.offset, Part::Chunk(end as u32))
+        {
+            end += 1;
+        }
+        let memory = if end > index + 1 { object.window(end_of(end - 1) - start) } else { None };
+        if memory.is_none() {
+            end = index + 1;
+        }
+        let octets = (end_of(end - 1) - start) as usize;
+        let octets = object.read_at(self.offset + start, octets).await.map_err(ReadError::io(&self.path))?;
+        let window = Window { at: start, octets, memory };
+        self.keep_chunks(object, &window);
+        Ok(window)
+    }
+
+    /// Gives the cache the chunks that stand whole and sound in what was read.
+    fn keep_chunks(&self, object: &StoredObject, window: &Window) {
+        let first = self.starts.partition_point(|start| *start < window.at);
+        for index in first..self.table.len() {
+            let octets = self.table[index].stored.get() as usize;
+            let Some(held) = window.get(self.starts[index], octets) else { return };
+            if self.sound(index, window) {
+                object.keep(self.offset, Part::Chunk(index as u32), held, self.reading);
+            }
+        }
+    }
+
+    fn sound(&self, index: usize, window: &Window) -> bool {
+        let entry = &self.table[index];
+        let held = window.get(self.starts[index], entry.stored.get() as usize);
+        held.is_some_and(|held| crc32c::crc32c(held) == entry.crc.get())
+    }
+
+    fn decode(&self, index: usize, stored: &[u8]) -> Result<Vec<u8>, ReadError> {
+        let plain = self.shape.chunk_plain(index);
+        decode_chunk(self.shape.codec, stored, &self.table[index], plain)
+            .map_err(|what| ReadError::corrupt(&self.path, self.offset + self.starts[index], what))
+    }
+
+    /// The octets of a small frame of a store, all of it: they mean the same wherever it stands.
+    pub fn whole(&self) -> Option<&[u8]> {
+        let octets = &self.head.octets;
+        let whole = self.shape.plain <= WHOLE_MAX && octets.len() as u64 == self.shape.frame_octets();
+        (whole && !self.file.is_local()).then_some(octets)
+    }
+
+    /// Nothing before this plain octet is read any more.
+    fn release_before(&mut self, plain: u64) {
+        let next = (plain / CHUNK_OCTETS as u64) as usize;
+        let start = self.starts.get(next).copied().unwrap_or(u64::MAX);
+        if self.head.at + self.head.octets.len() as u64 <= start {
+            self.head = Window::default();
+        }
     }
 
     pub fn chunks(&self) -> usize {
@@ -449,6 +654,20 @@ impl Frame {
         let end = self.shape.plain;
         Reader { source: self, at: 0, end }
     }
+}
+
+/// Octets that the frame of a body takes at most, where it was compressed only if that makes it smaller.
+fn frame_octets_max(plain: u64) -> u64 {
+    let whole = HEADER_OCTETS as u64 + plain;
+    whole + whole / CHUNK_OCTETS as u64 * 8 + 16
+}
+
+/// The shape and table of a frame that was cached: whole, or its header and table alone.
+fn cached_parts(octets: &[u8], whole: bool) -> Option<(BodyShape, Vec<ChunkEntry>)> {
+    let shape = BodyShape::parse(octets).ok()?;
+    let table_at = if whole { usize::try_from(shape.table_offset()).ok()? } else { HEADER_OCTETS };
+    let table = shape.table(octets.get(table_at..)?).ok()?;
+    Some((shape, table))
 }
 
 #[cfg(test)]

@@ -13,6 +13,10 @@ use std::rc::Rc;
 use culver_model::{Guid, PartitionId};
 use culver_shard::disk::{self, File};
 
+use crate::cache::Key;
+use crate::cache::format::{
+    CACHE_MAGIC, ENTRY_OCTETS, EntryHeader, HEADER_OCTETS, SegmentHeader, entry_octets,
+};
 use crate::error::{OpenError, ReadError};
 use crate::journal::format::{FlushMeta, RecordKind, SEGMENT_MAGIC};
 use crate::journal::scan::{Scanned, Segment};
@@ -79,6 +83,7 @@ pub async fn dump(path: &Path, describe: &mut Describe<'_>, out: &mut dyn Write)
             }
         }
         MANIFEST_MAGIC => manifest(path, out).await,
+        CACHE_MAGIC => cache(path, out).await,
         STORE_MAGIC | OWNER_MAGIC | LOW_MAGIC | END_MAGIC => small(path, magic, out).await,
         _ => Err(DumpError::Unknown { path: path.display().to_string(), what: "no file of a store".into() }),
     }
@@ -290,6 +295,29 @@ async fn manifest(path: &Path, out: &mut dyn Write) -> Result<(), DumpError> {
     }
     for (object, share) in &manifest.bodies {
         writeln!(out, "bodies {object} alive about {} of {}", share.live, share.total)?;
+    }
+    Ok(())
+}
+
+async fn cache(path: &Path, out: &mut dyn Write) -> Result<(), DumpError> {
+    let bytes = disk::read(path).await.map_err(OpenError::io(path))?;
+    let SegmentHeader { store, number, row } = SegmentHeader::parse(&bytes).map_err(unknown(path))?;
+    writeln!(out, "cache segment {number}, {row:?}, store {}", hex(&store))?;
+    let mut at = HEADER_OCTETS;
+    while let Some(header) = bytes.get(at..).and_then(EntryHeader::parse) {
+        let octets = header.octets() as usize;
+        let begin = at + ENTRY_OCTETS;
+        let content = bytes.get(begin..begin.saturating_add(octets)).unwrap_or_default();
+        let state = if header.holds(&store, content) { "" } else { " its checksum is wrong" };
+        let Key { partition, object, offset, part } = header.key;
+        writeln!(
+            out,
+            "{at} octets {octets}: {part:?} at {offset} of {object}, partition {partition}{state}"
+        )?;
+        at += entry_octets(octets) as usize;
+    }
+    if at < bytes.len() {
+        writeln!(out, "{at} torn: {} octets that are no entry", bytes.len() - at)?;
     }
     Ok(())
 }

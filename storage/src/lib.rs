@@ -16,6 +16,7 @@
 //! partition back exactly what was committed.
 
 mod body;
+mod cache;
 mod check;
 mod compact;
 mod dump;
@@ -44,6 +45,7 @@ mod table;
 mod trim;
 
 pub use body::{Body, BodyWriter, Reader};
+pub use cache::CacheStatus;
 pub use check::{Finding, Inside, LookInside, Report, check};
 pub use dump::{Describe, DumpError, Piece, dump};
 pub use error::{CommitError, OpenError, ReadError, SourceError, SubmitError};

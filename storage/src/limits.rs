@@ -49,6 +49,13 @@ pub struct Limits {
     /// On a shared store, journal objects by which the low mark may lag because of one cold partition before its Flush
     /// record is carried forward. 256.
     pub carry_objects: u64,
+    /// On a shared store, octets of bodies, blocks and records kept in files of this machine, of all shards together;
+    /// 0: none. 4 GiB.
+    pub cache_octets: u64,
+    /// Octets that wait to be written to the cache; above it what is read is not kept. 8 MiB.
+    pub cache_waiting_octets_max: u64,
+    /// Octets that readers of large bodies of a shared store hold ahead; above it they read chunk by chunk. 64 MiB.
+    pub window_octets_max: u64,
     /// Pause of the housekeeping between two looks at what is due. 1 s.
     pub tick: Duration,
     /// Segments by which the low mark may lag because of one cold partition before its Flush record is carried
@@ -79,6 +86,9 @@ impl Default for Limits {
             compact_below_percent: 50,
             pack_single: false,
             carry_objects: 256,
+            cache_octets: 4 << 30,
+            cache_waiting_octets_max: 8 << 20,
+            window_octets_max: 64 << 20,
             tick: Duration::from_secs(1),
             carry_segments: 1,
         }

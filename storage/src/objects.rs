@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use culver_model::PartitionId;
 use culver_shard::disk::{self, File};
+use culver_shard::sync::{Permit, Semaphore};
 
+use crate::cache::{Cache, Key, Part, Reading};
 use crate::paths::Paths;
 use crate::place::{ObjectId, ObjectKind};
 use crate::shared::format::Incarnation;
@@ -41,11 +43,20 @@ pub(crate) struct Stored {
     drafts: PathBuf,
     /// Whose journal an epoch of a partition is in.
     journals: RefCell<BTreeMap<(PartitionId, u32), Incarnation>>,
+    /// `None`: switched off.
+    cache: Option<Cache>,
+    /// Octets that readers of large bodies may hold ahead.
+    windows: Semaphore,
 }
 
 impl Stored {
-    pub fn new(store: Store, drafts: PathBuf) -> Stored {
-        Stored { store, drafts, journals: RefCell::default() }
+    pub fn new(store: Store, drafts: PathBuf, cache: Option<Cache>, window_octets: u64) -> Stored {
+        let windows = Semaphore::new(window_octets as usize);
+        Stored { store, drafts, journals: RefCell::default(), cache, windows }
+    }
+
+    pub fn cache(&self) -> Option<&Cache> {
+        self.cache.as_ref()
     }
 
     /// Notes in which journal the records of an epoch of a partition stand.
@@ -137,7 +148,14 @@ impl Objects {
             }
             Objects::Stored(stored) => {
                 let key = stored.key(partition, id).ok_or(io::ErrorKind::NotFound)?;
-                Ok(ObjectFile::Stored(Rc::new(StoredObject { store: stored.store.clone(), key })))
+                Ok(ObjectFile::Stored(Rc::new(StoredObject {
+                    store: stored.store.clone(),
+                    key,
+                    partition,
+                    id,
+                    cache: stored.cache.clone(),
+                    windows: stored.windows.clone(),
+                })))
             }
         }
     }
@@ -202,6 +220,72 @@ pub(crate) enum ObjectFile {
 pub(crate) struct StoredObject {
     store: Store,
     key: String,
+    partition: PartitionId,
+    id: ObjectId,
+    cache: Option<Cache>,
+    windows: Semaphore,
+}
+
+impl StoredObject {
+    /// `len` octets from `offset`, of the store; fewer at the end.
+    pub async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let range = Some(offset..offset + len as u64);
+        let patience = Patience::interactive(READ_WITHIN);
+        self.store.get(&self.key, range, patience, None).await.map_err(io_of)
+    }
+
+    /// Octets of a part that its user can tell from others by `check`: of the cache, else of the store.
+    pub async fn read_part(
+        &self,
+        offset: u64,
+        len: usize,
+        part: Part,
+        check: impl Fn(&[u8]) -> bool,
+    ) -> io::Result<Vec<u8>> {
+        if let Some(octets) = self.cached(offset, part, Reading::Client).await {
+            if check(&octets) {
+                return Ok(octets);
+            }
+            self.forget(offset, part);
+        }
+        let octets = self.read_at(offset, len).await?;
+        if check(&octets) {
+            self.keep(offset, part, &octets, Reading::Client);
+        }
+        Ok(octets)
+    }
+
+    /// What the cache has of a part, checked against what was put in.
+    pub async fn cached(&self, offset: u64, part: Part, reading: Reading) -> Option<Vec<u8>> {
+        self.cache.as_ref()?.get(&self.part(offset, part), reading).await
+    }
+
+    pub fn has_cached(&self, offset: u64, part: Part) -> bool {
+        self.cache.as_ref().is_some_and(|cache| cache.has(&self.part(offset, part)))
+    }
+
+    /// Gives the cache a part that was read of the store, and found sound.
+    pub fn keep(&self, offset: u64, part: Part, octets: &[u8], reading: Reading) {
+        if let (Some(cache), Reading::Client) = (&self.cache, reading) {
+            cache.put(self.part(offset, part), octets.len(), true, || octets.to_vec());
+        }
+    }
+
+    /// The cache's part is not what its reader can use.
+    pub fn forget(&self, offset: u64, part: Part) {
+        if let Some(cache) = &self.cache {
+            cache.forget(&self.part(offset, part));
+        }
+    }
+
+    /// Memory to hold octets ahead, where there is some.
+    pub fn window(&self, octets: u64) -> Option<Permit> {
+        self.windows.try_acquire(octets as usize)
+    }
+
+    fn part(&self, offset: u64, part: Part) -> Key {
+        Key { partition: self.partition, object: self.id, offset, part }
+    }
 }
 
 impl ObjectFile {
@@ -209,11 +293,7 @@ impl ObjectFile {
     pub async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         match self {
             ObjectFile::Local(file) => file.read_at(offset, len).await,
-            ObjectFile::Stored(object) => {
-                let range = Some(offset..offset + len as u64);
-                let patience = Patience::interactive(READ_WITHIN);
-                object.store.get(&object.key, range, patience, None).await.map_err(io_of)
-            }
+            ObjectFile::Stored(object) => object.read_at(offset, len).await,
         }
     }
 
@@ -237,9 +317,17 @@ impl ObjectFile {
         }
     }
 
-    /// The file, where it is one of this machine.
+    /// Whether it is a file of this machine.
     pub fn is_local(&self) -> bool {
         matches!(self, ObjectFile::Local(_))
+    }
+
+    /// The object, where it is one of a store.
+    pub fn stored(&self) -> Option<&Rc<StoredObject>> {
+        match self {
+            ObjectFile::Local(_) => None,
+            ObjectFile::Stored(object) => Some(object),
+        }
     }
 }
 

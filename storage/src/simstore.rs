@@ -76,6 +76,7 @@ struct State {
     cut: BTreeSet<String>,
     /// Requests answered, by kind.
     answered: BTreeMap<&'static str, u64>,
+<<<<<<< HEAD
     /// Requests that a test holds up, in the order in which it asked for that.
     orders: Vec<Rc<Order>>,
 }
@@ -153,6 +154,19 @@ impl Held {
         self.order.released.set(true);
         self.order.moved.notify_all();
     }
+=======
+    /// Requests, while somebody watches.
+    watched: Option<Vec<Asked>>,
+}
+
+/// A request that was watched.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub kind: &'static str,
+    pub key: String,
+    pub began: time::Instant,
+    pub ended: time::Instant,
+>>>>>>> cache
 }
 
 enum Change {
@@ -170,7 +184,11 @@ impl SimStore {
             down: false,
             cut: BTreeSet::new(),
             answered: BTreeMap::new(),
+<<<<<<< HEAD
             orders: Vec::new(),
+=======
+            watched: None,
+>>>>>>> cache
         })))
     }
 
@@ -227,6 +245,11 @@ impl SimStore {
             Some(octets) => drop(state.objects.insert(key.to_owned(), octets)),
             None => drop(state.objects.remove(key)),
         }
+    }
+
+    /// Begins to watch, and gives what was asked since this was called last.
+    pub fn watch(&self) -> Vec<Asked> {
+        self.0.borrow_mut().watched.replace(Vec::new()).unwrap_or_default()
     }
 
     pub fn answered(&self) -> BTreeMap<&'static str, u64> {
@@ -317,6 +340,16 @@ impl Driver {
     }
 
     pub async fn perform(&self, op: &Op<'_>) -> Result<Outcome, Failure> {
+        let began = time::now();
+        let result = self.answer(op).await;
+        if let Some(watched) = &mut self.store.0.borrow_mut().watched {
+            let (kind, key) = (op.kind().name(), op.key().to_owned());
+            watched.push(Asked { kind, key, began, ended: time::now() });
+        }
+        result
+    }
+
+    async fn answer(&self, op: &Op<'_>) -> Result<Outcome, Failure> {
         let octets = match op {
             Op::Put { octets, .. } => self.read(octets).await?,
             _ => Vec::new(),

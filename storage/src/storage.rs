@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use culver_model::{AccountId, Guid, PartitionId};
 use culver_shard::disk;
-use culver_shard::sync::{Notify, Semaphore, oneshot};
+use culver_shard::sync::{self, Notify, Semaphore, oneshot};
 use culver_shard::{Queue, Task, mesh, spawn, time};
 
 use crate::body::{Body, BodyWriter, Frame, Reader};
+use crate::cache::{Cache, CacheStatus, Part, Reading};
 use crate::error::{CommitError, OpenError, ReadError, SubmitError};
 use crate::journal::commit::shared::NodeLink;
 use crate::journal::commit::{Haste, Journal, OnCommit, Pending, Waiting};
@@ -26,6 +27,7 @@ use crate::root::Share;
 use crate::shared::journal::Ended;
 use crate::shared::node::{Node, NodeShare};
 use crate::source::{LocalFuture, Source};
+use crate::table::format::BlockEntry;
 use crate::table::{Block, Table, find_account};
 
 /// A record that is committed, as it is told to who submitted it.
@@ -114,9 +116,23 @@ pub(crate) struct Inner {
     next_number: Cell<u64>,
     made_dirs: RefCell<std::collections::BTreeSet<u16>>,
     open_objects: RefCell<OpenObjects>,
+    /// Who opens the tables of a partition, by its number.
+    table_turns: Vec<Semaphore>,
     /// They end when everything that was taken is told.
     commit_tasks: RefCell<Vec<Task<()>>>,
     tasks: RefCell<Vec<Task<()>>>,
+}
+
+/// Records of an account that are read of a store at once.
+const RECORDS_AT_ONCE: usize = 32;
+/// Partitions whose tables are opened at once, at most: a store is asked for the tables of one together.
+const TABLE_TURNS: usize = 64;
+
+/// Blocks of one table that are read together, and where they go.
+struct Wanted {
+    table: Rc<Table>,
+    nth: Vec<usize>,
+    entries: Vec<BlockEntry>,
 }
 
 /// Objects held open for reading, the least recently used given up first.
@@ -162,6 +178,7 @@ impl Storage {
             next_number: Cell::new(1),
             made_dirs: RefCell::default(),
             open_objects: RefCell::default(),
+            table_turns: (0..TABLE_TURNS).map(|_| Semaphore::new(1)).collect(),
             commit_tasks: RefCell::default(),
             tasks: RefCell::default(),
         });
@@ -189,9 +206,18 @@ impl Storage {
                 appended.await.unwrap_or(Err(Ended))
             })
         });
+        let (cache_octets, waiting) = (share.limits.cache_octets, share.limits.cache_waiting_octets_max);
+        let (cache, filling) = match cache_octets {
+            0 => (None, None),
+            octets => {
+                let (cache, task) = Cache::start(&share.dir.join("cache"), share.store_id, octets, waiting);
+                (Some(cache), Some(task))
+            }
+        };
+        let stored = Stored::new(store, share.dir.join("drafts"), cache, share.limits.window_octets_max);
         let inner = Rc::new(Inner {
             body_memory: Semaphore::new(share.limits.body_memory_octets_max as usize),
-            objects: Objects::Stored(Stored::new(store, share.dir.join("drafts"))),
+            objects: Objects::Stored(stored),
             paths: Paths::new(&share.dir),
             store: share.store_id,
             partition_count: share.partition_count,
@@ -214,12 +240,14 @@ impl Storage {
             next_number: Cell::new(1),
             made_dirs: RefCell::default(),
             open_objects: RefCell::default(),
+            table_turns: (0..TABLE_TURNS).map(|_| Semaphore::new(1)).collect(),
             commit_tasks: RefCell::default(),
             tasks: RefCell::default(),
         });
         let send = spawn(Queue::Commit, "journal parts", inner.clone().send_loop());
         let tell = spawn(Queue::Commit, "journal telling", inner.clone().tell_loop());
         inner.commit_tasks.borrow_mut().extend([send, tell]);
+        inner.tasks.borrow_mut().extend(filling);
         let storage = Storage(inner);
         culver_shard::set_local(Rc::new(storage.clone()));
         Ok(storage)
@@ -286,6 +314,11 @@ impl Storage {
         status.left_out_accounts = self.0.partitions.values().map(left_out).sum();
         status.unflushed_records = self.0.partitions.values().map(records).sum();
         status
+    }
+
+    /// Figures of the cache of bodies; `None` where there is none.
+    pub fn cache_status(&self) -> Option<CacheStatus> {
+        self.0.objects.stored()?.cache().map(Cache::status)
     }
 
     /// Hands a record to the journal. `on_commit` runs on this shard when it is committed or known not to be, strictly
@@ -360,12 +393,14 @@ impl Storage {
         range: Range<u64>,
     ) -> Result<Vec<u8>, ReadError> {
         let wanted = if range.start == 0 { range.end } else { 0 };
-        Frame::open(&self.0, partition, place, wanted).await?.range(range).await
+        Frame::open(&self.0, partition, place, wanted, Reading::Client).await?.range(range).await
     }
 
     /// A whole body, chunk by chunk.
     pub async fn reader(&self, partition: PartitionId, place: &Place) -> Result<Reader, ReadError> {
-        Ok(Frame::open(&self.0, partition, place, 0).await?.into_reader())
+        // Of a file the chunks are read as they are asked for; a store is not asked twice for what one request brings.
+        let wanted = if self.0.objects.stored().is_some() { place.length } else { 0 };
+        Ok(Frame::open(&self.0, partition, place, wanted, Reading::Client).await?.into_reader())
     }
 
     /// Everything committed of an account: its blocks and the records beyond them. It is complete at the moment this
@@ -496,7 +531,7 @@ impl Inner {
     }
 
     fn pending(
-        &self,
+        self: &Rc<Self>,
         partition: PartitionId,
         account: &AccountId,
         meta: Vec<u8>,
@@ -525,6 +560,7 @@ impl Inner {
             return Err(SubmitError::NotHere);
         }
         let (kind, owner) = (RecordKind::Data, Some(account.clone()));
+        let on_commit = self.keep_committed(partition, account, &meta, &bodies, on_commit);
         let pending = Pending::new(kind, (partition, term), owner, meta, bodies, haste, on_commit);
         let limit = u64::from(u32::MAX / 2);
         if pending.octets > limit {
@@ -586,6 +622,15 @@ impl Inner {
                 (partition.generation(), partition.manifest.clone())
             };
             let Some(manifest) = manifest else { return Ok(Rc::new([])) };
+            // Many come at once after a takeover: one opens them for all.
+            let _turn = self.table_turns[usize::from(partition.0) % self.table_turns.len()].acquire(1).await;
+            let ready = {
+                let partition = self.partition(partition).borrow();
+                partition.generation() != generation || partition.tables.is_some()
+            };
+            if ready {
+                continue;
+            }
             let opened = self.open_tables(partition, &manifest.tables).await;
             let mut partition = self.partition(partition).borrow_mut();
             // A flush may have replaced and removed them meanwhile.
@@ -602,13 +647,15 @@ impl Inner {
         partition: PartitionId,
         references: &[crate::manifest::TableRef],
     ) -> Result<Vec<Rc<Table>>, ReadError> {
-        let mut tables = Vec::new();
-        for reference in references {
-            let path = self.objects.name(partition, reference.object);
-            let file = self.objects.open(partition, reference.object).await.map_err(ReadError::io(&path))?;
-            tables.push(Rc::new(Table::of(file, &path, partition, *reference).await?));
-        }
-        Ok(tables)
+        let opens = references.iter().map(|reference| -> LocalFuture<'_, _> {
+            Box::pin(async move {
+                let path = self.objects.name(partition, reference.object);
+                let file =
+                    self.objects.open(partition, reference.object).await.map_err(ReadError::io(&path))?;
+                Table::of(file, &path, partition, *reference).await.map(Rc::new)
+            })
+        });
+        sync::all(opens.collect()).await.into_iter().collect()
     }
 
     async fn load(&self, partition: PartitionId, account: &AccountId) -> Result<Loaded, ReadError> {
@@ -634,36 +681,78 @@ impl Inner {
         account: &AccountId,
         generation: (u64, u64),
     ) -> Result<Loaded, ReadError> {
-        let mut loaded = Loaded::default();
+        let unflushed = |after: Position| -> Vec<Unflushed> {
+            let partition = self.partition(partition).borrow();
+            let changed = partition.generation() != generation;
+            let records = partition.unflushed.get(account).filter(|_| !changed);
+            let beyond = |record: &&Unflushed| record.position > after;
+            records.map_or(Vec::new(), |records| records.iter().filter(beyond).cloned().collect())
+        };
+        // A store is asked for blocks and records at once.
+        let early = match self.objects.stored() {
+            Some(_) => unflushed(Position::default()),
+            None => Vec::new(),
+        };
+        let (mut blocks, mut records) = (None, None);
+        let both: Vec<LocalFuture<'_, ()>> = vec![
+            Box::pin(async { blocks = Some(self.load_blocks(partition, account).await) }),
+            Box::pin(async { records = Some(self.read_records(partition, account, &early).await) }),
+        ];
+        sync::all(both).await;
+        let (position, blocks) = blocks.expect("it was awaited")?;
+        let mut loaded = Loaded { position, blocks, records: records.expect("it was awaited")? };
+        loaded.records.retain(|record| record.position > position);
+        // Records that commit while these are read come behind them; the last look finds none and does not await.
+        let mut after = loaded.records.last().map_or(position, |record| record.position);
+        loop {
+            let wanted = unflushed(after);
+            let Some(last) = wanted.last() else { return Ok(loaded) };
+            after = last.position;
+            loaded.records.extend(self.read_records(partition, account, &wanted).await?);
+        }
+    }
+
+    /// The newest record that the blocks of an account contain, and the blocks.
+    async fn load_blocks(
+        &self,
+        partition: PartitionId,
+        account: &AccountId,
+    ) -> Result<(Position, Vec<(Guid, Vec<Block>)>), ReadError> {
         let tables = self.tables(partition).await?;
         let (position, found) = find_account(&tables, account.as_str()).await?;
-        loaded.position = position;
+        let (mut guids, mut wanted): (Vec<Guid>, Vec<Wanted>) = (Vec::new(), Vec::new());
         for (guid, key) in found {
-            let mut blocks = Vec::with_capacity(key.len());
             for (table, entry) in key {
-                blocks.push(table.map_block(&entry, self.limits.map_octets_min).await?);
-            }
-            loaded.blocks.push((guid, blocks));
-        }
-        // Records that commit while these are read come behind them; the last look finds none and does not await.
-        let mut after = loaded.position;
-        loop {
-            let wanted: Vec<Unflushed> = {
-                let partition = self.partition(partition).borrow();
-                let changed = partition.generation() != generation;
-                let records = partition.unflushed.get(account).filter(|_| !changed);
-                let beyond = |record: &&Unflushed| record.position > after;
-                records.map_or(Vec::new(), |records| records.iter().filter(beyond).cloned().collect())
-            };
-            if wanted.is_empty() {
-                return Ok(loaded);
-            }
-            for record in wanted {
-                after = record.position;
-                let (meta, bodies) = self.read_record(partition, account, &record).await?;
-                loaded.records.push(LoadedRecord { position: record.position, meta, bodies });
+                let nth = guids.len();
+                guids.push(guid);
+                match wanted.iter_mut().find(|of| Rc::ptr_eq(&of.table, &table)) {
+                    Some(of) => {
+                        of.nth.push(nth);
+                        of.entries.push(entry);
+                    }
+                    None => wanted.push(Wanted { table, nth: vec![nth], entries: vec![entry] }),
+                }
             }
         }
+        let min = self.limits.map_octets_min;
+        let reads =
+            wanted.iter().map(|of| -> LocalFuture<'_, _> { Box::pin(of.table.blocks(&of.entries, min)) });
+        let read = sync::all(reads.collect()).await;
+        let mut blocks: Vec<Option<Block>> = vec![None; guids.len()];
+        for (of, read) in wanted.iter().zip(read) {
+            for (nth, block) in of.nth.iter().zip(read?) {
+                blocks[*nth] = Some(block);
+            }
+        }
+        let mut loaded: Vec<(Guid, Vec<Block>)> = Vec::new();
+        for (guid, block) in guids.into_iter().zip(blocks) {
+            let block = block.expect("each table gave its blocks");
+            match loaded.last_mut().filter(|(last, _)| *last == guid) {
+                Some((_, blocks)) => blocks.push(block),
+                None => loaded.push((guid, vec![block])),
+            }
+        }
+        Ok((position, loaded))
     }
 
     /// The meta and places of a committed record.
@@ -677,14 +766,42 @@ impl Inner {
             Place { object: record.segment, offset: record.offset, length: u64::from(record.head_octets) };
         let file = self.open_object(partition, &place).await?;
         let path = self.objects.name(partition, record.segment);
-        let bytes =
-            file.read_at(record.offset, record.head_octets as usize).await.map_err(ReadError::io(&path))?;
+        let octets = record.head_octets as usize;
+        let bytes = match file.stored() {
+            Some(object) => {
+                let sound = |head: &[u8]| parse_head(head).is_ok();
+                object.read_part(record.offset, octets, Part::RecordHead, sound).await
+            }
+            None => file.read_at(record.offset, octets).await,
+        };
+        let bytes = bytes.map_err(ReadError::io(&path))?;
         let mut head = parse_head(&bytes).map_err(|what| ReadError::corrupt(&path, record.offset, what))?;
         here(&mut head.places, record.segment, record.offset);
         if head.account != account.as_str() {
             return Err(ReadError::corrupt(&path, record.offset, "the record is of another account"));
         }
         Ok((head.meta.to_vec(), head.places))
+    }
+
+    /// As [`Inner::read_record`] for each; of a store, several at a time.
+    async fn read_records(
+        &self,
+        partition: PartitionId,
+        account: &AccountId,
+        records: &[Unflushed],
+    ) -> Result<Vec<LoadedRecord>, ReadError> {
+        let at_once = if self.objects.stored().is_some() { RECORDS_AT_ONCE } else { 1 };
+        let mut loaded = Vec::with_capacity(records.len());
+        for records in records.chunks(at_once) {
+            let reads = records.iter().map(|record| -> LocalFuture<'_, _> {
+                Box::pin(self.read_record(partition, account, record))
+            });
+            for (record, read) in records.iter().zip(sync::all(reads.collect()).await) {
+                let (meta, bodies) = read?;
+                loaded.push(LoadedRecord { position: record.position, meta, bodies });
+            }
+        }
+        Ok(loaded)
     }
 
     /// Removes files that nothing ever named.

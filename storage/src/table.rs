@@ -3,6 +3,10 @@
 //! # Invariants
 //! Within a table the blocks of a key stand oldest first. A reader of a key goes from the newest table of the
 //! partition back to the newest base (or removal), and gives base and later deltas oldest first.
+//!
+//! # Cost
+//! Of a store: opening a table is one request where its pages are fewer than [`END_OCTETS_MAX`], and then finding an account is
+//! none; its blocks are one where they stand together. What is cached is none.
 
 pub(crate) mod format;
 pub(crate) mod merge;
@@ -16,18 +20,19 @@ use std::rc::Rc;
 use culver_model::{Guid, PartitionId};
 use culver_shard::disk::{self, File};
 use culver_shard::map::Map;
-use culver_shard::yield_if_needed;
+use culver_shard::{sync, yield_if_needed};
 
 use self::format::{
     AccountEntry, BlockEntry, FOOTER_OCTETS, Footer, PAGE_OCTETS, PageEntry, TABLE_MAGIC, TABLE_VERSION,
     find_in_page, parse_index, parse_page,
 };
+use crate::cache::{Part, Reading};
 use crate::error::{FlushError, ReadError};
 use crate::manifest::TableRef;
-use crate::objects::ObjectFile;
+use crate::objects::{ObjectFile, StoredObject};
 use crate::pack::format::{FileHeader, HEADER_OCTETS};
 use crate::place::Position;
-use crate::source::BlockKind;
+use crate::source::{BlockKind, LocalFuture};
 
 /// The octets of a block, 8-aligned: read, or a part of a mapped table. Clones share them.
 #[derive(Clone)]
@@ -75,14 +80,31 @@ impl std::fmt::Debug for Block {
     }
 }
 
+/// Blocks with their numbers among those that were asked for.
+type Numbered = Vec<(usize, Block)>;
+
 /// A table opened for reading. It stays readable when its file is removed.
 pub(crate) struct Table {
     pub reference: TableRef,
     file: ObjectFile,
     path: PathBuf,
     pages: Vec<PageEntry>,
+    /// Where the octets begin that are held of a store's table: its pages, where they are not too many.
+    held: (u64, Vec<u8>),
     map: RefCell<Option<Map>>,
 }
+
+/// What of a store's table is read to open it: its end, with all its pages where it has few accounts.
+const END_OCTETS_MIN: u64 = 64 << 10;
+const END_OCTETS_MAX: u64 = 1 << 20;
+/// Octets that an account of fifty blocks takes in a page.
+const ACCOUNT_OCTETS: u64 = 2 << 10;
+/// Octets of pages that an open table of a store holds.
+const HELD_OCTETS_MAX: usize = 512 << 10;
+/// Blocks of a store's table are read together where no more than this lies between them,
+const GAP_OCTETS: u64 = 64 << 10;
+/// and not more than this at once, but at least one.
+const RUN_OCTETS: u64 = 4 << 20;
 
 /// Octets of a mapped block that are checked at once.
 const CHECK_OCTETS: usize = 256 << 10;
@@ -100,6 +122,9 @@ impl Table {
         partition: PartitionId,
         reference: TableRef,
     ) -> Result<Table, ReadError> {
+        if let Some(object) = file.stored().cloned() {
+            return Table::of_store(file, &object, path, reference).await;
+        }
         let io = || ReadError::io(path);
         let octets = file.len().await.map_err(io())?;
         let wrong = |offset: u64, what: &str| ReadError::corrupt(path, offset, what);
@@ -120,7 +145,52 @@ impl Table {
         let footer = Footer::parse(&tail, octets).map_err(|what| wrong(end, what))?;
         let index = file.read_at(footer.index_offset, footer.index_octets as usize).await.map_err(io())?;
         let pages = parse_index(&index, &footer).map_err(|what| wrong(footer.index_offset, what))?;
-        Ok(Table { reference, file, path: path.to_owned(), pages, map: RefCell::default() })
+        Ok(Table {
+            reference,
+            file,
+            path: path.to_owned(),
+            pages,
+            held: (0, Vec::new()),
+            map: RefCell::default(),
+        })
+    }
+
+    /// A table of a store, opened with one request, mostly. Its name is its key, so its beginning is not looked at.
+    async fn of_store(
+        file: ObjectFile,
+        object: &StoredObject,
+        path: &Path,
+        reference: TableRef,
+    ) -> Result<Table, ReadError> {
+        let octets = reference.octets;
+        let wanted = (reference.accounts * ACCOUNT_OCTETS).clamp(END_OCTETS_MIN, END_OCTETS_MAX);
+        let at = octets.saturating_sub(wanted);
+        let sound = |end: &[u8]| table_end(end, at, octets).is_ok();
+        let end = object.read_part(at, (octets - at) as usize, Part::TableEnd, sound).await;
+        let end = end.map_err(ReadError::io(path))?;
+        let footer = table_end(&end, at, octets).map_err(|what| ReadError::corrupt(path, at, what))?;
+        let pages = match footer.index_offset.checked_sub(at) {
+            Some(from) => {
+                let index = end.get(from as usize..).and_then(|end| end.get(..footer.index_octets as usize));
+                parse_index(index.unwrap_or_default(), &footer)
+            }
+            None => {
+                let (from, octets) = (footer.index_offset, footer.index_octets as usize);
+                let sound = |index: &[u8]| parse_index(index, &footer).is_ok();
+                let index = object.read_part(from, octets, Part::TablePiece, sound).await;
+                parse_index(&index.map_err(ReadError::io(path))?, &footer)
+            }
+        };
+        let pages = pages.map_err(|what| ReadError::corrupt(path, footer.index_offset, what))?;
+        let first = pages.first().map_or(footer.index_offset, |page| page.offset);
+        let held = match (first.checked_sub(at), footer.index_offset.checked_sub(first)) {
+            (Some(from), Some(octets)) if octets as usize <= HELD_OCTETS_MAX => {
+                let held = end.get(from as usize..from as usize + octets as usize);
+                (first, held.unwrap_or_default().to_vec())
+            }
+            _ => (0, Vec::new()),
+        };
+        Ok(Table { reference, file, path: path.to_owned(), pages, held, map: RefCell::default() })
     }
 
     /// What the table has of an account.
@@ -143,12 +213,87 @@ impl Table {
     }
 
     async fn page_octets(&self, page: &PageEntry) -> Result<Vec<u8>, ReadError> {
-        let bytes =
-            self.file.read_at(page.offset, page.length as usize).await.map_err(ReadError::io(&self.path))?;
+        let (at, octets) = (page.offset, page.length as usize);
+        let held = at.checked_sub(self.held.0).and_then(|from| self.held.1.get(from as usize..));
+        let bytes = match (held.and_then(|held| held.get(..octets)), self.file.stored()) {
+            (Some(held), _) => Ok(held.to_vec()),
+            (None, Some(object)) => {
+                let sound = |bytes: &[u8]| crc32c::crc32c(bytes) == page.crc;
+                object.read_part(at, octets, Part::TablePiece, sound).await
+            }
+            (None, None) => self.file.read_at(at, octets).await,
+        };
+        let bytes = bytes.map_err(ReadError::io(&self.path))?;
         if crc32c::crc32c(&bytes) != page.crc {
             return Err(ReadError::corrupt(&self.path, page.offset, "page's checksum is wrong"));
         }
         Ok(bytes)
+    }
+
+    /// The octets of blocks, checked, in their order: as [`Table::map_block`] where the table is a file; of a store what is not
+    /// cached, in few requests that run at once.
+    pub async fn blocks(&self, entries: &[BlockEntry], map_octets_min: u64) -> Result<Vec<Block>, ReadError> {
+        let Some(object) = self.file.stored() else {
+            let mut blocks = Vec::with_capacity(entries.len());
+            for entry in entries {
+                blocks.push(self.map_block(entry, map_octets_min).await?);
+            }
+            return Ok(blocks);
+        };
+        let mut blocks: Vec<Option<Block>> = Vec::with_capacity(entries.len());
+        for entry in entries {
+            self.check_bounds(entry)?;
+            let cached = match entry.length {
+                0 => Some(Vec::new()),
+                _ => object.cached(entry.offset, Part::TablePiece, Reading::Client).await,
+            };
+            blocks.push(cached.filter(|bytes| is_block(bytes, entry)).map(|bytes| Block::new(&bytes)));
+        }
+        let mut missing: Vec<usize> = (0..entries.len()).filter(|nth| blocks[*nth].is_none()).collect();
+        missing.sort_unstable_by_key(|nth| entries[*nth].offset);
+        let runs = missing.chunk_by(|a, b| entries[*b].offset <= end_of(&entries[*a]) + GAP_OCTETS);
+        let mut reads: Vec<LocalFuture<'_, Result<Numbered, ReadError>>> = Vec::new();
+        for run in runs {
+            let mut from = 0;
+            for to in 1..=run.len() {
+                let begin = entries[run[from]].offset;
+                if to == run.len() || end_of(&entries[run[to]]) - begin > RUN_OCTETS {
+                    reads.push(Box::pin(self.read_run(object, entries, &run[from..to])));
+                    from = to;
+                }
+            }
+        }
+        for read in sync::all(reads).await {
+            for (nth, block) in read? {
+                blocks[nth] = Some(block);
+            }
+        }
+        Ok(blocks.into_iter().map(|block| block.expect("cached, or read")).collect())
+    }
+
+    /// Reads blocks that stand near each other, ascending, with one request.
+    async fn read_run(
+        &self,
+        object: &StoredObject,
+        entries: &[BlockEntry],
+        run: &[usize],
+    ) -> Result<Numbered, ReadError> {
+        let begin = entries[run[0]].offset;
+        let end = run.iter().map(|nth| end_of(&entries[*nth])).max().unwrap_or(begin);
+        let read = object.read_at(begin, (end - begin) as usize).await.map_err(ReadError::io(&self.path))?;
+        let mut blocks = Vec::with_capacity(run.len());
+        for nth in run {
+            let entry = &entries[*nth];
+            let from = (entry.offset - begin) as usize;
+            let bytes = read.get(from..from + entry.length as usize).unwrap_or_default();
+            if !is_block(bytes, entry) {
+                return Err(ReadError::corrupt(&self.path, entry.offset, "block's checksum is wrong"));
+            }
+            object.keep(entry.offset, Part::TablePiece, bytes, Reading::Client);
+            blocks.push((*nth, Block::new(bytes)));
+            yield_if_needed().await;
+        }
+        Ok(blocks)
     }
 
     /// The octets of a block, checked: mapped from `map_octets_min` on, else read.
@@ -200,8 +345,27 @@ impl Table {
     }
 }
 
+<<<<<<< HEAD
 /// Octets of a block that are asked for at a time of a table in a store, where each request costs money.
 const COPY_STORED_OCTETS: u64 = 4 << 20;
+=======
+fn end_of(entry: &BlockEntry) -> u64 {
+    entry.offset + entry.length
+}
+
+fn is_block(bytes: &[u8], entry: &BlockEntry) -> bool {
+    bytes.len() as u64 == entry.length && crc32c::crc32c(bytes) == entry.crc
+}
+
+/// The footer at the end of a table, of which octets from `at` on were read.
+fn table_end(end: &[u8], at: u64, octets: u64) -> Result<Footer, &'static str> {
+    let footer_at = end.len().checked_sub(FOOTER_OCTETS).ok_or("table cut short")?;
+    if at + end.len() as u64 != octets {
+        return Err("the table has another size than its manifest says");
+    }
+    Footer::parse(&end[footer_at..], octets)
+}
+>>>>>>> cache
 
 /// Octets gathered before they are written.
 const WRITE_OCTETS: usize = 256 << 10;
@@ -394,8 +558,10 @@ pub(crate) async fn find_account(
 ) -> Result<(Position, BTreeMap<Guid, KeyBlocks>), ReadError> {
     let mut position = Position::default();
     let mut newest_first: BTreeMap<Guid, Vec<Kinded>> = BTreeMap::new();
-    for table in tables.iter().rev() {
-        if let Some(entry) = table.find(account).await? {
+    let finds = tables.iter().map(|table| -> LocalFuture<'_, _> { Box::pin(table.find(account)) });
+    let entries = sync::all(finds.collect()).await;
+    for (table, entry) in tables.iter().zip(entries).rev() {
+        if let Some(entry) = entry? {
             position = position.max(entry.position);
             for block in entry.blocks.into_iter().rev() {
                 newest_first.entry(block.guid).or_default().push((block.kind, (table.clone(), block)));

@@ -19,7 +19,7 @@ use support::{Mail, Oracle, account};
 const ACCOUNTS: usize = 9;
 
 fn limits() -> Limits {
-    Limits { flush_age: Duration::from_secs(3), carry_objects: 8, ..support::limits() }
+    Limits { flush_age: Duration::from_secs(3), carry_objects: 8, cache_octets: 1 << 20, ..support::limits() }
 }
 
 fn config(name: &str) -> NodeConfig {

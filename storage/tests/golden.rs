@@ -28,7 +28,7 @@ fn golden_files_of_version_1_are_read() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 7, "one file of each format");
+    assert_eq!(seen, 8, "one file of each format");
 }
 
 /// Else a fuzzer would not get behind the checksums.

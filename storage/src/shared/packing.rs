@@ -15,8 +15,10 @@ use culver_model::{AccountId, PartitionId};
 use culver_shard::{sync, yield_if_needed};
 
 use crate::body::{Body, Form, Frame, Unnamed};
+use crate::cache::{Key, Part, Reading};
 use crate::compact::MOVES_MAX;
 use crate::error::{CommitError, FlushError, SourceError};
+use crate::objects::Stored;
 use crate::pack::PackWriter;
 use crate::partition::Unflushed;
 use crate::place::{ObjectKind, Place};
@@ -73,7 +75,7 @@ impl Inner {
             self.still(id, term)?;
             let (meta, _) = self.read_record(id, &account, &record).await?;
             for body in record.bodies.iter().filter(|body| !body.dead && moves(&body.place)) {
-                let frame = Frame::open(self, id, &body.place, body.place.length).await?;
+                let frame = Frame::open(self, id, &body.place, body.place.length, Reading::Copy).await?;
                 if pack.as_ref().is_some_and(|(pack, _)| self.is_full(pack)) {
                     self.end_pack(id, pack.take()).await?;
                 }
@@ -82,12 +84,24 @@ impl Inner {
                     None => pack.insert(self.new_pack(id).await?),
                 };
                 let new = writer.put(&frame, &account, &meta).await?;
+                self.keep_moved(id, &body.place, &new, &frame);
                 moved.entry(account.clone()).or_default().push((body.place, new, guard.clone()));
                 yield_if_needed().await;
             }
         }
         self.end_pack(id, pack).await?;
         Ok(moved)
+    }
+
+    /// A body that somebody has read stays in the cache under its new place.
+    fn keep_moved(&self, partition: PartitionId, old: &Place, new: &Place, frame: &Frame) {
+        let key =
+            |place: &Place| Key { partition, object: place.object, offset: place.offset, part: Part::Frame };
+        if let (Some(cache), Some(octets)) = (self.objects.stored().and_then(Stored::cache), frame.whole())
+            && cache.was_used(&key(old))
+        {
+            cache.put(key(new), octets.len(), true, || octets.to_vec());
+        }
     }
 
     fn is_full(&self, pack: &PackWriter) -> bool {

@@ -1,0 +1,91 @@
+//! What this node commits itself goes into the cache as it is committed: nobody has to fetch it back.
+//!
+//! # Limits
+//! Of records with bodies in the journal, as far as the cache has promised room; what it has none for is read of the store when it is
+//! wanted. A body in a pack of one is: it was too large to be held.
+
+use std::rc::Rc;
+
+use culver_model::{AccountId, PartitionId};
+
+use super::{Key, Part};
+use crate::body::format::put_raw_frame;
+use crate::body::{Body, Form, WHOLE_MAX};
+use crate::journal::commit::OnCommit;
+use crate::journal::format::{NewRecord, RecordKind, put_head};
+use crate::objects::Stored;
+use crate::place::HERE;
+use crate::storage::{Committed, Inner};
+
+impl Inner {
+    /// What is about to be committed of a message goes into the cache when it is: whoever is told of it reads it, and so does
+    /// the next flush.
+    pub fn keep_committed(
+        self: &Rc<Self>,
+        partition: PartitionId,
+        account: &AccountId,
+        meta: &[u8],
+        bodies: &[Body],
+        on_commit: OnCommit,
+    ) -> OnCommit {
+        let Some(cache) = self.objects.stored().and_then(Stored::cache) else { return on_commit };
+        let frames: usize = bodies.iter().map(Body::frame_octets).sum();
+        if frames == 0 || bodies.iter().any(|body| body.octets() > WHOLE_MAX) {
+            return on_commit;
+        }
+        let Some(promised) = cache.promise(meta.len() + frames) else { return on_commit };
+        let (cache, inner, account) = (cache.clone(), Rc::downgrade(self), account.clone());
+        let frame = |body: &Body| {
+            let mut frame = Vec::new();
+            if let Form::Inline { bytes, .. } = &body.0 {
+                put_raw_frame(bytes, &mut frame);
+            }
+            frame
+        };
+        let (meta, kept): (Vec<u8>, Vec<Vec<u8>>) = (meta.to_vec(), bodies.iter().map(frame).collect());
+        Box::new(move |result| {
+            drop(promised);
+            if let (Ok(committed), Some(inner)) = (&result, inner.upgrade()) {
+                if let Some((key, head)) = inner.record_head(partition, &account, &meta, frames, committed) {
+                    cache.put(key, head.len(), false, || head);
+                }
+                for (place, frame) in committed.bodies.iter().zip(kept) {
+                    let key =
+                        Key { partition, object: place.object, offset: place.offset, part: Part::Frame };
+                    if !frame.is_empty() {
+                        cache.put(key, frame.len(), false, || frame);
+                    }
+                }
+            }
+            on_commit(result);
+        })
+    }
+
+    /// The head of a record that was just committed, as it stands in its journal object.
+    fn record_head(
+        &self,
+        id: PartitionId,
+        account: &AccountId,
+        meta: &[u8],
+        frames: usize,
+        committed: &Committed,
+    ) -> Option<(Key, Vec<u8>)> {
+        let partition = self.partition(id).borrow();
+        let records = partition.unflushed.get(account)?;
+        let record = records.iter().rev().find(|record| record.position == committed.position)?;
+        let mut places = committed.bodies.clone();
+        for place in places.iter_mut().filter(|place| place.object == record.segment) {
+            place.object.number = HERE;
+            place.offset -= record.offset;
+        }
+        let (kind, epoch, account) = (RecordKind::Data, committed.position.epoch, account.as_str());
+        let mut head = Vec::new();
+        put_head(
+            &NewRecord { kind, partition: id, epoch, account, meta, places: &places },
+            frames,
+            &mut head,
+        );
+        let part = Part::RecordHead;
+        Some((Key { partition: id, object: record.segment, offset: record.offset, part }, head))
+    }
+}
