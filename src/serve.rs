@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod auth;
+pub mod away;
 pub mod imap;
 pub mod lmtp;
 pub mod metrics;

@@ -51,6 +51,7 @@ pub use journal::commit::{Haste, OnCommit};
 pub use limits::Limits;
 pub use place::{ObjectId, ObjectKind, Place, Position};
 pub use root::{Root, Share};
+pub use shared::holding::Standing;
 pub use shared::journal::Windows;
 pub use shared::node::{Node, NodeConfig, NodeShare};
 pub use shared::seal::SealError;

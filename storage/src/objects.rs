@@ -20,7 +20,7 @@ use crate::paths::Paths;
 use crate::place::{ObjectId, ObjectKind};
 use crate::shared::format::Incarnation;
 use crate::shared::keys;
-use crate::store::{Octets, Patience, Store, StoreError};
+use crate::store::{Costs, Octets, Patience, Store, StoreError};
 
 /// How long a draft may take to be sent, with all tries.
 const SEND_WITHIN: Duration = Duration::from_secs(120);
@@ -46,6 +46,11 @@ pub(crate) struct Stored {
 impl Stored {
     pub fn new(store: Store, drafts: PathBuf) -> Stored {
         Stored { store, drafts, journals: RefCell::default() }
+    }
+
+    /// What its requests cost so far.
+    pub fn costs(&self) -> &Costs {
+        self.store.costs()
     }
 
     /// Notes in which journal the records of an epoch of a partition stand.

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use culver_model::PartitionId;
-use culver_shard::sync::Notify;
+use culver_shard::sync::{Notify, Semaphore};
 use culver_shard::{Queue, Task, disk, local, mesh, random, set_local, shards, spawn, sync, time};
 
 use super::format::{Base, Content, FREED, Incarnation, ObjectHead, PartitionOwner, SharedLow};
@@ -38,7 +38,7 @@ use crate::root::format::StoreIdentity;
 use crate::root::nonce;
 use crate::source::LocalFuture;
 use crate::storage::Storage;
-use crate::store::{Created, Octets, Patience, Store, StoreError, StoreUrl};
+use crate::store::{Costs, Created, Octets, Patience, Store, StoreError, StoreUrl};
 
 /// How long requests of the agent are tried.
 const PATIENCE: Patience =
@@ -129,8 +129,14 @@ struct Inner {
     config: NodeConfig,
     journal: RefCell<NodeJournal>,
     state: RefCell<State>,
+    /// One round of the agent, or one takeover that was asked for, at a time: what is claimed is taken over once.
+    turn: Semaphore,
+    /// The first round is over.
+    looked: Cell<bool>,
     /// Something is to be looked at before its time.
     due: Notify,
+    /// A round is over.
+    rounds: Notify,
     stopping: Cell<bool>,
     task: RefCell<Option<Task<()>>>,
     _lock: disk::Lock,
@@ -185,7 +191,7 @@ impl Node {
         config: NodeConfig,
     ) -> Result<Node, OpenError> {
         let store = Store::open(url).await.map_err(OpenError::Store)?;
-        let dialect = store.probe(true).await.map_err(OpenError::Probe)?;
+        let dialect = store.probe(url.is_shared()).await.map_err(OpenError::Probe)?;
         for note in &dialect.notes {
             tracing::warn!(note, "the store");
         }
@@ -233,7 +239,10 @@ impl Node {
             config,
             journal: RefCell::new(journal),
             state: RefCell::new(state),
+            turn: Semaphore::new(1),
+            looked: Cell::new(false),
             due: Notify::new(),
+            rounds: Notify::new(),
             stopping: Cell::new(false),
             task: RefCell::default(),
             _lock: lock,
@@ -268,6 +277,27 @@ impl Node {
         state.owners.get(&partition).map(|owner| (owner.name.clone(), owner.address.clone()))
     }
 
+    /// As its operator named it.
+    pub fn name(&self) -> &str {
+        &self.0.config.name
+    }
+
+    /// What the requests of the agent and of the journal cost so far; those of shards are told by their storage.
+    pub fn costs(&self) -> &Costs {
+        self.0.store.costs()
+    }
+
+    /// Ready when this node has looked at all owners once, and has taken what nobody owned.
+    pub async fn looked(&self) {
+        loop {
+            let seen = self.0.rounds.version();
+            if self.0.looked.get() {
+                return;
+            }
+            self.0.rounds.changed_since(seen).await;
+        }
+    }
+
     /// The store has not answered a commit for long: it is tried again until it does.
     pub fn is_late(&self) -> bool {
         self.0.journal.borrow().is_late()
@@ -280,6 +310,7 @@ impl Node {
 
     /// Takes partitions from whoever has them, at once.
     pub async fn take_over(&self, partitions: &[PartitionId]) -> Result<usize, SealError> {
+        let _turn = self.0.turn.acquire(1).await;
         let held: BTreeSet<PartitionId> = self.held().into_iter().collect();
         let wanted: Vec<PartitionId> = partitions.iter().copied().filter(|id| !held.contains(id)).collect();
         self.0.look_at_owners(wanted.iter().copied()).await?;
@@ -297,6 +328,7 @@ impl Node {
         if let Some(task) = task {
             task.cancel().await;
         }
+        let _turn = self.0.turn.acquire(1).await;
         let releases = self.held().into_iter().map(|id| {
             let shard = self.0.shard_of(id);
             let release: LocalFuture<'_, ()> = Box::pin(async move {
@@ -370,12 +402,20 @@ impl Inner {
     async fn run(self: Rc<Self>) {
         while !self.stopping.get() {
             let seen = self.due.version();
+            let turn = self.turn.acquire(1).await;
             if self.journal.borrow().has_ended() {
                 self.renew().await;
             }
-            if let Err(error) = Box::pin(self.round()).await {
-                tracing::warn!(%error, "the store does not tell who owns what; it is asked again");
+            match Box::pin(self.round()).await {
+                Ok(()) => {
+                    self.looked.set(true);
+                    self.rounds.notify_all();
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the store does not tell who owns what; it is asked again");
+                }
             }
+            drop(turn);
             let pause = self.config.look.mul_f64(0.75 + random::below(500) as f64 / 1000.0);
             let journal = self.journal.borrow().clone();
             let wait = async {
