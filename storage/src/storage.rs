@@ -511,7 +511,7 @@ impl Inner {
         }
         let (stuck, term) = {
             let partition = self.partition(partition).borrow();
-            if partition.serving != Serving::Open {
+            if !partition.serving.takes(haste) {
                 return Err(SubmitError::NotHere);
             }
             (partition.left_out.get(account).copied().unwrap_or(0), partition.term)

@@ -170,10 +170,12 @@ impl Storage {
         Ok(manifest)
     }
 
-    /// Flushes until nothing is unflushed.
+    /// Flushes until nothing is unflushed, nor on its way to be.
     async fn flush_for_release(&self, id: PartitionId) -> Result<(), HoldError> {
         loop {
             self.0.flush_now(id).await?;
+            // What was taken before, and what moved bodies: the manifest must hold it, for it is answered.
+            self.0.told_of(id).await;
             let in_journals = {
                 let partition = self.0.partition(id).borrow();
                 match (partition.serving, partition.unflushed.is_empty(), partition.left_out.is_empty()) {
