@@ -433,6 +433,7 @@ async fn serve_part<A: FnOnce()>(
             let (terminate, hangup) = (shard::signal::terminate()?, shard::signal::hangup()?);
             tasks.push(shard::spawn(Queue::Background, "signals", signals(shared.clone(), terminate, hangup)));
             if let Some(node) = node {
+                store::announce(&config, node).await?;
                 node.begin();
                 futures_lite::future::or(node.looked(), shard::stopped()).await;
             }

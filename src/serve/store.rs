@@ -9,6 +9,7 @@
 
 use super::Shard;
 use crate::config::{Config, SharedStore};
+use crate::control::{self, Control};
 use anyhow::{Context, Result};
 use culver_shard as shard;
 use culver_shard::{mesh, time};
@@ -67,6 +68,19 @@ async fn join(config: &Config, shared: &SharedStore, directory: &Path) -> Result
     joined.with_context(|| format!("store {}", shared.url))
 }
 
+/// Lets the operator's commands find this node, on shard 0.
+pub async fn announce(config: &Config, node: &Node) -> Result<()> {
+    let control = Control::new(config, node.name());
+    let (written, directory) = (control.clone(), config.storage.directory.clone());
+    let done = shard::annex::run(move || written.write(&directory)).await;
+    let path = control::path(&config.storage.directory);
+    done.map_err(anyhow::Error::from)
+        .and_then(|written| Ok(written?))
+        .with_context(|| format!("{} cannot be written", path.display()))?;
+    shard::set_local(Rc::new(control));
+    Ok(())
+}
+
 /// Starts this shard's part.
 pub async fn start(part: Part) -> Result<Storage> {
     Ok(match part {
@@ -93,7 +107,13 @@ pub async fn end(here: &Shard, node: Option<&Node>, storage: Storage, flush: boo
         return storage.close(flush).await;
     }
     match node {
-        Some(node) => leave(node).await,
+        Some(node) => {
+            let control = control::path(&here.config().storage.directory);
+            if let Err(error) = shard::disk::remove(&control).await {
+                tracing::warn!(path = %control.display(), %error, "left behind");
+            }
+            leave(node).await;
+        }
         None => {
             // Shard 0 drains as this one did, and then takes leave.
             let within = 2 * here.config().drain + LEAVE_WITHIN;

@@ -346,10 +346,10 @@ impl Inner {
         let whole = (from == 0).then_some(cov);
         let draft = (path, self.objects.sync_drafts());
         let merged = merge(&opened, whole, draft, self.file_header(id, object), object).await?;
-        let named = self.partition(id).borrow().manifest.clone();
+        // The partition may be lost by now, or have come again: what it stands on is not asked of it.
         for table in tables.drain(from..) {
-            // The table of this very flush is named by nothing.
-            if !named.as_ref().is_some_and(|manifest| manifest.tables.contains(&table)) {
+            // The table of this very flush is named by nothing; all others are, until it is committed.
+            if written.contains(&table.object) {
                 written.retain(|other| *other != table.object);
                 self.garbage.borrow_mut().push((id, table.object));
             }
