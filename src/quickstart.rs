@@ -99,7 +99,14 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         if samples { fresh.iter().map(|(id, _)| id.clone()).collect() } else { Vec::new() };
     let base = options.port_base;
     let shown = fresh.first().cloned();
-    serve::run(config, samples, move || announce(&dir, base, shown.as_ref()))
+    let shared = config.storage.shared.as_ref();
+    let node = shared.map(|shared| format!("Node {} of {}", shared.name, shared.url));
+    serve::run(config, samples, move || {
+        if let Some(node) = node {
+            println!("{node}");
+        }
+        announce(&dir, base, shown.as_ref());
+    })
 }
 
 /// Where mail is, and on a shared store who this node is: its own part lies in `DIR/node`.

@@ -110,6 +110,12 @@ impl StorageConfig {
             let remedy = "write what a client can connect to, such as \"mail-1.example.net:143\"";
             problems.at(*line, "storage.address", "is not an address", remedy);
         }
+        if let Some((dir, line)) = &dir
+            && !dir.starts_with('/')
+        {
+            let remedy = "write a directory of this machine alone, such as \"/var/lib/culver\"";
+            problems.at(*line, "storage.dir", "is not an absolute path", remedy);
+        }
         if let Some((lease, line)) = &lease
             && !LEASES.contains(lease)
         {
@@ -142,13 +148,7 @@ impl StorageConfig {
         }
         match dir {
             None => section.missing("dir", "dir = \"/var/lib/culver\": the node's own part", problems),
-            Some((dir, line)) => {
-                if !dir.starts_with('/') {
-                    let remedy = "write a directory of this machine alone, such as \"/var/lib/culver\"";
-                    problems.at(line, "storage.dir", "is not an absolute path", remedy);
-                }
-                config.directory = PathBuf::from(dir);
-            }
+            Some((dir, _)) => config.directory = PathBuf::from(dir),
         }
         let name = match node {
             Some((name, _)) => name,

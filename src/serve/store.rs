@@ -13,7 +13,8 @@ use crate::control::{self, Control};
 use anyhow::{Context, Result};
 use culver_shard as shard;
 use culver_shard::{mesh, time};
-use culver_storage::{Node, NodeShare, Root, Share, Storage};
+use culver_storage::store::{ProbeError, StoreError};
+use culver_storage::{Node, NodeShare, OpenError, Root, Share, Storage};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -21,8 +22,8 @@ use std::time::Duration;
 
 /// For handing all partitions over. What is not handed over then is taken over by whoever comes next, from the journal.
 const LEAVE_WITHIN: Duration = Duration::from_secs(15);
-/// For closing a shard's part of a shared store.
-const CLOSE_WITHIN: Duration = Duration::from_secs(15);
+/// For closing a shard's part of a shared store, when all that can be handed over is.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// Between two looks at another shard.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -65,7 +66,14 @@ pub async fn open(config: &Config, parts: &Parts) -> Result<Option<Node>> {
 async fn join(config: &Config, shared: &SharedStore, directory: &Path) -> Result<Node> {
     let node = shared.node(config.imap_address());
     let joined = Node::join(&shared.url, directory, culver_storage::Limits::default(), node).await;
-    joined.with_context(|| format!("store {}", shared.url))
+    joined.map_err(|error| {
+        let late = matches!(
+            &error,
+            OpenError::Store(StoreError::Late { .. }) | OpenError::Probe(ProbeError::Store(StoreError::Late { .. }))
+        );
+        let remedy = if late { "; look whether it runs, and whether this machine reaches it" } else { "" };
+        anyhow::anyhow!("store {}: {error}{remedy}", shared.url)
+    })
 }
 
 /// Lets the operator's commands find this node, on shard 0.

@@ -30,6 +30,7 @@ pub fn tests() -> Vec<Test> {
         Test { name: "nodes_takeover_takes_at_once_and_the_other_stands_by", run: |_| takeover() },
         Test { name: "nodes_open_sessions_end_when_their_account_goes", run: |_| sessions_end() },
         Test { name: "nodes_one_whose_directory_was_deleted_serves_the_same", run: |_| directory_deleted() },
+        Test { name: "nodes_a_store_that_is_away_is_told_and_holds_up_no_stop", run: |_| store_away() },
         Test { name: "nodes_commands_say_what_is_missing", run: |_| commands() },
         Test { name: "nodes_a_store_that_cannot_be_used_is_told_in_one_line", run: |_| wrong_stores() },
     ]
@@ -323,6 +324,36 @@ fn directory_deleted() -> Fallible {
         serves_all(&a, TAKE_OVER)?;
         same(&before, &picture(&a)?).map_err(|why| format!("{how}: {why}"))?;
     }
+    a.terminate()
+}
+
+/// The directory is gone for a while, as a mount that was lost.
+fn store_away() -> Fallible {
+    let site = Site::new("away")?;
+    let mut a = site.start("a")?;
+    let (store, kept) = (site.dir.path().join("store"), site.dir.path().join("kept"));
+    let mut open = Imap::login(a.ports.imap, &user(0), &password(0))?;
+    open.must("SELECT INBOX")?;
+    fs::rename(&store, &kept)?;
+    fs::write(&store, b"")?;
+    let away = "the store of this account does not answer, try again later";
+    eventually("a node without a proof answers no reads", TAKE_OVER, || {
+        Ok(login(&a, 0)? == format!("NO [UNAVAILABLE] {away}"))
+    })?;
+    let said = open.command("FETCH 1:* FLAGS")?.result;
+    ensure!(said == format!("NO [UNAVAILABLE] {away}"), "{said}");
+    let mut lmtp = Lmtp::open(a.ports.lmtp)?;
+    lmtp.command("MAIL FROM:<s@example.net>", "250")?;
+    let said = lmtp.command(&format!("RCPT TO:<{}>", user(0)), "451 4.3.2")?;
+    ensure!(said.ends_with(away), "{said}");
+    fs::remove_file(&store)?;
+    fs::rename(&kept, &store)?;
+    serves_all(&a, TAKE_OVER)?;
+    open.must("NOOP")?;
+    open.must("FETCH 1:* FLAGS").or_else(|_| open.must("UID FETCH 1:* FLAGS"))?;
+    fs::rename(&store, &kept)?;
+    fs::write(&store, b"")?;
+    // Its limits are 15 and 5 seconds.
     a.terminate()
 }
 
