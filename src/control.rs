@@ -76,7 +76,9 @@ impl Control {
                 Ok(bytes) => return Control::parse(&bytes).with_context(|| format!("{}", path.display())),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) if error.kind() == ErrorKind::NotADirectory => {}
-                Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("{} cannot be read", path.display()));
+                }
             }
         }
         let has = |name: &str| [inner.join(name), dir.join(name)].iter().any(|path| path.exists());
@@ -98,7 +100,8 @@ impl Control {
 
     fn parse(bytes: &[u8]) -> Result<Control> {
         let value: Value = serde_json::from_slice(bytes)?;
-        let text = |key: &str| value[key].as_str().map(str::to_owned).with_context(|| format!("it names no {key}"));
+        let text =
+            |key: &str| value[key].as_str().map(str::to_owned).with_context(|| format!("it names no {key}"));
         let address = match value["address"].as_str() {
             Some(address) => Some(address.parse().context("its address is none")?),
             None => None,
@@ -117,8 +120,13 @@ impl Control {
         };
         let (status, body) = match self.exchange(address, method, target) {
             Ok(answer) => answer,
-            Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) => {
-                bail!("node {} does not run: nobody answers at its admin port {address}; start it first", self.node)
+            Err(error)
+                if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) =>
+            {
+                bail!(
+                    "node {} does not run: nobody answers at its admin port {address}; start it first",
+                    self.node
+                )
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 bail!("node {} does not answer at {address}; look at its log", self.node)
@@ -154,7 +162,9 @@ impl Control {
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         match (status, end) {
             (Some(status), Some(end)) => Ok((status, answer.split_off(end + 4))),
-            _ => Err(std::io::Error::new(ErrorKind::ConnectionReset, "the connection ended without an answer")),
+            _ => {
+                Err(std::io::Error::new(ErrorKind::ConnectionReset, "the connection ended without an answer"))
+            }
         }
     }
 }
@@ -184,7 +194,11 @@ pub fn partitions(text: &str) -> Result<Option<Vec<u16>>, String> {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         match (first.parse::<u16>(), last.parse::<u16>()) {
             (Ok(first), Ok(last)) if first <= last => found.extend(first..=last),
-            _ => return Err(format!("{part:?} is not a partition; write all, or numbers and ranges as in 0,3,5-9")),
+            _ => {
+                return Err(format!(
+                    "{part:?} is not a partition; write all, or numbers and ranges as in 0,3,5-9"
+                ));
+            }
         }
     }
     Ok(Some(found.into_iter().collect()))
@@ -215,7 +229,8 @@ mod tests {
         let control = Control::new(&config, "mail-1");
         control.write(dir.path()).unwrap();
         control.write(dir.path()).unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::mode(&path(dir.path()).metadata().unwrap().permissions());
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&path(dir.path()).metadata().unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(Control::find(dir.path()).unwrap(), control);
         assert_eq!(control.address, Some("127.0.0.1:8080".parse().unwrap()));

@@ -57,7 +57,9 @@ pub fn takeover(options: &Takeover) -> Result<ExitCode> {
             number("held")
         );
         if missing > 0 {
-            println!("{BAD}not taken{BAD:#} {missing}: another node was quicker, or they are damaged; look at the log");
+            println!(
+                "{BAD}not taken{BAD:#} {missing}: another node was quicker, or they are damaged; look at the log"
+            );
         }
     }
     Ok(if missing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -86,10 +88,20 @@ pub fn cost(options: &Cost) -> Result<ExitCode> {
         let keys = ["kind", "purpose", "requests", "failed", "octets_sent", "octets_received", "money"];
         println!("{}", row(&keys.map(|key| text(&kind[key]))));
     }
-    println!("in all {} {currency}; {} retries, {} reads asked twice", text(&told["money"]), told["retries"], told["hedges"]);
+    println!(
+        "in all {} {currency}; {} retries, {} reads asked twice",
+        text(&told["money"]),
+        told["retries"],
+        told["hedges"]
+    );
     let accounts = told["accounts"].as_array().map_or(&[][..], Vec::as_slice);
     for account in accounts.iter().take(ACCOUNTS_SHOWN) {
-        println!("  {} {} requests, {} {currency}", text(&account["account"]), account["requests"], text(&account["money"]));
+        println!(
+            "  {} {} requests, {} {currency}",
+            text(&account["account"]),
+            account["requests"],
+            text(&account["money"])
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

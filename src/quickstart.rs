@@ -1,7 +1,8 @@
 //! `culver quickstart`: everything in one process on 127.0.0.1, with no configuration.
 
 use crate::config::{
-    Config, ListenerConfig, Service, SharedStore, StorageConfig, TlsConfig, check_lease, check_name, store_url,
+    Config, ListenerConfig, Service, SharedStore, StorageConfig, TlsConfig, check_lease, check_name,
+    store_url,
 };
 use crate::serve::{self, Shard};
 use anstream::println;
@@ -95,8 +96,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             tls: *tls,
         })
         .collect();
-    let samples =
-        if samples { fresh.iter().map(|(id, _)| id.clone()).collect() } else { Vec::new() };
+    let samples = if samples { fresh.iter().map(|(id, _)| id.clone()).collect() } else { Vec::new() };
     let base = options.port_base;
     let shown = fresh.first().cloned();
     let shared = config.storage.shared.as_ref();

@@ -431,7 +431,11 @@ async fn serve_part<A: FnOnce()>(
         Some((samples, announce)) => {
             barrier?;
             let (terminate, hangup) = (shard::signal::terminate()?, shard::signal::hangup()?);
-            tasks.push(shard::spawn(Queue::Background, "signals", signals(shared.clone(), terminate, hangup)));
+            tasks.push(shard::spawn(
+                Queue::Background,
+                "signals",
+                signals(shared.clone(), terminate, hangup),
+            ));
             if let Some(node) = node {
                 store::announce(&config, node).await?;
                 node.begin();
@@ -530,7 +534,8 @@ async fn all_started(here: &Rc<Shard>) -> Result<()> {
     here.started.set(true);
     for other in 0..shard::shards() {
         loop {
-            match mesh::call(other, || async { Shard::here().is_some_and(|shard| shard.started.get()) }).await {
+            match mesh::call(other, || async { Shard::here().is_some_and(|shard| shard.started.get()) }).await
+            {
                 Ok(true) => break,
                 Ok(false) => time::sleep(Duration::from_millis(2)).await,
                 Err(gone) => bail!("shard {} did not start", gone.shard),

@@ -127,16 +127,28 @@ fn users_and_certificates_are_looked_into() {
 fn a_store_that_nodes_share_needs_a_directory_of_the_node_and_a_name_that_can_be_one() {
     let storage = |lines: &str| mistakes(&GOOD.replace("url = \"file:///var/lib/culver\"", lines));
     let shared = "url = \"s3://mail/p?endpoint=http://127.0.0.1:9000\"\n";
-    let whole = format!("{shared}dir = \"/var/lib/culver\"\nnode = \"mail-1\"\nlease = \"10s\"\naddress = \"m1:143\"");
+    let whole = format!(
+        "{shared}dir = \"/var/lib/culver\"\nnode = \"mail-1\"\nlease = \"10s\"\naddress = \"m1:143\""
+    );
     assert_eq!(storage(&whole), []);
-    assert_eq!(storage(&format!("{whole}\nprices = {{ put = 0.01, get = 1, currency = \"EUR\" }}")).len(), 1, "a table");
+    assert_eq!(
+        storage(&format!("{whole}\nprices = {{ put = 0.01, get = 1, currency = \"EUR\" }}")).len(),
+        1,
+        "a table"
+    );
     assert_eq!(storage(&format!("{whole}\n[storage.prices]\nput = 0.01\nget = 1\ncurrency = \"EUR\"")), []);
     for (lines, wanted) in [
         ("node = \"mail-1\"", &[(3, "storage.dir")][..]),
-        ("dir = \"var\"\nnode = \"a/b\"\nlease = \"1s\"", &[(5, "storage.dir"), (6, "storage.node"), (7, "storage.lease")]),
+        (
+            "dir = \"var\"\nnode = \"a/b\"\nlease = \"1s\"",
+            &[(5, "storage.dir"), (6, "storage.node"), (7, "storage.lease")],
+        ),
         ("dir = \"/d\"\nnode = \"\"", &[(6, "storage.node")]),
         ("dir = \"/d\"\nnode = \"a\"\naddress = \"a b\"", &[(7, "storage.address")]),
-        ("dir = \"/d\"\nnode = \"a\"\n[storage.prices]\nput = -1\nputs = 1", &[(8, "storage.prices.put"), (9, "storage.prices.puts")]),
+        (
+            "dir = \"/d\"\nnode = \"a\"\n[storage.prices]\nput = -1\nputs = 1",
+            &[(8, "storage.prices.put"), (9, "storage.prices.puts")],
+        ),
     ] {
         let mut found = storage(&format!("{shared}{lines}"));
         found.sort();

@@ -29,9 +29,7 @@ use culver_shard::{disk, mesh, time};
 use futures_lite::future::or;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{
-    ACCEPT, ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
-};
+use hyper::header::{ACCEPT, ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -204,7 +202,9 @@ async fn respond(shard: &Shard, request: &Request<Incoming>) -> Answer {
         }
         Route::Cost | Route::Takeover if !node::allows(authorization) => unauthorized(),
         Route::Cost => json_answer(node::cost(&shard.config().storage).await),
-        Route::Takeover => json_answer(node::takeover(shard, request.uri().query().unwrap_or_default()).await),
+        Route::Takeover => {
+            json_answer(node::takeover(shard, request.uri().query().unwrap_or_default()).await)
+        }
         Route::Metrics => {
             let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
             let format = Format::accepted(accept.unwrap_or_default());

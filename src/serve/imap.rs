@@ -19,8 +19,8 @@ mod state;
 mod store;
 
 use super::auth::{self, Login};
-use super::metrics::{Gauge, add, count};
 use super::away::{away, away_from};
+use super::metrics::{Gauge, add, count};
 use super::{Peer, Shard};
 use culver_mailbox::record::Record;
 use culver_mailbox::{Changes, OpenError, Session, View};

@@ -17,11 +17,11 @@ mod maildrop;
 
 use self::lock::Hold;
 use super::auth::{self, Login};
-use super::metrics::{Gauge, add, count};
 use super::away::{away, away_from};
+use super::metrics::{Gauge, add, count};
 use super::{Peer, SessionId, Shard};
-use culver_mailbox::{ChangeError, OpenError, Session};
 use culver_mailbox::record::Record;
+use culver_mailbox::{ChangeError, OpenError, Session};
 use culver_model::{AccountId, Guid, Uid, UidSet};
 use culver_proto::away::Away;
 use culver_proto::pop3::{self as proto, Event, Refusal, Server};

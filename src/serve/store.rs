@@ -69,7 +69,8 @@ async fn join(config: &Config, shared: &SharedStore, directory: &Path) -> Result
     joined.map_err(|error| {
         let late = matches!(
             &error,
-            OpenError::Store(StoreError::Late { .. }) | OpenError::Probe(ProbeError::Store(StoreError::Late { .. }))
+            OpenError::Store(StoreError::Late { .. })
+                | OpenError::Probe(ProbeError::Store(StoreError::Late { .. }))
         );
         let remedy = if late { "; look whether it runs, and whether this machine reaches it" } else { "" };
         anyhow::anyhow!("store {}: {error}{remedy}", shared.url)

@@ -91,7 +91,8 @@ fn deliver(node: &Culver, count: usize) -> Fallible {
     let users: Vec<String> = (0..ACCOUNTS).map(user).collect();
     let to: Vec<&str> = users.iter().map(String::as_str).collect();
     for n in 0..count {
-        let text = format!("Subject: delivered {n}\r\nTo: all@example.test\r\n\r\n{}\r\n", "x".repeat(n * 700));
+        let text =
+            format!("Subject: delivered {n}\r\nTo: all@example.test\r\n\r\n{}\r\n", "x".repeat(n * 700));
         for reply in lmtp.deliver("s@example.net", &to, text.as_bytes())? {
             ensure!(reply.starts_with("250"), "{reply}");
         }
@@ -360,10 +361,16 @@ fn store_away() -> Fallible {
 fn commands() -> Fallible {
     let site = Site::new("commands")?;
     let elsewhere = command(&["takeover", "--partitions", "all"], site.dir.path())?;
-    ensure!(elsewhere.code == Some(1) && elsewhere.output.contains("not the directory of a node"), "{}", elsewhere.output);
+    ensure!(
+        elsewhere.code == Some(1) && elsewhere.output.contains("not the directory of a node"),
+        "{}",
+        elsewhere.output
+    );
     let mut a = site.start("a")?;
     let (data, admin) = (a.data(), a.ports.admin.ok_or("no admin port")?);
-    for (list, wanted) in [("3-1", "is not a partition"), ("64", "there is no partition 64"), ("", "is not a partition")] {
+    for (list, wanted) in
+        [("3-1", "is not a partition"), ("64", "there is no partition 64"), ("", "is not a partition")]
+    {
         let done = command(&["takeover", "--partitions", list], &data)?;
         ensure!(done.code == Some(1) && done.output.contains(wanted), "{list}: {}", done.output);
     }
@@ -376,7 +383,10 @@ fn commands() -> Fallible {
         let mut connection = Connection::open(admin)?;
         connection.send(format!("{request}Host: x\r\nConnection: close\r\n\r\n").as_bytes())?;
         let answer = String::from_utf8_lossy(&connection.read_to_end()?).to_lowercase();
-        ensure!(answer.starts_with(&format!("http/1.1 {status}")) && answer.contains(with), "{request}: {answer}");
+        ensure!(
+            answer.starts_with(&format!("http/1.1 {status}")) && answer.contains(with),
+            "{request}: {answer}"
+        );
     }
     let control = data.join("node/CONTROL");
     let kept = fs::read(&control)?;
