@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 mod reader;
+mod storage;
 
 pub use reader::{Problem, Problems as ConfigProblems};
+pub use storage::{Prices, SharedStore, StorageConfig, check_lease, check_name, store_url};
 
 /// RFC 2177 §3 has clients begin their IDLE anew after 29 minutes: a keep-alive beyond that would never be sent.
 const KEEPALIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(29 * 60);
@@ -45,12 +47,6 @@ pub struct Config {
     pub log: LogConfig,
     /// How long sessions may finish what they do after SIGTERM.
     pub drain: Duration,
-}
-
-#[derive(Clone, Debug)]
-pub struct StorageConfig {
-    /// `file:///path`.
-    pub directory: PathBuf,
 }
 
 /// What a listener speaks.
@@ -164,7 +160,7 @@ impl Config {
         Config {
             hostname: hostname(),
             shards: 0,
-            storage: StorageConfig { directory },
+            storage: StorageConfig::local(directory),
             listeners: Vec::new(),
             tls: None,
             users: UsersConfig { secure_networks: loopback(), ..UsersConfig::default() },
@@ -203,6 +199,18 @@ impl Config {
             ],
             log: LogConfig { json: false, level: "info".to_owned() },
             drain: Duration::from_secs(10),
+        }
+    }
+
+    /// Where clients reach IMAP here, for nodes that tell clients of this one.
+    pub fn imap_address(&self) -> String {
+        let imap = self.listeners.iter().filter(|listener| listener.service == Service::Imap);
+        match imap.min_by_key(|listener| listener.tls) {
+            None => String::new(),
+            Some(listener) if listener.address.ip().is_unspecified() => {
+                format!("{}:{}", self.hostname, listener.address.port())
+            }
+            Some(listener) => listener.address.to_string(),
         }
     }
 
@@ -246,13 +254,7 @@ impl Config {
         root.duration("drain", problems, |value| config.drain = value);
 
         let mut storage = root.section("storage", problems);
-        if let Some((url, line)) = storage.required_text("url", "url = \"file:///var/lib/culver\"", problems)
-        {
-            match store_directory(&url) {
-                Ok(directory) => config.storage.directory = directory,
-                Err(why) => problems.at(line, "storage.url", &why, "write file:///absolute/path"),
-            }
-        }
+        config.storage = StorageConfig::parse(&mut storage, problems);
         storage.finish(problems);
 
         let without_tls = !root.has("tls");
@@ -544,26 +546,12 @@ fn parse_users(root: &mut Section, config: &mut Config, inside: bool, problems: 
     users.finish(problems);
 }
 
-/// The directory that a store URL names.
-pub fn store_directory(url: &str) -> Result<PathBuf, String> {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return Err(format!("{url:?} is not a URL"));
-    };
-    match scheme {
-        "file" if rest.starts_with('/') && rest.len() > 1 && !rest.contains(['?', '#']) => {
-            Ok(PathBuf::from(rest))
-        }
-        "file" => Err(format!("{url:?} does not name an absolute path")),
-        "s3" | "sproxyd" => Err(format!("{scheme}:// stores are not supported by this version")),
-        _ => Err(format!("{scheme}:// is not a store that is known")),
-    }
-}
-
 fn loopback() -> Vec<Network> {
     ["127.0.0.0/8", "::1"].iter().filter_map(|network| Network::parse(network)).collect()
 }
 
-fn hostname() -> String {
+/// As the kernel knows this machine.
+pub fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }

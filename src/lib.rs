@@ -2,6 +2,8 @@
 
 pub mod chores;
 pub mod config;
+pub mod control;
 pub mod log;
+pub mod nodes;
 pub mod quickstart;
 pub mod serve;

@@ -3,7 +3,7 @@
 use anstream::eprintln;
 use anstyle::{AnsiColor, Style};
 use clap::{Parser, Subcommand};
-use culver::{chores, quickstart, serve};
+use culver::{chores, nodes, quickstart, serve};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -50,6 +50,18 @@ Ports are --port-base plus the standard port: IMAP 20143, IMAPS 20993, POP3 2011
         /// The configuration (TOML)
         file: PathBuf,
     },
+    /// Take accounts of other nodes over, at once: of a node on a shared store that runs in DIR
+    #[command(after_help = "Examples:
+  culver takeover --partitions all --dir culver-data
+  culver takeover --partitions 0,3,5-9 --dir /var/lib/culver --json
+The nodes that had them lose them, and stand by. Nothing that was acknowledged is lost.")]
+    Takeover(nodes::Takeover),
+    /// Tell what the requests to a shared store cost: of a node that runs in DIR
+    #[command(after_help = "Examples:
+  culver cost --dir culver-data
+  culver cost --json --dir /var/lib/culver
+Since the node's start. Prices are those of [storage.prices].")]
+    Cost(nodes::Cost),
     /// Make a stored password for a passwd-file
     #[command(after_help = "Examples:
   culver hash-password                            asks for the password
@@ -85,6 +97,8 @@ fn main() -> ExitCode {
         Command::Quickstart(options) => quickstart::run(&options),
         Command::Serve { config } => serve::run_file(&config),
         Command::CheckConfig { file } => chores::check_config(&file),
+        Command::Takeover(options) => nodes::takeover(&options),
+        Command::Cost(options) => nodes::cost(&options),
         Command::HashPassword { scheme } => chores::hash_password(&scheme),
         Command::Dump { file } => chores::dump(&file),
         Command::Check { dir, json } => chores::check(&dir, json),

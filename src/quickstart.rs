@@ -1,6 +1,9 @@
 //! `culver quickstart`: everything in one process on 127.0.0.1, with no configuration.
 
-use crate::config::{Config, ListenerConfig, Service, TlsConfig, store_directory};
+use crate::config::{
+    Config, ListenerConfig, Service, SharedStore, StorageConfig, TlsConfig, check_lease, check_name,
+    store_url,
+};
 use crate::serve::{self, Shard};
 use anstream::println;
 use anstyle::{AnsiColor, Style};
@@ -9,6 +12,7 @@ use clap::Args;
 use culver_mailbox::Arriving;
 use culver_model::{AccountId, InternalDate};
 use culver_shard::{mesh, time};
+use culver_storage::store::StoreUrl;
 use culver_users::Scheme;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -17,6 +21,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::time::Duration;
 
 const HEAD: Style = AnsiColor::Green.on_default().bold();
 
@@ -47,9 +52,15 @@ pub struct Options {
     /// Executors, one per core where not given; at most 64
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = shards)]
     pub shards: usize,
-    /// Where mail is kept, if not in DIR: file:///path
+    /// Where mail is kept, if not in DIR: file:///path, or shared by nodes: file:///path?shared=true, s3://…, sproxyd://…
     #[arg(long, value_name = "URL")]
     pub store: Option<String>,
+    /// The name of this node on a shared store; the host's name where not given
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Seconds after which a silent node is taken for dead; the same on all nodes
+    #[arg(long, value_name = "SECONDS", hide = true)]
+    pub lease: Option<u64>,
 }
 
 /// A store of its own has 64 partitions: more shards would have nothing to do.
@@ -66,13 +77,13 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let dir = dir.canonicalize()?;
     // Nothing here is changed under the feet of a process that serves it.
     let _lock = lock(&dir)?;
-    let store = match &options.store {
-        Some(url) => store_directory(url).map_err(anyhow::Error::msg)?,
-        None => dir.join("store"),
-    };
+    let storage = storage(options, &dir)?;
     let fresh = accounts(&dir, &options.accounts)?;
     let (chain, key) = certificate(&dir)?;
-    let mut config = Config::defaults(store);
+    let mut config = Config::defaults(PathBuf::new());
+    // Accounts of a shared store may be another node's, and have mail already.
+    let samples = !options.no_samples && storage.shared.is_none();
+    config.storage = storage;
     config.shards = options.shards;
     config.tls = Some(TlsConfig { certificates: vec![(chain, key)] });
     config.users.passwd_file = Some(dir.join("passwd"));
@@ -85,11 +96,40 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             tls: *tls,
         })
         .collect();
-    let samples =
-        if options.no_samples { Vec::new() } else { fresh.iter().map(|(id, _)| id.clone()).collect() };
+    let samples = if samples { fresh.iter().map(|(id, _)| id.clone()).collect() } else { Vec::new() };
     let base = options.port_base;
     let shown = fresh.first().cloned();
-    serve::run(config, samples, move || announce(&dir, base, shown.as_ref()))
+    let shared = config.storage.shared.as_ref();
+    let node = shared.map(|shared| format!("Node {} of {}", shared.name, shared.url));
+    serve::run(config, samples, move || {
+        if let Some(node) = node {
+            println!("{node}");
+        }
+        announce(&dir, base, shown.as_ref());
+    })
+}
+
+/// Where mail is, and on a shared store who this node is: its own part lies in `DIR/node`.
+fn storage(options: &Options, dir: &Path) -> Result<StorageConfig> {
+    let url = match &options.store {
+        Some(text) => store_url(text).map_err(|what| anyhow::anyhow!("--store {what}"))?,
+        None => StoreUrl::Local(dir.join("store")),
+    };
+    if let StoreUrl::Local(directory) = url {
+        if options.node.is_some() {
+            bail!(
+                "--node names a node of a shared store, and this store is of this machine alone; add --store \
+                 with file:///PATH?shared=true, s3://… or sproxyd://…, or leave --node out"
+            );
+        }
+        return Ok(StorageConfig::local(directory));
+    }
+    let name = options.node.clone().unwrap_or_else(crate::config::hostname);
+    check_name(&name).map_err(|what| anyhow::anyhow!("--node {what}; write a short name such as mail-1"))?;
+    let lease = options.lease.map_or(SharedStore::LEASE, Duration::from_secs);
+    check_lease(lease).map_err(|what| anyhow::anyhow!("--lease: {what}"))?;
+    let shared = SharedStore { url, name, address: String::new(), lease };
+    Ok(StorageConfig { shared: Some(shared), ..StorageConfig::local(dir.join("node")) })
 }
 
 fn announce(dir: &Path, base: u16, account: Option<&(AccountId, String)>) {

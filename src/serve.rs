@@ -2,14 +2,16 @@
 //!
 //! # Order
 //! The store is locked and recovered before a listener is bound; listeners close before sessions are told; the journal
-//! closes last.
+//! closes last. `store` has the order on a store that nodes share.
 
 pub mod admin;
 pub mod auth;
+pub mod away;
 pub mod imap;
 pub mod lmtp;
 pub mod metrics;
 pub mod pop3;
+mod store;
 
 use crate::config::{Config, ListenerConfig, Service};
 use anyhow::{Context, Result, bail};
@@ -22,7 +24,7 @@ use culver_shard::signal::Signals;
 use culver_shard::sync::Notify;
 use culver_shard::tls::{CertificateFiles, Tickets};
 use culver_shard::{Queue, mesh, random, time};
-use culver_storage::{Root, Storage};
+use culver_storage::Node;
 use culver_users::{Directory, Entry, PasswdFile, Stored};
 use metrics::{Counters, count};
 use std::cell::{Cell, RefCell};
@@ -52,7 +54,12 @@ pub struct Shard {
     home: auth::Home,
     drain: Notify,
     draining: Cell<bool>,
+    /// Its storage is started and its listeners are bound.
+    started: Cell<bool>,
+    /// All shards have started, and on a shared store the node has looked who owns what.
     ready: Cell<bool>,
+    /// On a shared store: everything was handed over.
+    left: Cell<bool>,
     exercise_state: bool,
     exercise_sleep: bool,
     /// When the process began, in seconds since 1970: tells its sessions from those of an earlier one.
@@ -329,25 +336,37 @@ fn probe(config: &Config) -> Result<()> {
 }
 
 type First<A> = Option<(Vec<AccountId>, A)>;
-type Shares = Arc<Mutex<Vec<Option<culver_storage::Share>>>>;
 
 async fn serve_shard<A: FnOnce()>(
     shared: Arc<Shared>,
-    shares: Shares,
+    parts: store::Parts,
     first: First<A>,
 ) -> Result<(), anyhow::Error> {
-    let config = shared.config.clone();
     // Shard 0 locks and recovers the store and lays out what each shard owns; the others wait for theirs.
-    if first.is_some() {
-        // Kept until every shard has ended, however it ends: with it goes the lock of the store.
-        let root = recover(&config, &shares).await?;
-        shard::set_local(Rc::new(root));
+    let node = match first.is_some() {
+        true => store::open(&shared.config, &parts).await?,
+        false => None,
+    };
+    let served = serve_part(shared, parts, first, node.as_ref()).await;
+    if let (Err(_), Some(node)) = (&served, &node) {
+        // It has claimed nothing yet; others need not wait to learn that it is gone.
+        store::leave(node).await;
     }
-    let share = loop {
+    served
+}
+
+async fn serve_part<A: FnOnce()>(
+    shared: Arc<Shared>,
+    parts: store::Parts,
+    first: First<A>,
+    node: Option<&Node>,
+) -> Result<(), anyhow::Error> {
+    let config = shared.config.clone();
+    let part = loop {
         let mine =
-            shares.lock().ok().and_then(|mut shares| shares.get_mut(shard::shard()).and_then(Option::take));
+            parts.lock().ok().and_then(|mut parts| parts.get_mut(shard::shard()).and_then(Option::take));
         match mine {
-            Some(share) => break share,
+            Some(part) => break part,
             None if shard::stopping() => return Ok(()),
             None => time::sleep(Duration::from_millis(2)).await,
         }
@@ -363,7 +382,7 @@ async fn serve_shard<A: FnOnce()>(
         limits.idle_accounts_max = 0;
     }
     let accounts = Accounts::new(limits);
-    let storage = Storage::start(share).await?;
+    let storage = store::start(part).await?;
     accounts.attach(storage.clone());
     let here = Rc::new(Shard {
         directory: RefCell::new(shared.directory.lock().map(|it| it.clone()).unwrap_or_default()),
@@ -378,7 +397,9 @@ async fn serve_shard<A: FnOnce()>(
         ),
         drain: Notify::new(),
         draining: Cell::new(false),
+        started: Cell::new(false),
         ready: Cell::new(false),
+        left: Cell::new(false),
         exercise_state: exercise.is_some(),
         exercise_sleep,
         start: shared.start,
@@ -398,22 +419,48 @@ async fn serve_shard<A: FnOnce()>(
         listening.push((bound, listener.clone()));
     }
     // Every shard listens before anyone says that the server is ready.
-    let barrier = all_ready(&here).await;
+    let barrier = all_started(&here).await;
     give_back_memory();
     let (mut tasks, mut monitors) = (Vec::new(), Vec::new());
+    let (watched, listening): (Vec<_>, Vec<_>) =
+        listening.into_iter().partition(|(_, listener)| listener.service == Service::Admin);
+    for (bound, listener) in watched {
+        monitors.push(shard::spawn(Queue::Interactive, "listener", accept(here.clone(), bound, listener)));
+    }
+    let announce = match first {
+        Some((samples, announce)) => {
+            barrier?;
+            let (terminate, hangup) = (shard::signal::terminate()?, shard::signal::hangup()?);
+            tasks.push(shard::spawn(
+                Queue::Background,
+                "signals",
+                signals(shared.clone(), terminate, hangup),
+            ));
+            if let Some(node) = node {
+                store::announce(&config, node).await?;
+                node.begin();
+                futures_lite::future::or(node.looked(), shard::stopped()).await;
+            }
+            for account in &samples {
+                crate::quickstart::deliver_samples(&here, account).await?;
+            }
+            all_ready().await;
+            Some(announce)
+        }
+        None => {
+            while !here.ready.get() && !shard::stopping() {
+                time::sleep(Duration::from_millis(2)).await;
+            }
+            None
+        }
+    };
     for (bound, listener) in listening {
-        let tasks = if listener.service == Service::Admin { &mut monitors } else { &mut tasks };
         tasks.push(shard::spawn(Queue::Interactive, "listener", accept(here.clone(), bound, listener)));
     }
-    if let Some((samples, announce)) = first {
-        barrier?;
-        for account in &samples {
-            crate::quickstart::deliver_samples(&here, account).await?;
-        }
-        // Whoever reads that the server is ready may send one at once.
-        let (terminate, hangup) = (shard::signal::terminate()?, shard::signal::hangup()?);
+    if let Some(announce) = announce
+        && !shard::stopping()
+    {
         announce();
-        tasks.push(shard::spawn(Queue::Background, "signals", signals(shared.clone(), terminate, hangup)));
     }
     let failed = futures_lite::future::or(
         async {
@@ -444,7 +491,7 @@ async fn serve_shard<A: FnOnce()>(
     let _ = time::deadline(config.drain, others_finished()).await;
     // Until now it answered that the server is not ready.
     drop(monitors);
-    storage.close(!failed).await;
+    store::end(&here, node, storage, !failed).await;
     if failed {
         bail!("the journal's disk failed; look at the log, mend the disk and start again")
     }
@@ -459,19 +506,6 @@ async fn close_idle(accounts: Rc<Accounts>) {
     }
 }
 
-async fn recover(config: &Config, shares: &Shares) -> Result<Root> {
-    let directory = &config.storage.directory;
-    let began = time::now();
-    let mut root = Root::open(directory, culver_storage::Limits::default()).await?;
-    let recovered = root.recover(shard::shards()).await?;
-    tracing::info!(store = %directory.display(), ms = began.elapsed().as_millis() as u64, "store recovered");
-    empty_spool(directory).await?;
-    if let Ok(mut shares) = shares.lock() {
-        *shares = recovered.into_iter().map(Some).collect();
-    }
-    Ok(root)
-}
-
 /// Ready once no shard has anything under way.
 async fn others_finished() {
     let finished = || async { Shard::here().is_none_or(|shard| shard.finished.get()) };
@@ -482,22 +516,26 @@ async fn others_finished() {
     }
 }
 
-/// What messages on their way in left behind when the last process was killed.
-async fn empty_spool(store: &Path) -> Result<()> {
-    let spool = store.join("spool");
-    shard::disk::create_dir_all(&spool).await?;
-    for entry in shard::disk::list(&spool).await? {
-        shard::disk::remove(spool.join(entry.name)).await?;
+/// Lets every shard take connections.
+async fn all_ready() {
+    for at in 0..shard::shards() {
+        let set = mesh::call(at, || async {
+            if let Some(shard) = Shard::here() {
+                shard.ready.set(true);
+            }
+        });
+        // One that is gone takes none.
+        let _ = set.await;
     }
-    Ok(())
 }
 
 /// Ready once every shard has its `Shard`.
-async fn all_ready(here: &Rc<Shard>) -> Result<()> {
-    here.ready.set(true);
+async fn all_started(here: &Rc<Shard>) -> Result<()> {
+    here.started.set(true);
     for other in 0..shard::shards() {
         loop {
-            match mesh::call(other, || async { Shard::here().is_some_and(|shard| shard.ready.get()) }).await {
+            match mesh::call(other, || async { Shard::here().is_some_and(|shard| shard.started.get()) }).await
+            {
                 Ok(true) => break,
                 Ok(false) => time::sleep(Duration::from_millis(2)).await,
                 Err(gone) => bail!("shard {} did not start", gone.shard),

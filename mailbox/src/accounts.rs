@@ -21,7 +21,7 @@ use culver_shard::shards;
 use culver_shard::sync::{Notify, Semaphore, oneshot};
 use culver_shard::time::{self, Instant};
 use culver_storage::{
-    Body, CommitError, Committed, Haste, Loaded, Place, Position, ReadError, Storage, SubmitError,
+    Body, CommitError, Committed, Haste, Loaded, Place, Position, ReadError, Standing, Storage, SubmitError,
 };
 use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -67,6 +67,18 @@ pub enum ChangeError {
     /// Time's to act on: nothing was changed, or it is not known whether it was. Never a success.
     #[error("the change could not be committed: {0}")]
     Unavailable(String),
+    /// The director's to act on, and never a success either: another node has the account, or will have it.
+    #[error("the change could not be committed: the account is not served here ({0:?})")]
+    Away(Standing),
+}
+
+impl From<OpenError> for ChangeError {
+    fn from(error: OpenError) -> ChangeError {
+        match error {
+            OpenError::Away { standing, .. } => ChangeError::Away(standing),
+            error => ChangeError::Unavailable(error.to_string()),
+        }
+    }
 }
 
 /// Why an account could not be opened.
@@ -74,6 +86,9 @@ pub enum ChangeError {
 pub enum OpenError {
     #[error("account {account}: {why}")]
     Storage { account: String, why: ReadError },
+    /// The director's to act on, or time's.
+    #[error("account {account}: not served here ({standing:?})")]
+    Away { account: String, standing: Standing },
     #[error("account {account}: {what} is damaged: {why}; see `culver check`")]
     Damaged { account: String, what: &'static str, why: String },
 }
@@ -127,9 +142,14 @@ impl Watch {
         &self.accounts
     }
 
-    /// Notified at every change.
+    /// Notified at every change, and when the account's partition goes.
     pub fn changed(&self) -> &Notify {
         &self.changed
+    }
+
+    /// The account's partition went to another node, or is about to.
+    pub fn is_lost(&self) -> bool {
+        matches!(self.accounts.standing(&self.id), Standing::Moving | Standing::Elsewhere)
     }
 
     /// The same, anew in memory.
@@ -219,6 +239,11 @@ impl Accounts {
         self.storage().partition_of(id).index() % shards()
     }
 
+    /// Whether this shard answers for the account now. Of an account that lives on another shard it says nothing.
+    pub fn standing(&self, id: &AccountId) -> Standing {
+        self.storage().standing(self.storage().partition_of(id))
+    }
+
     pub(crate) fn me(&self) -> Option<Rc<Accounts>> {
         self.me.upgrade()
     }
@@ -230,6 +255,10 @@ impl Accounts {
 
     /// Opens the account for a session, or joins those who have it open.
     pub async fn session(self: &Rc<Self>, id: &AccountId) -> Result<Session, OpenError> {
+        match self.standing(id) {
+            Standing::Here => {}
+            standing => return Err(OpenError::Away { account: id.as_str().to_owned(), standing }),
+        }
         let account = self.open(id).await?;
         Ok(Session::hold(self, account))
     }
@@ -249,7 +278,13 @@ impl Accounts {
         // What storage gives is complete when it returns; putting it into the table is part of the same step.
         let partition = self.storage().partition_of(id);
         let loaded = self.storage().load(partition, id).await;
-        let loaded = loaded.map_err(|why| OpenError::Storage { account: id.as_str().to_owned(), why })?;
+        let loaded = loaded.map_err(|why| {
+            let account = id.as_str().to_owned();
+            match why {
+                ReadError::NotHere => OpenError::Away { account, standing: Standing::Elsewhere },
+                why => OpenError::Storage { account, why },
+            }
+        })?;
         let (mut state, position, mut recent) = rebuild(id, loaded)?;
         if let Some(watched) = self.watched.borrow().get(id) {
             for (guid, first) in &watched.recent {
@@ -287,6 +322,15 @@ impl Accounts {
         let entry = watched.get_mut(id).expect("inserted");
         entry.watches += 1;
         Watch { accounts: self.clone(), id: id.clone(), changed: entry.changed.clone() }
+    }
+
+    /// Tells the watches of a partition that it has gone.
+    fn tell_lost(&self, partition: PartitionId) {
+        for (id, entry) in self.watched.borrow().iter() {
+            if self.storage().partition_of(id) == partition {
+                entry.changed.notify_all();
+            }
+        }
     }
 
     fn tell_watches(&self, id: &AccountId) {
@@ -361,6 +405,7 @@ impl Accounts {
             .collect();
         drop(open);
         gone.iter().for_each(|account| account.drop_state());
+        self.tell_lost(partition);
     }
 
     /// Forgets all of them: the journal could not say what is committed.
@@ -398,9 +443,14 @@ impl Accounts {
         let submitted = self.storage().submit_wait(partition, id, meta, bodies, haste, on_commit).await;
         submitted.map_err(|error| match error {
             SubmitError::NoSpace => ChangeError::NoSpace,
+            SubmitError::NotHere => ChangeError::Away(self.standing(id).away()),
             error => ChangeError::Unavailable(error.to_string()),
         })?;
         match answered.await {
+            // What was under way when the partition went: who has it now knows what became of it.
+            Ok(Err(ChangeError::Unavailable(_))) if self.standing(id) != Standing::Here => {
+                Err(ChangeError::Away(self.standing(id)))
+            }
             Ok(result) => result,
             Err(_) => Err(ChangeError::Unavailable("the shard is stopping".into())),
         }
@@ -467,10 +517,14 @@ impl Accounts {
         if message.size - u64::from(message.prefix_octets) > self.limits.message_octets_max {
             return Err(Refusal::TooBig.into());
         }
+        match self.standing(id) {
+            Standing::Here => {}
+            // Before its proof runs out it waits for a store that is late; after that others may have the account.
+            standing => return Err(ChangeError::Away(standing)),
+        }
         let mut target = Guid::INBOX;
         if let Some(name) = mailbox.and_then(|name| MailboxName::parse(name).ok()) {
-            let session =
-                self.session(id).await.map_err(|error| ChangeError::Unavailable(error.to_string()))?;
+            let session = self.session(id).await?;
             let state = session.account().state();
             if let Some(entry) = state.entry(&name).filter(|entry| entry.selectable) {
                 target = entry.guid;

@@ -265,6 +265,17 @@ impl Section {
         }
     }
 
+    /// A price: a number that is not negative.
+    pub fn price(&mut self, key: &str, problems: &mut Problems, put: impl FnOnce(f64)) {
+        let value = self.value(key, "a price such as 0.005", problems, |value| {
+            let number = value.as_float().or_else(|| value.as_integer().map(|whole| whole as f64))?;
+            Some(number).filter(|number| number.is_finite() && *number >= 0.0)
+        });
+        if let Some((value, _)) = value {
+            put(value);
+        }
+    }
+
     pub fn duration_at(&mut self, key: &str, problems: &mut Problems) -> Option<(Duration, usize)> {
         self.value(key, "a duration such as \"30s\", \"5m\" or \"1h\"", problems, |value| {
             parse_duration(value.as_str()?)

@@ -122,3 +122,62 @@ fn users_and_certificates_are_looked_into() {
     ];
     assert_eq!(found, wanted.map(|(line, key)| (line, key.to_owned())));
 }
+
+#[test]
+fn a_store_that_nodes_share_needs_a_directory_of_the_node_and_a_name_that_can_be_one() {
+    let storage = |lines: &str| mistakes(&GOOD.replace("url = \"file:///var/lib/culver\"", lines));
+    let shared = "url = \"s3://mail/p?endpoint=http://127.0.0.1:9000\"\n";
+    let whole = format!(
+        "{shared}dir = \"/var/lib/culver\"\nnode = \"mail-1\"\nlease = \"10s\"\naddress = \"m1:143\""
+    );
+    assert_eq!(storage(&whole), []);
+    assert_eq!(
+        storage(&format!("{whole}\nprices = {{ put = 0.01, get = 1, currency = \"EUR\" }}")).len(),
+        1,
+        "a table"
+    );
+    assert_eq!(storage(&format!("{whole}\n[storage.prices]\nput = 0.01\nget = 1\ncurrency = \"EUR\"")), []);
+    for (lines, wanted) in [
+        ("node = \"mail-1\"", &[(3, "storage.dir")][..]),
+        (
+            "dir = \"var\"\nnode = \"a/b\"\nlease = \"1s\"",
+            &[(5, "storage.dir"), (6, "storage.node"), (7, "storage.lease")],
+        ),
+        ("dir = \"/d\"\nnode = \"\"", &[(6, "storage.node")]),
+        ("dir = \"/d\"\nnode = \"a\"\naddress = \"a b\"", &[(7, "storage.address")]),
+        (
+            "dir = \"/d\"\nnode = \"a\"\n[storage.prices]\nput = -1\nputs = 1",
+            &[(8, "storage.prices.put"), (9, "storage.prices.puts")],
+        ),
+    ] {
+        let mut found = storage(&format!("{shared}{lines}"));
+        found.sort();
+        let wanted: Vec<_> = wanted.iter().map(|(line, key)| (*line, (*key).to_owned())).collect();
+        assert_eq!(found, wanted, "{lines}");
+    }
+}
+
+#[test]
+fn a_wrong_store_is_one_mistake_and_what_belongs_to_it_none() {
+    let lines = "url = \"s3://M/p?endpiont=x\"\ndir = \"/d\"\nnode = \"a\"\nlease = \"30s\"";
+    let found = mistakes(&GOOD.replace("url = \"file:///var/lib/culver\"", lines));
+    assert_eq!(found, [(4, "storage.url".to_owned())]);
+    let lines = "url = \"file:///d\"\nnode = \"a\"\nlease = \"30s\"";
+    let found = mistakes(&GOOD.replace("url = \"file:///var/lib/culver\"", lines));
+    assert_eq!(found, [(5, "storage.node".to_owned()), (6, "storage.lease".to_owned())]);
+}
+
+#[test]
+fn a_node_proves_for_half_of_its_lease_at_most() {
+    for (lease, proof, look) in [(30, 15_000, 5000), (3600, 15_000, 5000), (4, 2000, 666)] {
+        let shared = SharedStore {
+            url: store_url("file:///s?shared=true").unwrap(),
+            name: "a".to_owned(),
+            address: String::new(),
+            lease: Duration::from_secs(lease),
+        };
+        let node = shared.node("h:143".to_owned());
+        assert_eq!((node.lease.as_secs(), node.windows.proof.as_millis()), (lease, proof));
+        assert_eq!((node.look.as_millis(), node.address.as_str()), (look, "h:143"));
+    }
+}

@@ -5,14 +5,18 @@
 //! | `/metrics` | the counters of all shards, as OpenMetrics or Prometheus text |
 //! | `/health` | 200 as long as the process answers |
 //! | `/ready` | 200, or 503 while it starts and while it drains |
+//! | `/cost` | on a shared store, what its requests cost: for the operator, as JSON |
+//! | POST `/takeover?partitions=all` | on a shared store, takes partitions from other nodes: for the operator |
 //!
 //! # Invariants
-//! No request changes anything, and none needs a body. There is no authentication: the address is private.
+//! What anybody may ask changes nothing; the operator is known by the token of the control file. No request needs a body.
 //!
 //! # Limits
-//! [`REQUEST_TIMEOUT`] from one answer to the next whole request, so that a slow client is cut off and an idle one too;
+//! [`REQUEST_TIMEOUT`] from one answer to the next whole request, so that a slow client is cut off and an idle one too, but not
+//! one whose request is being worked on;
 //! [`HEAD_OCTETS_MAX`] for a request's head; [`READING_TIMEOUT`] for a shard to say how it is.
 
+mod node;
 mod page;
 mod pipe;
 
@@ -25,10 +29,11 @@ use culver_shard::{disk, mesh, time};
 use futures_lite::future::or;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
@@ -49,9 +54,16 @@ type Answer = Response<Full<Bytes>>;
 pub async fn serve(shard: Rc<Shard>, mut conn: Conn, _peer: Peer) -> String {
     let pipe = Pipe::new();
     let here = shard.clone();
+    let working = Rc::new(Cell::new(false));
+    let works = working.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let shard = here.clone();
-        async move { Ok::<_, Infallible>(respond(&shard, &request).await) }
+        let (shard, works) = (here.clone(), works.clone());
+        async move {
+            works.set(true);
+            let answer = respond(&shard, &request).await;
+            works.set(false);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .max_buf_size(HEAD_OCTETS_MAX)
@@ -68,7 +80,7 @@ pub async fn serve(shard: Rc<Shard>, mut conn: Conn, _peer: Peer) -> String {
         }
     };
     let carried = async {
-        match carry(&shard, &mut conn, &pipe).await {
+        match carry(&shard, &mut conn, &pipe, &working).await {
             Ok(why) => why.to_owned(),
             Err(error) => error.to_string(),
         }
@@ -81,7 +93,12 @@ pub async fn serve(shard: Rc<Shard>, mut conn: Conn, _peer: Peer) -> String {
 }
 
 /// Carries octets between the connection and HTTP until nothing is heard for too long.
-async fn carry(shard: &Shard, conn: &mut Conn, pipe: &Pipe) -> io::Result<&'static str> {
+async fn carry(
+    shard: &Shard,
+    conn: &mut Conn,
+    pipe: &Pipe,
+    working: &Cell<bool>,
+) -> io::Result<&'static str> {
     enum Woken {
         Read(io::Result<usize>),
         Output,
@@ -128,6 +145,8 @@ async fn carry(shard: &Shard, conn: &mut Conn, pipe: &Pipe) -> io::Result<&'stat
                 conn.put_rx(input, used);
             }
             Woken::Read(Err(error)) => return Err(error),
+            // The silence is ours; what is worked on has a limit of its own.
+            Woken::Time if working.get() && !shard.is_draining() => answered = time::now(),
             Woken::Time => return Ok("silent for too long"),
         }
     }
@@ -139,8 +158,11 @@ enum Route {
     Metrics,
     Health,
     Ready,
+    Cost,
+    Takeover,
     NotFound,
-    MethodNotAllowed,
+    /// What is allowed.
+    MethodNotAllowed(&'static str),
 }
 
 fn route(method: &Method, path: &str) -> Route {
@@ -148,14 +170,41 @@ fn route(method: &Method, path: &str) -> Route {
         "/metrics" => Route::Metrics,
         "/health" => Route::Health,
         "/ready" => Route::Ready,
+        "/cost" => Route::Cost,
+        "/takeover" if *method == Method::POST => return Route::Takeover,
+        "/takeover" => return Route::MethodNotAllowed("POST"),
         _ => return Route::NotFound,
     };
     // RFC 9110 §9.1: a general-purpose server supports GET and HEAD.
-    if *method == Method::GET || *method == Method::HEAD { route } else { Route::MethodNotAllowed }
+    match *method == Method::GET || *method == Method::HEAD {
+        true => route,
+        false => Route::MethodNotAllowed("GET, HEAD"),
+    }
+}
+
+/// Asks for the token.
+fn unauthorized() -> Answer {
+    let mut answer = plain(StatusCode::UNAUTHORIZED, "for the operator of this node\n");
+    // RFC 6750 §3: a 401 says how to authenticate.
+    answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    answer
+}
+
+fn json_answer((status, value): (StatusCode, serde_json::Value)) -> Answer {
+    text_answer(status, "application/json", format!("{value}\n"))
 }
 
 async fn respond(shard: &Shard, request: &Request<Incoming>) -> Answer {
+    let authorization = request.headers().get(AUTHORIZATION).map_or(&[][..], HeaderValue::as_bytes);
     let mut answer = match route(request.method(), request.uri().path()) {
+        Route::Cost | Route::Takeover if !node::is_here() => {
+            plain(StatusCode::NOT_FOUND, "the store is of this machine alone\n")
+        }
+        Route::Cost | Route::Takeover if !node::allows(authorization) => unauthorized(),
+        Route::Cost => json_answer(node::cost(&shard.config().storage).await),
+        Route::Takeover => {
+            json_answer(node::takeover(shard, request.uri().query().unwrap_or_default()).await)
+        }
         Route::Metrics => {
             let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
             let format = Format::accepted(accept.unwrap_or_default());
@@ -172,9 +221,9 @@ async fn respond(shard: &Shard, request: &Request<Incoming>) -> Answer {
         Route::Ready if shard.is_draining() => plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         Route::Ready => plain(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         Route::NotFound => plain(StatusCode::NOT_FOUND, "there are /metrics, /health and /ready\n"),
-        Route::MethodNotAllowed => {
-            let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
-            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        Route::MethodNotAllowed(allowed) => {
+            let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "not with this method\n");
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
             answer
         }
     };
@@ -220,14 +269,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_paths_take_get_and_head_and_unknown_ones_nothing() {
+    fn known_paths_take_what_they_are_for_and_unknown_ones_nothing() {
         for (method, path, expected) in [
             (Method::GET, "/metrics", Route::Metrics),
             (Method::HEAD, "/metrics", Route::Metrics),
             (Method::GET, "/health", Route::Health),
             (Method::GET, "/ready", Route::Ready),
-            (Method::POST, "/ready", Route::MethodNotAllowed),
-            (Method::DELETE, "/metrics", Route::MethodNotAllowed),
+            (Method::POST, "/ready", Route::MethodNotAllowed("GET, HEAD")),
+            (Method::DELETE, "/metrics", Route::MethodNotAllowed("GET, HEAD")),
+            (Method::GET, "/cost", Route::Cost),
+            (Method::POST, "/takeover", Route::Takeover),
+            (Method::GET, "/takeover", Route::MethodNotAllowed("POST")),
             (Method::GET, "/", Route::NotFound),
             (Method::GET, "/metrics/", Route::NotFound),
             (Method::POST, "/elsewhere", Route::NotFound),

@@ -19,11 +19,13 @@ mod state;
 mod store;
 
 use super::auth::{self, Login};
+use super::away::{away, away_from};
 use super::metrics::{Gauge, add, count};
 use super::{Peer, Shard};
 use culver_mailbox::record::Record;
-use culver_mailbox::{Changes, Session, View};
+use culver_mailbox::{Changes, OpenError, Session, View};
 use culver_model::{AccountId, Guid, MailboxName, UidSet};
+use culver_proto::away::Away;
 use culver_proto::imap::command::{Command, Hidden, Request};
 use culver_proto::imap::{
     Code, Event, Limits, Reason, Refusal, Server, Stage, Status, capability, encode, response,
@@ -55,6 +57,8 @@ pub enum End {
     Closed,
     #[error("told BYE: {0:?}")]
     Bye(Reason),
+    #[error("told BYE: {0}")]
+    Away(Away),
     #[error("handed over to shard {0}")]
     HandedOver(usize),
     #[error("asleep")]
@@ -242,8 +246,10 @@ impl Imap {
 
     /// The last words.
     async fn finish(mut self, end: End) -> End {
-        if let End::Bye(reason) = &end {
-            reason.write_bye(&mut self.out);
+        match &end {
+            End::Bye(reason) => reason.write_bye(&mut self.out),
+            End::Away(away) => away.write_imap_bye(&mut self.out),
+            _ => {}
         }
         let _ = time::deadline(Duration::from_secs(5), self.flush()).await;
         let _ = time::deadline(Duration::from_secs(5), self.conn.shutdown()).await;
@@ -380,7 +386,7 @@ impl Imap {
             Woken::Time if sleepy < patience => Waited::Sleep,
             Woken::Time => Waited::End(End::Bye(Reason::Idle)),
             Woken::Stop => Waited::End(End::Bye(Reason::ShuttingDown)),
-            Woken::Dropped => Waited::End(End::Bye(Reason::Unavailable)),
+            Woken::Dropped => Waited::End(self.dropped_end().await),
         })
     }
 
@@ -414,12 +420,33 @@ impl Imap {
                 response::tagged(&mut self.out, tag, Status::Ok, Some(&code), "Logged in");
                 Flow::Go
             }
+            // It may log in as somebody else who is served here.
+            Err(OpenError::Away { standing, .. }) => {
+                let away = away_from(self.shard.accounts(), account, standing).await;
+                tracing::info!(session = %self.peer.id, account = %account.as_str(), %away, "login");
+                away.write_imap(tag, &mut self.out);
+                Flow::Go
+            }
             Err(error) => {
                 tracing::error!(session = %self.peer.id, account = %account.as_str(), %error, "account cannot be opened");
                 Reason::Unavailable.write(tag, &mut self.out);
                 Flow::End(End::Bye(Reason::Unavailable))
             }
         }
+    }
+
+    /// What the client is told whose account was dropped under it.
+    async fn dropped_end(&self) -> End {
+        let Some(user) = &self.user else { return End::Bye(Reason::Unavailable) };
+        match away(&self.shard, user.session.account().id()).await {
+            Some(away) => End::Away(away),
+            None => End::Bye(Reason::Unavailable),
+        }
+    }
+
+    /// Why nothing of the user's account may be answered now, if that is so (R9 of docs/protocol.md).
+    async fn away(&self) -> Option<Away> {
+        away(&self.shard, self.user.as_ref()?.session.account().id()).await
     }
 
     async fn command(&mut self, request: Request<'_>, pipelined: bool) -> io::Result<Flow> {
@@ -444,7 +471,13 @@ impl Imap {
             return Ok(Flow::End(End::Logout));
         }
         if self.user.as_ref().is_some_and(|user| user.session.account().is_dropped()) {
-            return Ok(Flow::End(End::Bye(Reason::Unavailable)));
+            return Ok(Flow::End(self.dropped_end().await));
+        }
+        if command.needs() > Stage::NotAuthenticated
+            && let Some(away) = self.away().await
+        {
+            away.write_imap(tag, &mut self.out);
+            return Ok(Flow::Go);
         }
         if self.deleted_under_us() {
             return Ok(Flow::End(End::Bye(Reason::MailboxDeleted)));
@@ -705,7 +738,7 @@ impl Imap {
             let account = user.session.account().clone();
             let seen = account.changed().version();
             if account.is_dropped() {
-                return ended(Reason::Unavailable);
+                return Ok(Some(Ending::End(self.dropped_end().await)));
             }
             if self.deleted_under_us() {
                 return ended(Reason::MailboxDeleted);

@@ -13,9 +13,10 @@
 mod deliver;
 mod spool;
 
-use self::deliver::Delivery;
+use self::deliver::{Delivery, Undelivered};
 use self::spool::Spool;
 use super::auth::{self, Existence};
+use super::away::away;
 use super::metrics::{Gauge, count};
 use super::{Peer, Shard};
 use culver_model::{AccountId, InternalDate};
@@ -74,7 +75,7 @@ struct Incoming {
 
 /// What is done for one accepted RCPT.
 enum Plan {
-    Deliver(Task<Result<(), Refusal>>),
+    Deliver(Task<Result<(), Undelivered>>),
     /// A duplicate of that earlier one, which gets the same answer and no second copy.
     Same(usize),
     Refuse(Refusal),
@@ -129,10 +130,21 @@ impl Lmtp {
                 }
                 Event::Recipient(address) => {
                     let separator = self.shard.config().lmtp.detail_separator;
-                    let existence = match AccountId::parse_recipient(&address.name(), separator) {
-                        Ok((account, _)) => auth::exists(&self.shard, &account).await,
+                    let account = AccountId::parse_recipient(&address.name(), separator);
+                    let existence = match &account {
+                        Ok((account, _)) => auth::exists(&self.shard, account).await,
                         Err(_) => Existence::No,
                     };
+                    let away = match (&account, existence) {
+                        (Ok((account, _)), Existence::Yes) => away(&self.shard, account).await,
+                        _ => None,
+                    };
+                    if let Some(away) = away {
+                        count(&self.shard.counters().lmtp_failed);
+                        self.server.refuse_recipient_away(&away, &mut self.out);
+                        self.conn.put_rx(input, used);
+                        continue;
+                    }
                     match existence {
                         Existence::Yes => self.server.accept_recipient(&mut self.out),
                         Existence::No => self.refuse_recipient(Refusal::UnknownUser),
@@ -237,7 +249,7 @@ impl Lmtp {
         let id = format!("{}-{}", self.peer.id, self.messages);
         let mut plans = self.plan(&id, &watch, spooled.content()).into_iter();
         let mut running: VecDeque<Plan> = VecDeque::new();
-        let mut answers: Vec<Result<(), Refusal>> = Vec::with_capacity(recipients);
+        let mut answers: Vec<Result<(), Undelivered>> = Vec::with_capacity(recipients);
         for _ in 0..recipients {
             while running.len() < PARALLEL_MAX
                 && let Some(plan) = plans.next()
@@ -251,24 +263,30 @@ impl Lmtp {
                     }
                     task.await.unwrap_or_else(|panicked| {
                         tracing::error!(session = %self.peer.id, id, %panicked, "a delivery ended by a panic");
-                        Err(Refusal::Temporary)
+                        Err(Refusal::Temporary.into())
                     })
                 }
-                Some(Plan::Same(earlier)) => answers.get(earlier).copied().unwrap_or(Err(Refusal::Temporary)),
-                Some(Plan::Refuse(refusal)) => Err(refusal),
-                None => Err(Refusal::Temporary),
+                Some(Plan::Same(earlier)) => {
+                    answers.get(earlier).cloned().unwrap_or(Err(Refusal::Temporary.into()))
+                }
+                Some(Plan::Refuse(refusal)) => Err(refusal.into()),
+                None => Err(Refusal::Temporary.into()),
             };
-            answers.push(answer);
-            match answer {
+            match &answer {
                 Ok(()) => {
                     count(&self.shard.counters().lmtp_delivered);
                     self.server.delivered(&id, &mut self.out);
                 }
-                Err(refusal) => {
+                Err(Undelivered::Refused(refusal)) => {
                     count(&self.shard.counters().lmtp_failed);
-                    self.server.refused(refusal, &mut self.out);
+                    self.server.refused(*refusal, &mut self.out);
+                }
+                Err(Undelivered::Away(away)) => {
+                    count(&self.shard.counters().lmtp_failed);
+                    self.server.refused_away(away, &mut self.out);
                 }
             }
+            answers.push(answer);
         }
         Ok(())
     }

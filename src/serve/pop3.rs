@@ -17,11 +17,13 @@ mod maildrop;
 
 use self::lock::Hold;
 use super::auth::{self, Login};
+use super::away::{away, away_from};
 use super::metrics::{Gauge, add, count};
 use super::{Peer, SessionId, Shard};
-use culver_mailbox::Session;
 use culver_mailbox::record::Record;
+use culver_mailbox::{ChangeError, OpenError, Session};
 use culver_model::{AccountId, Guid, Uid, UidSet};
+use culver_proto::away::Away;
 use culver_proto::pop3::{self as proto, Event, Refusal, Server};
 use culver_shard as shard;
 use culver_shard::conn::{Conn, Moved};
@@ -60,6 +62,8 @@ pub enum End {
     Yielded,
     #[error("the account was dropped")]
     Dropped,
+    #[error("{0}")]
+    Away(Away),
     #[error("handed over")]
     HandedOver,
     #[error(transparent)]
@@ -157,7 +161,10 @@ impl Pop3 {
             match event {
                 Event::NeedMore => {
                     self.flush().await?;
-                    if let Some(end) = self.wait().await? {
+                    if let Some(mut end) = self.wait().await? {
+                        if let (End::Dropped, Some(away)) = (&end, self.away().await) {
+                            end = End::Away(away);
+                        }
                         return Ok(Turn::End(self.stop(end)));
                     }
                     continue;
@@ -247,6 +254,7 @@ impl Pop3 {
             End::Idle => self.server.expire(&mut self.out),
             End::ShuttingDown => self.server.shut_down(Refusal::ShuttingDown, &mut self.out),
             End::Yielded => self.server.shut_down(Refusal::InUse, &mut self.out),
+            End::Away(ref away) => self.server.end_away(away, &mut self.out),
             End::Dropped => self.server.shut_down(Refusal::Temporary, &mut self.out),
             End::Closed | End::Lost | End::HandedOver | End::Io(_) => {}
         }
@@ -275,6 +283,11 @@ impl Pop3 {
         };
         let session = match self.shard.accounts().session(account).await {
             Ok(session) => session,
+            Err(OpenError::Away { standing, .. }) => {
+                let away = away_from(self.shard.accounts(), account, standing).await;
+                tracing::info!(session = %self.peer.id, account = %account.as_str(), %away, "login");
+                return self.server.refuse_away(&away, &mut self.out);
+            }
             Err(error) => {
                 tracing::error!(session = %self.peer.id, account = %account.as_str(), %error, "account cannot be opened");
                 return self.refuse(Refusal::Temporary);
@@ -296,8 +309,17 @@ impl Pop3 {
         self.server.refuse(refusal, &mut self.out);
     }
 
+    /// Why nothing of the user's account may be answered now, if that is so (R9 of docs/protocol.md).
+    async fn away(&self) -> Option<Away> {
+        away(&self.shard, self.user.as_ref()?.session.account().id()).await
+    }
+
     /// RETR and TOP.
     async fn message(&mut self, uid: Uid, size: u64, top: bool) -> io::Result<()> {
+        if let Some(away) = self.away().await {
+            self.server.refuse_away(&away, &mut self.out);
+            return Ok(());
+        }
         let step = if top { TOP_CHUNK_OCTETS } else { CHUNK_OCTETS };
         // The first octets are read before anything is said, so that a failure is an honest -ERR.
         let mut chunk = match self.read(uid, 0..size.min(step)).await {
@@ -385,6 +407,11 @@ impl Pop3 {
         let record = Record::Expunge { mailbox: Guid::INBOX, uids, only_deleted: false };
         match user.session.change(record).await {
             Ok(_) => self.server.quit_ok(&mut self.out),
+            Err(ChangeError::Away(standing)) => {
+                let account = user.session.account().id().clone();
+                let away = away_from(self.shard.accounts(), &account, standing).await;
+                self.server.refuse_away(&away, &mut self.out);
+            }
             Err(error) => {
                 let account = user.session.account().id().as_str();
                 tracing::warn!(session = %self.peer.id, account, %error, "deletions were not committed");

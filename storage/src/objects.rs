@@ -22,7 +22,7 @@ use crate::paths::Paths;
 use crate::place::{ObjectId, ObjectKind};
 use crate::shared::format::Incarnation;
 use crate::shared::keys;
-use crate::store::{Octets, Patience, Store, StoreError};
+use crate::store::{Costs, Octets, Patience, Store, StoreError};
 
 /// How long a draft may take to be sent, with all tries.
 const SEND_WITHIN: Duration = Duration::from_secs(120);
@@ -57,6 +57,11 @@ impl Stored {
 
     pub fn cache(&self) -> Option<&Cache> {
         self.cache.as_ref()
+    }
+
+    /// What its requests cost so far.
+    pub fn costs(&self) -> &Costs {
+        self.store.costs()
     }
 
     /// Notes in which journal the records of an epoch of a partition stand.

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use culver_model::{AccountId, PartitionId};
 use culver_shard::time::Instant;
 
+use crate::journal::commit::Haste;
 use crate::journal::format::FlushMeta;
 use crate::manifest::Manifest;
 use crate::place::{ObjectId, Place, Position};
@@ -52,8 +53,20 @@ pub(crate) enum Serving {
     /// It is ours as soon as its Open record is committed (R6c).
     Opening,
     Open,
-    /// It is being handed over: nothing is written or read any more (R8, H7).
+    /// It is being handed over: nothing is written or read any more (R8, H7), but for what moves bodies to where a successor
+    /// finds them.
     Leaving,
+}
+
+impl Serving {
+    /// Whether a record of an account is taken.
+    pub fn takes(self, haste: Haste) -> bool {
+        match self {
+            Serving::Open => true,
+            Serving::Leaving => haste == Haste::Urgent,
+            Serving::Absent | Serving::Opening => false,
+        }
+    }
 }
 
 pub(crate) struct Partition {

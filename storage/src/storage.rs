@@ -546,7 +546,7 @@ impl Inner {
         }
         let (stuck, term, waiting) = {
             let partition = self.partition(partition).borrow();
-            if partition.serving != Serving::Open {
+            if !partition.serving.takes(haste) {
                 return Err(SubmitError::NotHere);
             }
             let stuck = partition.left_out.get(account).copied().unwrap_or(0);

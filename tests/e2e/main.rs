@@ -11,6 +11,7 @@ mod descriptors;
 mod durability;
 mod hostile;
 mod lifecycle;
+mod nodes;
 mod support;
 mod transcript;
 
@@ -141,6 +142,7 @@ fn main() {
     tests.extend(lifecycle::tests());
     tests.extend(configured::tests());
     tests.extend(durability::tests());
+    tests.extend(nodes::tests());
     tests.extend(hostile::tests());
     tests.extend(descriptors::tests());
     tests.retain(|test| arguments.wants(test.name));

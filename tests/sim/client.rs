@@ -248,6 +248,8 @@ fn answer(result: Result<Option<Applied>, ChangeError>) -> Answer {
         Ok(applied) => Answer::Yes(applied),
         Err(ChangeError::Refused(refusal)) => Answer::Refused(refusal),
         Err(ChangeError::NoSpace) => Answer::No,
+        // On a local store nothing is ever away.
+        Err(ChangeError::Away(_)) => Answer::Unknown,
         Err(ChangeError::Unavailable(why)) => {
             let no = [SubmitError::Busy, SubmitError::Stopped].map(|error| error.to_string());
             if why == CommitError::Lost.to_string() || no.contains(&why) {

@@ -136,6 +136,8 @@ pub enum Reason {
     Corruption,
     /// Storage does not answer; it will later.
     Unavailable,
+    /// Another node has the account, or will have it; which one, [`crate::away::Away`] says.
+    Elsewhere,
     /// The disk is full, which is no quota of the user's (RFC 9208).
     NoSpace,
     ShuttingDown,
@@ -198,6 +200,7 @@ impl Reason {
             Reason::NulInMessage => (No, Some(Code::Cannot), "Message contains NUL"),
             Reason::Corruption => (No, Some(Code::Corruption), "Mailbox data is damaged"),
             Reason::Unavailable => (No, Some(Code::Unavailable), "Temporarily unavailable, try again later"),
+            Reason::Elsewhere => (No, Some(Code::Unavailable), "This account is served by another node"),
             Reason::NoSpace => (No, Some(Code::Unavailable), "No space left for mail, try again later"),
             Reason::ShuttingDown => (Bye, Some(Code::Unavailable), "Server is shutting down"),
             Reason::ServerBug => (No, Some(Code::ServerBug), "Internal error"),

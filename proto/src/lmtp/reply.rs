@@ -7,6 +7,8 @@
 use std::fmt;
 use std::io::Write;
 
+use crate::away::Away;
+
 /// A code, an enhanced code and words.
 pub(super) type Reply = (u16, &'static str, &'static str);
 
@@ -79,4 +81,9 @@ pub(super) fn write(out: &mut Vec<u8>, (code, enhanced, text): Reply) {
 /// A reply about one recipient.
 pub(super) fn write_for(out: &mut Vec<u8>, address: &dyn fmt::Display, (code, enhanced, text): Reply) {
     write!(out, "{code} {enhanced} <{address}> {text}\r\n").expect("a Vec takes every octet");
+}
+
+/// A reply about one recipient whose account is not served here now. RFC 3463 §3.4: this system takes nothing for it.
+pub(super) fn write_away(out: &mut Vec<u8>, address: &dyn fmt::Display, away: &Away) {
+    write!(out, "451 4.3.2 <{address}> {away}\r\n").expect("a Vec takes every octet");
 }

@@ -11,6 +11,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use crate::away::Away;
 use crate::pop3::line::{Line, LineCutter};
 
 use super::address::Address;
@@ -299,6 +300,14 @@ impl Server {
         }
     }
 
+    /// Refuses a recipient whose account is not served here.
+    pub fn refuse_recipient_away(&mut self, away: &Away, out: &mut Vec<u8>) {
+        if let State::Asking(transaction, recipient) = &mut self.state {
+            reply::write_away(out, recipient, away);
+            self.state = State::Envelope(std::mem::take(transaction));
+        }
+    }
+
     fn data<'a>(&mut self, out: &mut Vec<u8>) -> Option<Event<'a>> {
         match &mut self.state {
             // RFC 3030 §2: DATA after BDAT in one transaction is a bad sequence.
@@ -467,6 +476,11 @@ impl Server {
     /// Answers `EndOfData` for the next recipient: no copy.
     pub fn refused(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
         self.result(out, |out, recipient| reply::write_for(out, recipient, refusal.reply()));
+    }
+
+    /// The same, where the account is not served here any more.
+    pub fn refused_away(&mut self, away: &Away, out: &mut Vec<u8>) {
+        self.result(out, |out, recipient| reply::write_away(out, recipient, away));
     }
 
     fn result(&mut self, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>, &Address)) {

@@ -11,6 +11,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use crate::away::Away;
 use crate::sasl::{self, Credentials, Exchange, Mechanism, Secret, Step};
 
 use super::Config;
@@ -270,7 +271,7 @@ impl Server {
                 self.state = State::Authorization { user: None };
                 match failure {
                     sasl::Failure::AuthorizationRefused => {
-                        self.refuse_login(Refusal::AuthenticationFailed, out)
+                        self.refuse_login(Refusal::AuthenticationFailed.text(), out)
                     }
                     sasl::Failure::Cancelled => self.bad(out, "authentication cancelled"),
                     sasl::Failure::InitialRefused => {
@@ -376,24 +377,33 @@ impl Server {
 
     /// Answers the open request with no.
     pub fn refuse(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
+        self.refuse_saying(refusal.text(), out);
+    }
+
+    /// The same, where the account is not served here.
+    pub fn refuse_away(&mut self, away: &Away, out: &mut Vec<u8>) {
+        self.refuse_saying(&away.pop3(), out);
+    }
+
+    fn refuse_saying(&mut self, text: &str, out: &mut Vec<u8>) {
         match &mut self.state {
             State::Verifying => {
                 self.state = State::Authorization { user: None };
-                self.refuse_login(refusal, out);
+                self.refuse_login(text, out);
             }
             State::Asked { maildrop, .. } => {
-                reply::err(out, refusal.text());
+                reply::err(out, text);
                 self.state = State::Transaction { maildrop: std::mem::take(maildrop) };
             }
             // RFC 1939 §6: whatever became of the deletions, QUIT releases the maildrop and closes.
-            State::Committing { .. } => self.shut_down(refusal, out),
+            State::Committing { .. } => self.end_saying(text, out),
             _ => {}
         }
     }
 
-    fn refuse_login(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
+    fn refuse_login(&mut self, text: &str, out: &mut Vec<u8>) {
         self.failed_logins = self.failed_logins.saturating_add(1);
-        reply::err(out, refusal.text());
+        reply::err(out, text);
         if self.failed_logins >= self.config.limits.failed_logins_max {
             self.state = State::Closed;
         }
@@ -456,12 +466,21 @@ impl Server {
 
     /// Ends the session from the server's side. Marks are forgotten; `Close` follows.
     pub fn shut_down(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
+        self.end_saying(refusal.text(), out);
+    }
+
+    /// The same, where the account went elsewhere.
+    pub fn end_away(&mut self, away: &Away, out: &mut Vec<u8>) {
+        self.end_saying(&away.pop3(), out);
+    }
+
+    fn end_saying(&mut self, text: &str, out: &mut Vec<u8>) {
         // In the middle of a message or a listing every line would be taken for content.
         if !matches!(
             self.state,
             State::Closed | State::Handshake | State::Sending { .. } | State::Listing { .. }
         ) {
-            reply::err(out, refusal.text());
+            reply::err(out, text);
         }
         self.state = State::Closed;
     }

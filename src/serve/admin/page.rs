@@ -5,6 +5,7 @@
 //!
 //! Formats: OpenMetrics 1.0, and the Prometheus text format 0.0.4 for those who ask for no better.
 
+use super::node::Spent;
 use crate::serve::Shard;
 use crate::serve::metrics::Snapshot;
 use culver_shard::stall;
@@ -12,7 +13,7 @@ use culver_storage::Status;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
@@ -30,6 +31,7 @@ pub struct Reading {
     counters: Snapshot,
     storage: Status,
     stalls: Stalls,
+    spent: Spent,
 }
 
 impl Reading {
@@ -38,7 +40,7 @@ impl Reading {
         let mut counters = shard.counters().snapshot();
         counters.accounts_open = accounts.open_count() as u64;
         let stalls = Stalls::of(&stall::snapshot());
-        Reading { counters, storage: accounts.storage().status(), stalls }
+        Reading { counters, storage: accounts.storage().status(), stalls, spent: Spent::here(shard) }
     }
 }
 
@@ -137,6 +139,7 @@ impl Page {
         self.shards(ours);
         self.counters(ours);
         self.storage(ours);
+        self.store(ours);
         let mut text = String::new();
         encode(&mut text, &registry)?;
         Ok(match format {
@@ -240,6 +243,23 @@ impl Page {
         }
     }
 
+    /// Requests to a store that is not this machine's disk.
+    fn store(&self, registry: &mut Registry) {
+        let families: [Family<Labels, Counter>; 4] = Default::default();
+        for ((kind, purpose), cost) in self.answered().flat_map(|reading| &reading.spent.kinds) {
+            let labels = vec![("kind", kind.name().to_owned()), ("purpose", (*purpose).to_owned())];
+            let values = [cost.requests, cost.failed, cost.octets_sent, cost.octets_received];
+            for (family, value) in families.iter().zip(values) {
+                family.get_or_create(&labels).inc_by(value);
+            }
+        }
+        let [requests, failed, sent, received] = families;
+        registry.register("store_requests", "Requests to the store", requests);
+        registry.register("store_requests_failed", "Requests that the store did not carry out", failed);
+        registry.register("store_octets_sent", "Octets sent to the store", sent);
+        registry.register("store_octets_received", "Octets received from the store", received);
+    }
+
     fn answered(&self) -> impl Iterator<Item = &Reading> {
         self.readings.iter().flatten()
     }
@@ -282,6 +302,12 @@ pub fn resident_octets(status: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use culver_storage::store::{Cost, Kind};
+
+    fn spent() -> Spent {
+        let cost = Cost { requests: 5, failed: 1, octets_sent: 70, octets_received: 0 };
+        Spent { kinds: [((Kind::Put, "journal"), cost)].into(), ..Spent::default() }
+    }
 
     fn page() -> Page {
         let reading = |logins, full| Reading {
@@ -294,6 +320,7 @@ mod tests {
                 p999_seconds: 0.003,
                 max_seconds: 0.003,
             },
+            spent: spent(),
         };
         let process = Process { resident_octets: Some(4096), descriptors: None };
         Page { readings: vec![Some(reading(3, false)), Some(reading(4, true)), None], process }
@@ -311,6 +338,8 @@ mod tests {
             "culver_storage_records_total 20",
             "culver_storage_pending_records 4",
             "culver_storage_full_shards 1",
+            "culver_store_requests_total{kind=\"put\",purpose=\"journal\"} 10",
+            "culver_store_octets_sent_total{kind=\"put\",purpose=\"journal\"} 140",
             "culver_shard_up{shard=\"1\"} 1",
             "culver_shard_up{shard=\"2\"} 0",
             "culver_shard_stall_seconds_bucket{le=\"0.002\",shard=\"0\"} 3",

@@ -35,6 +35,11 @@ impl Imap {
             Reason::NotAuthenticated.write(offer.tag, &mut self.out);
             return Ok(Flow::Go);
         };
+        if let Some(away) = self.away().await {
+            self.server.refuse_append();
+            away.write_imap(offer.tag, &mut self.out);
+            return Ok(Flow::Go);
+        }
         let target =
             session.account().state().entry(&offer.mailbox).map(|entry| (entry.guid, entry.selectable));
         let refused = match target {

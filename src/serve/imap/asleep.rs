@@ -12,9 +12,10 @@
 
 use super::state::SessionState;
 use super::{End, Idling, Imap, Selected, User, limits};
+use crate::serve::away::away_from;
 use crate::serve::metrics::Gauge;
 use crate::serve::{Open, Peer, Shard, auth, supervise};
-use culver_mailbox::Watch;
+use culver_mailbox::{OpenError, Watch};
 use culver_proto::imap::{Reason, Server, Status, response};
 use culver_shard::conn::Conn;
 use culver_shard::{Queue, spawn, time};
@@ -114,6 +115,10 @@ impl Imap {
                 let selected = state.selected.map(|(view, read_only)| Selected { view, read_only });
                 session.user = Some(User { session: opened, selected, saved: state.saved, connection });
             }
+            Err(OpenError::Away { standing, .. }) => {
+                let away = away_from(session.shard.accounts(), watch.id(), standing).await;
+                return session.finish(End::Away(away)).await;
+            }
             Err(error) => {
                 tracing::error!(session = %session.peer.id, account = %watch.id().as_str(), %error, "account cannot be opened");
                 return session.finish(End::Bye(Reason::Unavailable)).await;
@@ -146,11 +151,15 @@ impl Asleep {
         };
         let left = config.inactivity.saturating_sub(last.elapsed());
         let changed = async {
-            match idling {
-                Some(_) => watch.changed().changed_since(*seen).await,
-                None => std::future::pending().await,
+            // A client that is not in IDLE hears of changes when it asks; of the account's going, at once.
+            let mut known = *seen;
+            loop {
+                watch.changed().changed_since(known).await;
+                if idling.is_some() || watch.is_lost() {
+                    return Woken::Changed;
+                }
+                known = watch.changed().version();
             }
-            Woken::Changed
         };
         let stop = async {
             shard.draining().await;

@@ -9,6 +9,7 @@ use culver_proto::imap::command::{MessageSet, Qresync, Select, StatusItems};
 use culver_proto::imap::encode::{self, StatusValues};
 use culver_proto::imap::{Code, Reason, Refusal, Stage, Status, response};
 use culver_shard::{random, time};
+use culver_storage::Standing;
 use std::io;
 
 /// Rows written between two looks at whether the client reads.
@@ -39,6 +40,10 @@ pub fn reason(error: &ChangeError, refused: impl FnOnce(Refused) -> Reason) -> R
     match error {
         ChangeError::Refused(refusal) => refused(*refusal),
         ChangeError::NoSpace => Reason::NoSpace,
+        ChangeError::Away(standing) => {
+            tracing::info!(?standing, "a change was not committed: the account is not served here");
+            if *standing == Standing::Stale { Reason::Unavailable } else { Reason::Elsewhere }
+        }
         ChangeError::Unavailable(why) => {
             tracing::warn!(%why, "a change was not committed");
             Reason::Unavailable

@@ -5,12 +5,15 @@
 
 use super::spool::Content;
 use crate::serve::Shard;
+use crate::serve::away::away_from;
 use culver_mailbox::{Arriving, ChangeError, Refusal as ChangeRefusal};
 use culver_model::{AccountId, InternalDate};
+use culver_proto::away::Away;
 use culver_proto::lmtp::Refusal;
 use culver_shard as shard;
 use culver_shard::disk::File;
 use culver_shard::{mesh, time};
+use culver_storage::Standing;
 use std::io;
 use std::time::Duration;
 
@@ -43,6 +46,19 @@ enum Failure {
     Change(#[from] ChangeError),
 }
 
+/// What the client is told of a copy that was not stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undelivered {
+    Refused(Refusal),
+    Away(Away),
+}
+
+impl From<Refusal> for Undelivered {
+    fn from(refusal: Refusal) -> Undelivered {
+        Undelivered::Refused(refusal)
+    }
+}
+
 impl Failure {
     fn refusal(&self) -> Refusal {
         match self {
@@ -56,29 +72,29 @@ impl Failure {
 
 impl Delivery {
     /// Stores the copy on shard `target`. `Ok` once it is durable.
-    pub async fn send(self: Box<Self>, target: usize) -> Result<(), Refusal> {
+    pub async fn send(self: Box<Self>, target: usize) -> Result<(), Undelivered> {
         let account = self.account.clone();
         let called = mesh::call(target, move || async move {
             match Shard::here() {
                 Some(shard) => self.store(&shard).await,
-                None => Err(Refusal::Temporary),
+                None => Err(Refusal::Temporary.into()),
             }
         });
         match time::deadline(DELIVERY_TIMEOUT, called).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(gone)) => {
                 tracing::error!(account = %account.as_str(), %gone, "delivery");
-                Err(Refusal::Temporary)
+                Err(Refusal::Temporary.into())
             }
             // It may yet be stored; the client comes again, and a second copy is better than none.
             Err(elapsed) => {
                 tracing::error!(account = %account.as_str(), %elapsed, "delivery");
-                Err(Refusal::Temporary)
+                Err(Refusal::Temporary.into())
             }
         }
     }
 
-    async fn store(self: Box<Self>, shard: &Shard) -> Result<(), Refusal> {
+    async fn store(self: Box<Self>, shard: &Shard) -> Result<(), Undelivered> {
         let octets = self.prefix.len() as u64 + self.content.octets();
         match self.try_store(shard, octets).await {
             Ok(()) => {
@@ -86,8 +102,18 @@ impl Delivery {
                 Ok(())
             }
             Err(failure) => {
+                // Whatever failed: where the account went meanwhile, that is why.
+                let standing = match &failure {
+                    Failure::Change(ChangeError::Away(standing)) => *standing,
+                    _ => shard.accounts().standing(&self.account),
+                };
+                if standing != Standing::Here {
+                    let away = away_from(shard.accounts(), &self.account, standing).await;
+                    tracing::info!(id = self.id, account = %self.account.as_str(), octets, %away, "not delivered");
+                    return Err(Undelivered::Away(away));
+                }
                 tracing::error!(id = self.id, account = %self.account.as_str(), octets, %failure, "not delivered");
-                Err(failure.refusal())
+                Err(failure.refusal().into())
             }
         }
     }

@@ -383,11 +383,19 @@ impl Inner {
         Ok(Some(gate))
     }
 
-    /// What was made for another term of its partition is not stored, and told so.
+    /// What was made for another term of its partition, or waited until that is handed over, is not stored, and told so.
     pub fn enqueue(&self, pending: Pending) {
-        if self.partition(pending.partition).borrow().term != pending.term {
+        let taken = {
+            let partition = self.partition(pending.partition).borrow();
+            let of_account = pending.kind == RecordKind::Data;
+            partition.term == pending.term && (!of_account || partition.serving.takes(pending.haste))
+        };
+        if !taken {
             pending.tell(Err(CommitError::Lost));
             return;
+        }
+        if let Some(node) = &self.node {
+            node.took(pending.partition);
         }
         let mut state = self.journal.state.borrow_mut();
         state.octets += pending.octets;

@@ -14,9 +14,11 @@ use crate::fault::{self, Fault};
 use crate::journal::commit::shared::seq_of;
 use crate::journal::commit::{Haste, Pending};
 use crate::journal::format::RecordKind;
+use crate::objects::Stored;
 use crate::partition::{Partition, PartitionSeed, Serving};
 use crate::place::{ObjectId, ObjectKind};
 use crate::storage::{Inner, Storage};
+use crate::store::Costs;
 
 /// Between two looks whether all records of a partition that is handed over are told.
 const TELLING: Duration = Duration::from_millis(2);
@@ -40,6 +42,25 @@ pub(crate) struct Needed {
     pub own: Option<u64>,
     /// Earlier epochs of which nothing is needed any more.
     pub freed: Vec<(u32, Incarnation)>,
+}
+
+/// Whether the accounts of a partition are answered for here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Here,
+    /// This node has it, and the store has not proved for too long that nobody else does (R9).
+    Stale,
+    /// This node is taking it on, or hands it over.
+    Moving,
+    /// Another node has it, or nobody.
+    Elsewhere,
+}
+
+impl Standing {
+    /// Why something was refused a moment ago, where it may have come back since.
+    pub fn away(self) -> Standing {
+        if self == Standing::Here { Standing::Moving } else { self }
+    }
 }
 
 /// Why a partition could not be taken on or handed over.
@@ -92,9 +113,28 @@ impl Storage {
 
     /// Whether reads and changes of a partition may be answered here now.
     pub fn serves(&self, partition: PartitionId) -> bool {
-        let Some(state) = self.0.partitions.get(&partition.0) else { return false };
-        let open = state.borrow().serving == Serving::Open;
-        open && self.0.node.as_ref().is_none_or(|node| node.is_fresh())
+        self.standing(partition) == Standing::Here
+    }
+
+    /// The same, with the reason where they may not.
+    pub fn standing(&self, partition: PartitionId) -> Standing {
+        let Some(state) = self.0.partitions.get(&partition.0) else { return Standing::Elsewhere };
+        match state.borrow().serving {
+            Serving::Open if self.0.node.as_ref().is_none_or(|node| node.is_fresh()) => Standing::Here,
+            Serving::Open => Standing::Stale,
+            Serving::Opening | Serving::Leaving => Standing::Moving,
+            Serving::Absent => Standing::Elsewhere,
+        }
+    }
+
+    /// Whether partitions come and go: the store is shared, or is an object store.
+    pub fn is_shared(&self) -> bool {
+        self.0.node.is_some()
+    }
+
+    /// What this shard's requests to the store cost so far; nothing on a local store.
+    pub fn costs(&self) -> Option<&Costs> {
+        self.0.objects.stored().map(Stored::costs)
     }
 
     /// Hands a partition over: stops serving it, flushes it, and journals its Release. The manifest that holds all of it, or
@@ -138,15 +178,20 @@ impl Storage {
         Ok(manifest)
     }
 
-    /// Flushes until nothing is unflushed.
+    /// Flushes until nothing is unflushed, nor on its way to be.
     async fn flush_for_release(&self, id: PartitionId) -> Result<(), HoldError> {
         loop {
             self.0.flush_now(id).await?;
+<<<<<<< HEAD
             // What was submitted before the partition stopped serving is committed yet, and belongs into the manifest.
             let waiting = self.0.partition(id).borrow().waiting.clone();
             while waiting.get() > 0 {
                 time::sleep(TELLING).await;
             }
+=======
+            // What was taken before, and what moved bodies: the manifest must hold it, for it is answered.
+            self.0.told_of(id).await;
+>>>>>>> server
             let in_journals = {
                 let partition = self.0.partition(id).borrow();
                 match (partition.serving, partition.unflushed.is_empty(), partition.left_out.is_empty()) {

@@ -39,7 +39,7 @@ use crate::root::format::StoreIdentity;
 use crate::root::nonce;
 use crate::source::LocalFuture;
 use crate::storage::Storage;
-use crate::store::{Created, Octets, Patience, Store, StoreError, StoreUrl};
+use crate::store::{Costs, Created, Octets, Patience, Store, StoreError, StoreUrl};
 
 /// How long requests of the agent are tried.
 const PATIENCE: Patience =
@@ -133,11 +133,20 @@ struct Inner {
     config: NodeConfig,
     journal: RefCell<NodeJournal>,
     state: RefCell<State>,
+    /// One round of the agent, or one takeover that was asked for, at a time: what is claimed is taken over once.
+    turn: Semaphore,
+    /// The first round is over.
+    looked: Cell<bool>,
     /// Something is to be looked at before its time.
     due: Notify,
+<<<<<<< HEAD
     /// Held while claims are taken over and while an incarnation begins: what was claimed in one is never handed to shards
     /// in another.
     taking: Semaphore,
+=======
+    /// A round is over.
+    rounds: Notify,
+>>>>>>> server
     stopping: Cell<bool>,
     task: RefCell<Option<Task<()>>>,
     _lock: disk::Lock,
@@ -240,8 +249,14 @@ impl Node {
             config,
             journal: RefCell::new(journal),
             state: RefCell::new(state),
+            turn: Semaphore::new(1),
+            looked: Cell::new(false),
             due: Notify::new(),
+<<<<<<< HEAD
             taking: Semaphore::new(1),
+=======
+            rounds: Notify::new(),
+>>>>>>> server
             stopping: Cell::new(false),
             task: RefCell::default(),
             _lock: lock,
@@ -276,12 +291,34 @@ impl Node {
         state.owners.get(&partition).map(|owner| (owner.name.clone(), owner.address.clone()))
     }
 
+<<<<<<< HEAD
     pub(crate) fn store(&self) -> &Store {
         &self.0.store
     }
 
     pub(crate) fn shard_of(&self, id: PartitionId) -> usize {
         self.0.shard_of(id)
+=======
+    /// As its operator named it.
+    pub fn name(&self) -> &str {
+        &self.0.config.name
+    }
+
+    /// What the requests of the agent and of the journal cost so far; those of shards are told by their storage.
+    pub fn costs(&self) -> &Costs {
+        self.0.store.costs()
+    }
+
+    /// Ready when this node has looked at all owners once, and has taken what nobody owned.
+    pub async fn looked(&self) {
+        loop {
+            let seen = self.0.rounds.version();
+            if self.0.looked.get() {
+                return;
+            }
+            self.0.rounds.changed_since(seen).await;
+        }
+>>>>>>> server
     }
 
     /// The store has not answered a commit for long: it is tried again until it does.
@@ -296,8 +333,12 @@ impl Node {
 
     /// Takes partitions from whoever has them, at once. How many this node has of them then.
     pub async fn take_over(&self, partitions: &[PartitionId]) -> Result<usize, SealError> {
+<<<<<<< HEAD
         // A node whose journal was sealed claims only in its next incarnation, which begins in a moment.
         let _ = time::deadline(RENEWAL, self.0.renewed()).await;
+=======
+        let _turn = self.0.turn.acquire(1).await;
+>>>>>>> server
         let held: BTreeSet<PartitionId> = self.held().into_iter().collect();
         let wanted: Vec<PartitionId> = partitions.iter().copied().filter(|id| !held.contains(id)).collect();
         self.0.look_at_owners(wanted.iter().copied()).await?;
@@ -316,6 +357,7 @@ impl Node {
         if let Some(task) = task {
             task.cancel().await;
         }
+        let _turn = self.0.turn.acquire(1).await;
         let releases = self.held().into_iter().map(|id| {
             let shard = self.0.shard_of(id);
             let release: LocalFuture<'_, ()> = Box::pin(async move {
@@ -389,12 +431,20 @@ impl Inner {
     async fn run(self: Rc<Self>) {
         while !self.stopping.get() {
             let seen = self.due.version();
+            let turn = self.turn.acquire(1).await;
             if self.journal.borrow().has_ended() {
                 self.renew().await;
             }
-            if let Err(error) = Box::pin(self.round()).await {
-                tracing::warn!(%error, "the store does not tell who owns what; it is asked again");
+            match Box::pin(self.round()).await {
+                Ok(()) => {
+                    self.looked.set(true);
+                    self.rounds.notify_all();
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the store does not tell who owns what; it is asked again");
+                }
             }
+            drop(turn);
             let pause = self.config.look.mul_f64(0.75 + random::below(500) as f64 / 1000.0);
             let journal = self.journal.borrow().clone();
             let wait = async {

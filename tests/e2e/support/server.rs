@@ -91,11 +91,13 @@ pub struct Options {
     pub descriptors: Option<u64>,
     /// Sessions are put away at every wait, and their accounts closed meanwhile.
     pub asleep: bool,
+    /// Further words of `culver quickstart`.
+    pub words: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { accounts: 20, shards: 2, config: None, descriptors: None, asleep: false }
+        Options { accounts: 20, shards: 2, config: None, descriptors: None, asleep: false, words: Vec::new() }
     }
 }
 
@@ -254,6 +256,7 @@ impl Culver {
             .arg("--shards")
             .arg(self.options.shards.to_string())
             .arg("--no-samples");
+        command.args(&self.options.words);
         for n in 0..self.options.accounts {
             command.arg("--account").arg(format!("{}:{}", user(n), password(n)));
         }

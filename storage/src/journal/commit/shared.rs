@@ -8,7 +8,7 @@
 //! are forgotten (R7).
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -66,6 +66,8 @@ pub(crate) struct NodeLink {
     /// Batches that were told, and a notification of each.
     told: Cell<u64>,
     telling: Notify,
+    /// Records that were taken and not yet told, by partition.
+    untold: RefCell<BTreeMap<PartitionId, usize>>,
 }
 
 /// A batch on its way.
@@ -88,6 +90,23 @@ impl NodeLink {
             sent: Notify::new(),
             told: Cell::new(0),
             telling: Notify::new(),
+            untold: RefCell::default(),
+        }
+    }
+
+    /// Counts a record that was taken.
+    pub fn took(&self, partition: PartitionId) {
+        *self.untold.borrow_mut().entry(partition).or_default() += 1;
+    }
+
+    /// Counts a record that is told what became of it.
+    fn tells(&self, partition: PartitionId) {
+        let mut untold = self.untold.borrow_mut();
+        if let Some(count) = untold.get_mut(&partition) {
+            *count -= 1;
+            if *count == 0 {
+                untold.remove(&partition);
+            }
         }
     }
 
@@ -198,6 +217,18 @@ impl Inner {
         }
     }
 
+    /// Ready at a moment when nothing that was taken for a partition waits to be told.
+    pub async fn told_of(&self, partition: PartitionId) {
+        let Some(node) = &self.node else { return };
+        loop {
+            let seen = node.telling.version();
+            if !node.untold.borrow().contains_key(&partition) {
+                return;
+            }
+            node.telling.changed_since(seen).await;
+        }
+    }
+
     /// The octets of a batch's records, and where they stand in it. Places of bodies count from their own record.
     async fn encode_part(&self, batch: &[Pending]) -> (Vec<u8>, Vec<Laid>) {
         let mut out = Vec::with_capacity(batch.iter().map(|pending| pending.octets as usize).sum());
@@ -250,6 +281,9 @@ impl Inner {
                 (partition.term, partition.epoch)
             };
             let index = appended.index + nth;
+            if let Some(node) = &self.node {
+                node.tells(pending.partition);
+            }
             {
                 let mut state = self.journal.state.borrow_mut();
                 state.next_lsn = lsn_of(appended.seq, index + 1);
@@ -304,6 +338,10 @@ impl Inner {
         let mut state = self.journal.state.borrow_mut();
         state.in_flight -= batch.len();
         drop(state);
+        if let Some(node) = &self.node {
+            batch.iter().for_each(|pending| node.tells(pending.partition));
+            node.telling.notify_all();
+        }
         self.fail(batch, error);
     }
 
@@ -319,12 +357,14 @@ impl Inner {
             let id = partition.borrow().id;
             self.lose(id);
         }
+        queued.iter().for_each(|pending| node.tells(pending.partition));
         self.fail(queued.into(), CommitError::Lost);
         if let Some(source) = self.source() {
             source.reset(None);
         }
         self.journal.wake.notify_all();
         self.flushed.notify_all();
+        node.telling.notify_all();
     }
 
     /// A partition is not ours any more: what is in memory of it is forgotten.

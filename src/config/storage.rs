@@ -1,0 +1,224 @@
+//! `[storage]`: where mail is, who this node is, and what the store's requests cost.
+
+use super::reader::{Problems, Section};
+use culver_storage::store::StoreUrl;
+use culver_storage::{NodeConfig, Windows};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Below this a node whose store hesitates would be taken for dead; above it accounts of a dead node wait too long.
+const LEASES: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(3600);
+/// A committed object proves ownership for half of the lease, and for no longer than this.
+const PROOF_MAX: Duration = Duration::from_secs(15);
+/// Between two looks at the other nodes: a sixth of the lease, and no longer than this.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+/// Octets of a node's name.
+const NAME_OCTETS_MAX: usize = 64;
+/// Octets of the address that clients are told.
+const ADDRESS_OCTETS_MAX: usize = 255;
+
+const URL_REMEDY: &str = "write file:///absolute/path for a store of this machine, or file:///mnt/mail?shared=true, \
+                          s3://BUCKET/PREFIX?endpoint=… or sproxyd://HOST:PORT/proxy/CHORD/PREFIX for one of several nodes";
+
+#[derive(Clone, Debug)]
+pub struct StorageConfig {
+    /// What this machine keeps: the store itself, or what a node of a shared store keeps for itself.
+    pub directory: PathBuf,
+    /// Where the store is not this directory.
+    pub shared: Option<SharedStore>,
+    pub prices: Prices,
+}
+
+/// A store that nodes share, and who this node is there.
+#[derive(Clone, Debug)]
+pub struct SharedStore {
+    pub url: StoreUrl,
+    pub name: String,
+    /// What clients are told of where this node answers; empty: its IMAP listener.
+    pub address: String,
+    /// A node that committed nothing for so long is taken for dead. The same on all nodes of a store.
+    pub lease: Duration,
+}
+
+/// What a store bills, in a currency of the operator's: per 1,000 requests, and per GiB.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prices {
+    pub currency: String,
+    pub put: f64,
+    pub get: f64,
+    pub delete: f64,
+    pub list: f64,
+    pub sent_gib: f64,
+    pub received_gib: f64,
+}
+
+impl Default for Prices {
+    /// What large providers bill for their standard class, within a region.
+    fn default() -> Prices {
+        Prices {
+            currency: "USD".to_owned(),
+            put: 0.005,
+            get: 0.0004,
+            delete: 0.0,
+            list: 0.005,
+            sent_gib: 0.0,
+            received_gib: 0.0,
+        }
+    }
+}
+
+impl SharedStore {
+    pub const LEASE: Duration = Duration::from_secs(30);
+
+    /// `address`: told to clients where the configuration names none.
+    pub fn node(&self, address: String) -> NodeConfig {
+        let proof = (self.lease / 2).min(PROOF_MAX);
+        NodeConfig {
+            address: if self.address.is_empty() { address } else { self.address.clone() },
+            windows: Windows { proof, ..Windows::default() },
+            lease: self.lease,
+            look: (self.lease / 6).min(LOOK_MAX),
+            ..NodeConfig::new(&self.name)
+        }
+    }
+}
+
+impl StorageConfig {
+    /// A store of this machine.
+    pub fn local(directory: PathBuf) -> StorageConfig {
+        StorageConfig { directory, shared: None, prices: Prices::default() }
+    }
+
+    pub(super) fn parse(section: &mut Section, problems: &mut Problems) -> StorageConfig {
+        let url = section.required_text("url", "url = \"file:///var/lib/culver\"", problems);
+        let node = section.text_at("node", problems);
+        let dir = section.text_at("dir", problems);
+        let address = section.text_at("address", problems);
+        let lease = section.duration_at("lease", problems);
+        let mut config = StorageConfig::local(PathBuf::new());
+        parse_prices(section, &mut config.prices, problems);
+        if let Some((name, line)) = &node
+            && let Err(what) = check_name(name)
+        {
+            let remedy = "write a short name such as \"mail-1\", another one for each node";
+            problems.at(*line, "storage.node", &what, remedy);
+        }
+        if let Some((address, line)) = &address
+            && (address.len() > ADDRESS_OCTETS_MAX || !address.bytes().all(|octet| octet.is_ascii_graphic()))
+        {
+            let remedy = "write what a client can connect to, such as \"mail-1.example.net:143\"";
+            problems.at(*line, "storage.address", "is not an address", remedy);
+        }
+        if let Some((dir, line)) = &dir
+            && !dir.starts_with('/')
+        {
+            let remedy = "write a directory of this machine alone, such as \"/var/lib/culver\"";
+            problems.at(*line, "storage.dir", "is not an absolute path", remedy);
+        }
+        if let Some((lease, line)) = &lease
+            && !LEASES.contains(lease)
+        {
+            let what = format!("is not within {:?} and {:?}", LEASES.start(), LEASES.end());
+            problems.at(*line, "storage.lease", &what, "write \"30s\", the same on all nodes of the store");
+        }
+        // Without an address of the store nothing can be said of what belongs to it.
+        let Some((text, line)) = url else { return config };
+        let url = match store_url(&text) {
+            Ok(url) => url,
+            Err(what) => {
+                problems.at(line, "storage.url", &what, URL_REMEDY);
+                return config;
+            }
+        };
+        if let StoreUrl::Local(directory) = url {
+            for (key, line) in [
+                ("node", node.map(|(_, line)| line)),
+                ("dir", dir.map(|(_, line)| line)),
+                ("address", address.map(|(_, line)| line)),
+                ("lease", lease.map(|(_, line)| line)),
+            ] {
+                let Some(line) = line else { continue };
+                let what = "has no meaning for a store of this machine alone";
+                let remedy = "remove it, or name a store that nodes share: add ?shared=true to storage.url";
+                problems.at(line, &format!("storage.{key}"), what, remedy);
+            }
+            config.directory = directory;
+            return config;
+        }
+        match dir {
+            None => section.missing("dir", "dir = \"/var/lib/culver\": the node's own part", problems),
+            Some((dir, _)) => config.directory = PathBuf::from(dir),
+        }
+        let name = match node {
+            Some((name, _)) => name,
+            None => {
+                let name = super::hostname();
+                if let Err(what) = check_name(&name) {
+                    let what = format!("is missing, and this host's name {what}");
+                    problems.at(line, "storage.node", &what, "write node = \"mail-1\"");
+                }
+                name
+            }
+        };
+        config.shared = Some(SharedStore {
+            url,
+            name,
+            address: address.map_or_else(String::new, |(address, _)| address),
+            lease: lease.map_or(SharedStore::LEASE, |(lease, _)| lease),
+        });
+        config
+    }
+}
+
+fn parse_prices(section: &mut Section, prices: &mut Prices, problems: &mut Problems) {
+    let mut given = section.section("prices", problems);
+    if let Some((currency, _)) = given.text_at("currency", problems) {
+        prices.currency = currency;
+    }
+    for (key, price) in [
+        ("put", &mut prices.put),
+        ("get", &mut prices.get),
+        ("delete", &mut prices.delete),
+        ("list", &mut prices.list),
+        ("sent_gib", &mut prices.sent_gib),
+        ("received_gib", &mut prices.received_gib),
+    ] {
+        given.price(key, problems, |value| *price = value);
+    }
+    given.finish(problems);
+}
+
+/// The address of a store; what is wrong with it otherwise.
+pub fn store_url(text: &str) -> Result<StoreUrl, String> {
+    let url = StoreUrl::parse(text).map_err(|error| format!("{:?}: {}", error.url, error.what))?;
+    match &url {
+        StoreUrl::Local(path) | StoreUrl::SharedFs(path) if path.parent().is_none() => {
+            Err(format!("{text:?} does not name a directory below the root"))
+        }
+        _ => Ok(url),
+    }
+}
+
+/// A node's name stands in objects of the store, in logs, and in what clients are told.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let letter = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
+    if name.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    if name.len() > NAME_OCTETS_MAX {
+        return Err(format!("has {} octets, {NAME_OCTETS_MAX} are allowed", name.len()));
+    }
+    if !name.bytes().all(letter) || name.starts_with('.') {
+        return Err(format!("is {name:?}: letters, digits, - _ and . only, and no dot in front"));
+    }
+    Ok(())
+}
+
+/// Whether a lease can be kept.
+pub fn check_lease(lease: Duration) -> Result<(), String> {
+    match LEASES.contains(&lease) {
+        true => Ok(()),
+        false => Err(format!("{lease:?} is not within {:?} and {:?}", LEASES.start(), LEASES.end())),
+    }
+}

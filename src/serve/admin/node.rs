@@ -1,0 +1,209 @@
+//! What the admin port does for a node's operator: take partitions over, and tell what the store's requests cost.
+//!
+//! # Limits
+//! [`TAKE_WITHIN`] for a takeover: what is claimed by then is taken over in the background.
+
+use crate::config::{Prices, StorageConfig};
+use crate::control::{Control, partitions};
+use crate::serve::Shard;
+use culver_model::PartitionId;
+use culver_shard as shard;
+use culver_shard::{local, mesh, time};
+use culver_storage::Node;
+use culver_storage::store::{Cost, Costs, Kind};
+use hyper::StatusCode;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const TAKE_WITHIN: Duration = Duration::from_secs(300);
+/// Accounts that are told one by one.
+const ACCOUNTS_MAX: usize = 100;
+const GIB: f64 = (1u64 << 30) as f64;
+
+/// Whether a request comes from the operator.
+pub fn allows(authorization: &[u8]) -> bool {
+    local::<Control>().is_some_and(|control| control.allows(authorization))
+}
+
+/// Whether there is anything here to be asked: on a local store there is not.
+pub fn is_here() -> bool {
+    local::<Control>().is_some()
+}
+
+fn wrong(status: StatusCode, what: impl std::fmt::Display) -> (StatusCode, Value) {
+    (status, json!({"error": what.to_string()}))
+}
+
+/// `POST /takeover?partitions=…`
+pub async fn takeover(here: &Shard, query: &str) -> (StatusCode, Value) {
+    let Some(node) = local::<Node>() else {
+        return wrong(StatusCode::CONFLICT, "its store is of this machine alone");
+    };
+    let Some(text) = query.strip_prefix("partitions=") else {
+        return wrong(StatusCode::BAD_REQUEST, "write /takeover?partitions=all");
+    };
+    let count = here.accounts().storage().partition_count();
+    let wanted = match partitions(text) {
+        Ok(None) => (0..count).collect(),
+        Ok(Some(wanted)) => wanted,
+        Err(what) => return wrong(StatusCode::BAD_REQUEST, what),
+    };
+    if let Some(strange) = wanted.iter().find(|id| **id >= count) {
+        let what = format!("there is no partition {strange}: this store has 0 to {}", count - 1);
+        return wrong(StatusCode::BAD_REQUEST, what);
+    }
+    let wanted: Vec<PartitionId> = wanted.into_iter().map(PartitionId).collect();
+    let before = node.held();
+    let had = wanted.iter().filter(|id| before.contains(id)).count();
+    let began = time::now();
+    let taken = match time::deadline(TAKE_WITHIN, node.take_over(&wanted)).await {
+        Ok(Ok(taken)) => taken,
+        Ok(Err(error)) => return wrong(StatusCode::SERVICE_UNAVAILABLE, error),
+        Err(_) => {
+            let what = format!("not done within {} s; it goes on, look at the log", TAKE_WITHIN.as_secs());
+            return wrong(StatusCode::GATEWAY_TIMEOUT, what);
+        }
+    };
+    let ms = began.elapsed().as_millis() as u64;
+    tracing::info!(asked = wanted.len(), taken, ms, "takeover");
+    let answer = json!({
+        "node": node.name(),
+        "asked": wanted.len(),
+        "had": had,
+        "taken": taken,
+        "held": node.held().len(),
+        "ms": ms,
+    });
+    (StatusCode::OK, answer)
+}
+
+/// What requests of one shard, or of the node, cost.
+#[derive(Default)]
+pub struct Spent {
+    pub kinds: BTreeMap<(Kind, &'static str), Cost>,
+    pub retries: u64,
+    pub hedges: u64,
+    pub accounts: Vec<(String, Vec<(Kind, Cost)>)>,
+}
+
+impl Spent {
+    fn of(costs: &Costs) -> Spent {
+        let accounts = costs.top(ACCOUNTS_MAX).into_iter();
+        Spent {
+            kinds: costs.all().into_iter().map(|(kind, purpose, cost)| ((kind, purpose), cost)).collect(),
+            retries: costs.retries().iter().map(|(_, count)| count).sum(),
+            hedges: costs.hedges(),
+            accounts: accounts.map(|(id, _)| (id.as_str().to_owned(), costs.of_account(&id))).collect(),
+        }
+    }
+
+    /// Of the running shard; on shard 0 with the node's own.
+    pub fn here(shard: &Shard) -> Spent {
+        let mut spent = shard.accounts().storage().costs().map(Spent::of).unwrap_or_default();
+        if let Some(node) = local::<Node>() {
+            spent.add(Spent::of(node.costs()));
+        }
+        spent
+    }
+
+    pub fn add(&mut self, other: Spent) {
+        for (key, cost) in other.kinds {
+            self.kinds.entry(key).or_default().add(&cost);
+        }
+        self.retries += other.retries;
+        self.hedges += other.hedges;
+        self.accounts.extend(other.accounts);
+    }
+}
+
+/// `GET /cost`
+pub async fn cost(config: &StorageConfig) -> (StatusCode, Value) {
+    let mut spent = Spent::default();
+    for at in 0..shard::shards() {
+        let asked = mesh::call(at, || async { Shard::here().map(|shard| Spent::here(&shard)) });
+        match asked.await {
+            Ok(Some(one)) => spent.add(one),
+            _ => return wrong(StatusCode::SERVICE_UNAVAILABLE, format!("shard {at} does not answer")),
+        }
+    }
+    (StatusCode::OK, told(&spent, &config.prices))
+}
+
+fn told(spent: &Spent, prices: &Prices) -> Value {
+    let line = |cost: &Cost, kind: Kind| {
+        json!({
+            "requests": cost.requests,
+            "failed": cost.failed,
+            "octets_sent": cost.octets_sent,
+            "octets_received": cost.octets_received,
+            "money": money(prices, kind, cost),
+        })
+    };
+    let kinds: Vec<Value> = spent
+        .kinds
+        .iter()
+        .map(|((kind, purpose), cost)| {
+            let mut told = line(cost, *kind);
+            told["kind"] = json!(kind.name());
+            told["purpose"] = json!(purpose);
+            told
+        })
+        .collect();
+    let total: f64 = spent.kinds.iter().map(|((kind, _), cost)| money(prices, *kind, cost)).sum();
+    let accounts: Vec<Value> = spent
+        .accounts
+        .iter()
+        .map(|(account, costs)| {
+            let (mut sum, mut paid) = (Cost::default(), 0.0);
+            for (kind, cost) in costs {
+                sum.add(cost);
+                paid += money(prices, *kind, cost);
+            }
+            json!({
+                "account": account,
+                "requests": sum.requests,
+                "octets_sent": sum.octets_sent,
+                "octets_received": sum.octets_received,
+                "money": paid,
+            })
+        })
+        .collect();
+    json!({
+        "node": local::<Node>().map(|node| node.name().to_owned()),
+        "currency": prices.currency,
+        "kinds": kinds,
+        "money": total,
+        "retries": spent.retries,
+        "hedges": spent.hedges,
+        "accounts": accounts,
+    })
+}
+
+/// What requests of one kind are billed.
+fn money(prices: &Prices, kind: Kind, cost: &Cost) -> f64 {
+    let per_thousand = match kind {
+        Kind::Put => prices.put,
+        Kind::Get | Kind::Head => prices.get,
+        Kind::Delete => prices.delete,
+        Kind::List => prices.list,
+    };
+    cost.requests as f64 * per_thousand / 1000.0
+        + cost.octets_sent as f64 / GIB * prices.sent_gib
+        + cost.octets_received as f64 / GIB * prices.received_gib
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_is_by_the_thousand_requests_and_the_gibibyte() {
+        let prices = Prices { put: 5.0, get: 0.4, sent_gib: 2.0, received_gib: 90.0, ..Prices::default() };
+        let cost = Cost { requests: 2000, failed: 0, octets_sent: 1 << 29, octets_received: 0 };
+        assert_eq!(money(&prices, Kind::Put, &cost), 11.0);
+        let cost = Cost { requests: 500, failed: 0, octets_sent: 0, octets_received: 1 << 30 };
+        assert_eq!(money(&prices, Kind::Head, &cost), 90.2);
+        assert_eq!(money(&Prices::default(), Kind::Delete, &cost), 0.0);
+    }
+}
