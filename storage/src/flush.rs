@@ -347,16 +347,10 @@ impl Inner {
         let draft = (path, self.objects.sync_drafts());
         let merged = merge(&opened, whole, draft, self.file_header(id, object), object).await?;
         // The partition may be lost by now, or have come again: what it stands on is not asked of it.
-<<<<<<< HEAD
         let lost = fault::on(Fault::MergeAfterLoss) && self.partition(id).borrow().manifest.is_none();
         for table in tables.drain(from..) {
             // The table of this very flush is named by nothing; all others are, until it is committed.
             if written.contains(&table.object) || lost {
-=======
-        for table in tables.drain(from..) {
-            // The table of this very flush is named by nothing; all others are, until it is committed.
-            if written.contains(&table.object) {
->>>>>>> server
                 written.retain(|other| *other != table.object);
                 self.garbage.borrow_mut().push((id, table.object));
             }

@@ -53,11 +53,8 @@ pub use journal::commit::{Haste, OnCommit};
 pub use limits::Limits;
 pub use place::{ObjectId, ObjectKind, Place, Position};
 pub use root::{Root, Share};
-<<<<<<< HEAD
 pub use shared::gc::{Found, GcError};
-=======
 pub use shared::holding::Standing;
->>>>>>> server
 pub use shared::journal::Windows;
 pub use shared::node::{Node, NodeConfig, NodeShare};
 pub use shared::seal::SealError;

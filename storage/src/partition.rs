@@ -1,6 +1,5 @@
 //! What a shard knows of one of its partitions: the manifest it stands on, and what is committed beyond it.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -78,8 +77,6 @@ pub(crate) struct Partition {
     pub term: u64,
     /// On a shared store, the journal object that its Open record is in.
     pub opened: u64,
-    /// Records of this term that were made and are not yet told.
-    pub waiting: Rc<Cell<usize>>,
     pub flush: Option<(FlushMeta, Option<ObjectId>)>,
     pub manifest: Option<Rc<Manifest>>,
     /// The manifest's tables, oldest first; opened at the first use.
@@ -124,7 +121,6 @@ impl Partition {
             epoch: seed.epoch,
             term: 0,
             opened: 0,
-            waiting: Rc::default(),
             flush,
             manifest,
             tables: None,

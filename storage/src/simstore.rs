@@ -76,9 +76,10 @@ struct State {
     cut: BTreeSet<String>,
     /// Requests answered, by kind.
     answered: BTreeMap<&'static str, u64>,
-<<<<<<< HEAD
     /// Requests that a test holds up, in the order in which it asked for that.
     orders: Vec<Rc<Order>>,
+    /// Requests, while somebody watches.
+    watched: Option<Vec<Asked>>,
 }
 
 /// Where a request is held up.
@@ -154,9 +155,6 @@ impl Held {
         self.order.released.set(true);
         self.order.moved.notify_all();
     }
-=======
-    /// Requests, while somebody watches.
-    watched: Option<Vec<Asked>>,
 }
 
 /// A request that was watched.
@@ -166,7 +164,6 @@ pub struct Asked {
     pub key: String,
     pub began: time::Instant,
     pub ended: time::Instant,
->>>>>>> cache
 }
 
 enum Change {
@@ -184,11 +181,8 @@ impl SimStore {
             down: false,
             cut: BTreeSet::new(),
             answered: BTreeMap::new(),
-<<<<<<< HEAD
             orders: Vec::new(),
-=======
             watched: None,
->>>>>>> cache
         })))
     }
 

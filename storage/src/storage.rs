@@ -15,7 +15,7 @@ use crate::body::{Body, BodyWriter, Frame, Reader};
 use crate::cache::{Cache, CacheStatus, Part, Reading};
 use crate::error::{CommitError, OpenError, ReadError, SubmitError};
 use crate::journal::commit::shared::NodeLink;
-use crate::journal::commit::{Haste, Journal, OnCommit, Pending, Waiting};
+use crate::journal::commit::{Haste, Journal, OnCommit, Pending};
 use crate::journal::format::{RecordKind, parse_head};
 use crate::limits::Limits;
 use crate::objects::{ObjectFile, Objects, Stored};
@@ -544,13 +544,12 @@ impl Inner {
             let limit = self.limits.meta_octets_max as u64;
             return Err(SubmitError::TooLarge { octets: meta.len() as u64, limit });
         }
-        let (stuck, term, waiting) = {
+        let (stuck, term) = {
             let partition = self.partition(partition).borrow();
             if !partition.serving.takes(haste) {
                 return Err(SubmitError::NotHere);
             }
-            let stuck = partition.left_out.get(account).copied().unwrap_or(0);
-            (stuck, partition.term, Waiting::count(&partition.waiting))
+            (partition.left_out.get(account).copied().unwrap_or(0), partition.term)
         };
         if stuck > self.limits.left_out_octets_max && haste != Haste::Urgent {
             return Err(SubmitError::Busy);
@@ -566,7 +565,7 @@ impl Inner {
         if pending.octets > limit {
             return Err(SubmitError::TooLarge { octets: pending.octets, limit });
         }
-        Ok(pending.counted(waiting))
+        Ok(pending)
     }
 
     /// The object of a place, opened.

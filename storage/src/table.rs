@@ -345,10 +345,9 @@ impl Table {
     }
 }
 
-<<<<<<< HEAD
 /// Octets of a block that are asked for at a time of a table in a store, where each request costs money.
 const COPY_STORED_OCTETS: u64 = 4 << 20;
-=======
+
 fn end_of(entry: &BlockEntry) -> u64 {
     entry.offset + entry.length
 }
@@ -365,7 +364,6 @@ fn table_end(end: &[u8], at: u64, octets: u64) -> Result<Footer, &'static str> {
     }
     Footer::parse(&end[footer_at..], octets)
 }
->>>>>>> cache
 
 /// Octets gathered before they are written.
 const WRITE_OCTETS: usize = 256 << 10;

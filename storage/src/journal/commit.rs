@@ -76,23 +76,6 @@ pub(crate) struct Pending {
     room: Option<Permit>,
     /// The partition's term here in which it was made.
     term: u64,
-    waiting: Option<Waiting>,
-}
-
-/// Counts a record of a partition from its making until it is told: a hand-over waits until there is none (H7).
-pub(crate) struct Waiting(Rc<Cell<usize>>);
-
-impl Waiting {
-    pub fn count(of: &Rc<Cell<usize>>) -> Waiting {
-        of.set(of.get() + 1);
-        Waiting(of.clone())
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
 }
 
 /// Who waits for a record.
@@ -136,18 +119,11 @@ impl Pending {
             octets,
             room: None,
             term,
-            waiting: None,
         }
     }
 
-    /// Counted by its partition until it is told.
-    pub fn counted(mut self, waiting: Waiting) -> Pending {
-        self.waiting = Some(waiting);
-        self
-    }
-
     fn tell(self, result: Result<Committed, CommitError>) -> bool {
-        let (on_commit, _waiting) = (self.on_commit, self.waiting);
+        let on_commit = self.on_commit;
         catch_unwind(AssertUnwindSafe(move || on_commit(result))).is_ok()
     }
 }

@@ -2,7 +2,6 @@
 //! still needs (R4).
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use culver_model::PartitionId;
 use culver_shard::sync::oneshot;
@@ -19,9 +18,6 @@ use crate::partition::{Partition, PartitionSeed, Serving};
 use crate::place::{ObjectId, ObjectKind};
 use crate::storage::{Inner, Storage};
 use crate::store::Costs;
-
-/// Between two looks whether all records of a partition that is handed over are told.
-const TELLING: Duration = Duration::from_millis(2);
 
 /// A partition that this node claimed, with everything committed of it.
 #[derive(Clone, Debug)]
@@ -182,16 +178,8 @@ impl Storage {
     async fn flush_for_release(&self, id: PartitionId) -> Result<(), HoldError> {
         loop {
             self.0.flush_now(id).await?;
-<<<<<<< HEAD
-            // What was submitted before the partition stopped serving is committed yet, and belongs into the manifest.
-            let waiting = self.0.partition(id).borrow().waiting.clone();
-            while waiting.get() > 0 {
-                time::sleep(TELLING).await;
-            }
-=======
             // What was taken before, and what moved bodies: the manifest must hold it, for it is answered.
             self.0.told_of(id).await;
->>>>>>> server
             let in_journals = {
                 let partition = self.0.partition(id).borrow();
                 match (partition.serving, partition.unflushed.is_empty(), partition.left_out.is_empty()) {

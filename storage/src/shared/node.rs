@@ -139,14 +139,8 @@ struct Inner {
     looked: Cell<bool>,
     /// Something is to be looked at before its time.
     due: Notify,
-<<<<<<< HEAD
-    /// Held while claims are taken over and while an incarnation begins: what was claimed in one is never handed to shards
-    /// in another.
-    taking: Semaphore,
-=======
     /// A round is over.
     rounds: Notify,
->>>>>>> server
     stopping: Cell<bool>,
     task: RefCell<Option<Task<()>>>,
     _lock: disk::Lock,
@@ -252,11 +246,7 @@ impl Node {
             turn: Semaphore::new(1),
             looked: Cell::new(false),
             due: Notify::new(),
-<<<<<<< HEAD
-            taking: Semaphore::new(1),
-=======
             rounds: Notify::new(),
->>>>>>> server
             stopping: Cell::new(false),
             task: RefCell::default(),
             _lock: lock,
@@ -291,14 +281,14 @@ impl Node {
         state.owners.get(&partition).map(|owner| (owner.name.clone(), owner.address.clone()))
     }
 
-<<<<<<< HEAD
     pub(crate) fn store(&self) -> &Store {
         &self.0.store
     }
 
     pub(crate) fn shard_of(&self, id: PartitionId) -> usize {
         self.0.shard_of(id)
-=======
+    }
+
     /// As its operator named it.
     pub fn name(&self) -> &str {
         &self.0.config.name
@@ -318,7 +308,6 @@ impl Node {
             }
             self.0.rounds.changed_since(seen).await;
         }
->>>>>>> server
     }
 
     /// The store has not answered a commit for long: it is tried again until it does.
@@ -333,12 +322,9 @@ impl Node {
 
     /// Takes partitions from whoever has them, at once. How many this node has of them then.
     pub async fn take_over(&self, partitions: &[PartitionId]) -> Result<usize, SealError> {
-<<<<<<< HEAD
         // A node whose journal was sealed claims only in its next incarnation, which begins in a moment.
         let _ = time::deadline(RENEWAL, self.0.renewed()).await;
-=======
         let _turn = self.0.turn.acquire(1).await;
->>>>>>> server
         let held: BTreeSet<PartitionId> = self.held().into_iter().collect();
         let wanted: Vec<PartitionId> = partitions.iter().copied().filter(|id| !held.contains(id)).collect();
         self.0.look_at_owners(wanted.iter().copied()).await?;
@@ -465,7 +451,6 @@ impl Inner {
 
     /// R7: a new incarnation, which owns nothing.
     async fn renew(&self) {
-        let _alone = self.taking.acquire(1).await;
         tracing::error!("this node lost what it owned; it begins anew");
         for shard in 0..shards() {
             let fenced = mesh::call(shard, || async {
@@ -678,7 +663,6 @@ impl Inner {
 
     /// Takes over what was claimed and hands it to its shards.
     async fn take_pending(&self) -> Result<(), SealError> {
-        let _alone = self.taking.acquire(1).await;
         let claims = self.state.borrow().pending.clone();
         if claims.is_empty() {
             return Ok(());
