@@ -56,6 +56,12 @@ Ports are --port-base plus the standard port: IMAP 20143, IMAPS 20993, POP3 2011
   culver takeover --partitions 0,3,5-9 --dir /var/lib/culver --json
 The nodes that had them lose them, and stand by. Nothing that was acknowledged is lost.")]
     Takeover(nodes::Takeover),
+    /// Look for objects of a shared store that nothing names, and for needed ones that are missing: of a node that runs in DIR
+    #[command(after_help = "Examples:
+  culver gc --dir culver-data                     tells what it finds, and deletes nothing
+  culver gc --remove --json --dir /var/lib/culver
+It looks through the partitions that the node has, and through all journals. Run it on each node.")]
+    Gc(nodes::Gc),
     /// Tell what the requests to a shared store cost: of a node that runs in DIR
     #[command(after_help = "Examples:
   culver cost --dir culver-data
@@ -98,6 +104,7 @@ fn main() -> ExitCode {
         Command::Serve { config } => serve::run_file(&config),
         Command::CheckConfig { file } => chores::check_config(&file),
         Command::Takeover(options) => nodes::takeover(&options),
+        Command::Gc(options) => nodes::gc(&options),
         Command::Cost(options) => nodes::cost(&options),
         Command::HashPassword { scheme } => chores::hash_password(&scheme),
         Command::Dump { file } => chores::dump(&file),

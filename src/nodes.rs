@@ -1,11 +1,12 @@
-//! The commands that speak to a running node: takeover and cost.
+//! The commands that speak to a running node: takeover, gc and cost.
 
 use crate::control::{Control, partitions};
 use anstream::println;
 use anstyle::{AnsiColor, Style};
 use anyhow::{Result, bail};
 use clap::Args;
-use serde_json::Value;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -36,6 +37,91 @@ pub struct Cost {
     #[arg(long)]
     pub json: bool,
 }
+
+#[derive(Args, Clone, Debug)]
+pub struct Gc {
+    /// The directory of the node: --dir of its quickstart, or storage.dir of its configuration
+    #[arg(long, value_name = "DIR", default_value = "culver-data")]
+    pub dir: PathBuf,
+    /// Delete the orphans; without it they are only told
+    #[arg(long)]
+    pub remove: bool,
+    /// JSON for machines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `culver gc`: 0 where nothing that is needed is missing, 1 otherwise.
+pub fn gc(options: &Gc) -> Result<ExitCode> {
+    let control = Control::find(&options.dir)?;
+    let ask = |part: &str| control.ask("POST", &format!("/gc?part={part}&remove={}", options.remove));
+    let first = ask("journals")?;
+    let partitions = first["partitions"].as_u64().unwrap_or(0);
+    // It shows itself on a terminal only.
+    let bar = ProgressBar::new(partitions);
+    bar.set_style(
+        ProgressStyle::with_template("{bar:40} {pos} of {len} partitions, {eta} left {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    let (mut sums, mut keys) = ([0u64; GC_SUMS.len()], [Vec::new(), Vec::new()]);
+    let mut add = |found: &Value| {
+        for (sum, key) in sums.iter_mut().zip(GC_SUMS) {
+            *sum += found[key].as_u64().unwrap_or(0);
+        }
+        for (keys, key) in keys.iter_mut().zip(["orphan_keys", "missing_keys"]) {
+            let told = found[key].as_array().into_iter().flatten().filter_map(Value::as_str);
+            keys.extend(told.map(str::to_owned));
+        }
+    };
+    add(&first["found"]);
+    let mut elsewhere = 0;
+    for part in 0..partitions {
+        let told = ask(&part.to_string())?;
+        match &told["found"] {
+            Value::Null => elsewhere += 1,
+            found => add(found),
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let [objects, octets, named, in_work, orphans, orphan_octets, missing] = sums;
+    let [orphan_keys, missing_keys] = keys;
+    if options.json {
+        println!(
+            "{}",
+            json!({
+                "objects": objects, "octets": octets, "named": named, "in_work": in_work, "orphans": orphans,
+                "orphan_octets": orphan_octets, "orphan_keys": orphan_keys, "removed": options.remove,
+                "missing": missing, "missing_keys": missing_keys, "elsewhere": elsewhere,
+            })
+        );
+    } else {
+        for key in &missing_keys {
+            println!("{BAD}missing{BAD:#} {key}");
+        }
+        for key in &orphan_keys {
+            println!("{} {key}", if options.remove { "removed" } else { "orphan" });
+        }
+        let what = if options.remove { "orphans removed" } else { "orphans; --remove deletes them" };
+        println!(
+            "{objects} objects of {octets} octets, {named} of them needed; {orphans} {what} ({orphan_octets} octets)"
+        );
+        if elsewhere > 0 {
+            println!("{elsewhere} partitions are of other nodes: run it there too");
+        }
+        match missing {
+            0 => println!("{GOOD}ok{GOOD:#} everything that is needed is there"),
+            _ => println!(
+                "{BAD}{missing} needed objects are missing{BAD:#}: restore them from a backup of the store"
+            ),
+        }
+    }
+    Ok(if missing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is summed of all parts.
+const GC_SUMS: [&str; 7] =
+    ["objects", "octets", "named", "in_work", "orphans", "orphan_octets", "missing"];
 
 /// `culver takeover`: 0 where the node has all that was asked for, 1 otherwise.
 pub fn takeover(options: &Takeover) -> Result<ExitCode> {

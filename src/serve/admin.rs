@@ -6,6 +6,7 @@
 //! | `/health` | 200 as long as the process answers |
 //! | `/ready` | 200, or 503 while it starts and while it drains |
 //! | `/cost` | on a shared store, what its requests cost: for the operator, as JSON |
+//! | POST `/gc?part=0&remove=false` | on a shared store, looks for orphans in a partition, or in `journals`: for the operator |
 //! | POST `/takeover?partitions=all` | on a shared store, takes partitions from other nodes: for the operator |
 //!
 //! # Invariants
@@ -159,6 +160,7 @@ enum Route {
     Health,
     Ready,
     Cost,
+    Gc,
     Takeover,
     NotFound,
     /// What is allowed.
@@ -172,7 +174,8 @@ fn route(method: &Method, path: &str) -> Route {
         "/ready" => Route::Ready,
         "/cost" => Route::Cost,
         "/takeover" if *method == Method::POST => return Route::Takeover,
-        "/takeover" => return Route::MethodNotAllowed("POST"),
+        "/gc" if *method == Method::POST => return Route::Gc,
+        "/takeover" | "/gc" => return Route::MethodNotAllowed("POST"),
         _ => return Route::NotFound,
     };
     // RFC 9110 §9.1: a general-purpose server supports GET and HEAD.
@@ -197,11 +200,12 @@ fn json_answer((status, value): (StatusCode, serde_json::Value)) -> Answer {
 async fn respond(shard: &Shard, request: &Request<Incoming>) -> Answer {
     let authorization = request.headers().get(AUTHORIZATION).map_or(&[][..], HeaderValue::as_bytes);
     let mut answer = match route(request.method(), request.uri().path()) {
-        Route::Cost | Route::Takeover if !node::is_here() => {
+        Route::Cost | Route::Gc | Route::Takeover if !node::is_here() => {
             plain(StatusCode::NOT_FOUND, "the store is of this machine alone\n")
         }
-        Route::Cost | Route::Takeover if !node::allows(authorization) => unauthorized(),
+        Route::Cost | Route::Gc | Route::Takeover if !node::allows(authorization) => unauthorized(),
         Route::Cost => json_answer(node::cost(&shard.config().storage).await),
+        Route::Gc => json_answer(node::gc(shard, request.uri().query().unwrap_or_default()).await),
         Route::Takeover => {
             json_answer(node::takeover(shard, request.uri().query().unwrap_or_default()).await)
         }

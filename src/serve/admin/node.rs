@@ -1,4 +1,5 @@
-//! What the admin port does for a node's operator: take partitions over, and tell what the store's requests cost.
+//! What the admin port does for a node's operator: take partitions over, look for orphans, and tell what the store's requests
+//! cost.
 //!
 //! # Limits
 //! [`TAKE_WITHIN`] for a takeover: what is claimed by then is taken over in the background.
@@ -9,7 +10,7 @@ use crate::serve::Shard;
 use culver_model::PartitionId;
 use culver_shard as shard;
 use culver_shard::{local, mesh, time};
-use culver_storage::Node;
+use culver_storage::{GcError, Node};
 use culver_storage::store::{Cost, Costs, Kind};
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -76,6 +77,51 @@ pub async fn takeover(here: &Shard, query: &str) -> (StatusCode, Value) {
         "ms": ms,
     });
     (StatusCode::OK, answer)
+}
+
+/// `POST /gc?part=N&remove=false`, where the part is a partition or `journals`.
+pub async fn gc(here: &Shard, query: &str) -> (StatusCode, Value) {
+    let Some(node) = local::<Node>() else {
+        return wrong(StatusCode::CONFLICT, "its store is of this machine alone");
+    };
+    let count = here.accounts().storage().partition_count();
+    let usage = || wrong(StatusCode::BAD_REQUEST, "write /gc?part=0&remove=false, with a partition or journals");
+    let Some((part, remove)) = query.strip_prefix("part=").and_then(|rest| rest.split_once("&remove=")) else {
+        return usage();
+    };
+    let Ok(remove) = remove.parse::<bool>() else { return usage() };
+    let began = time::now();
+    let found = match part.parse::<u16>() {
+        Ok(id) if id < count => node.collect(PartitionId(id), remove).await,
+        Err(_) if part == "journals" => node.collect_journals(remove).await.map(Some),
+        _ => return usage(),
+    };
+    let found = match found {
+        Ok(found) => found,
+        Err(error @ GcError::NoListing) => return wrong(StatusCode::CONFLICT, error),
+        Err(error) => return wrong(StatusCode::SERVICE_UNAVAILABLE, error),
+    };
+    if let Some(found) = &found {
+        let (orphans, missing, ms) = (found.orphans, found.missing, began.elapsed().as_millis() as u64);
+        tracing::info!(part, remove, orphans, missing, ms, "gc");
+        for key in &found.missing_keys {
+            tracing::error!(key, "an object that is needed is missing: restore it from a backup of the store");
+        }
+    }
+    let found = found.map(|found| {
+        json!({
+            "objects": found.objects,
+            "octets": found.octets,
+            "named": found.named,
+            "in_work": found.in_work,
+            "orphans": found.orphans,
+            "orphan_octets": found.orphan_octets,
+            "orphan_keys": found.orphan_keys,
+            "missing": found.missing,
+            "missing_keys": found.missing_keys,
+        })
+    });
+    (StatusCode::OK, json!({"node": node.name(), "partitions": count, "found": found}))
 }
 
 /// What requests of one shard, or of the node, cost.

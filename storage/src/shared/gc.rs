@@ -35,7 +35,6 @@ const PATIENCE: Patience =
 /// What a search found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    pub partitions: u64,
     /// Objects that were listed, and their octets.
     pub objects: u64,
     pub octets: u64,
@@ -46,12 +45,8 @@ pub struct Found {
     pub orphans: u64,
     pub orphan_octets: u64,
     pub orphan_keys: Vec<String>,
-    /// They were deleted.
-    pub removed: bool,
     pub missing: u64,
     pub missing_keys: Vec<String>,
-    /// Partitions that this node does not have, or lost meanwhile: their owners look after them.
-    pub elsewhere: u64,
 }
 
 impl Found {
@@ -70,8 +65,8 @@ impl Found {
         }
     }
 
-    fn add(&mut self, other: Found) {
-        self.partitions += other.partitions;
+    /// Both.
+    pub fn add(&mut self, other: Found) {
         self.objects += other.objects;
         self.octets += other.octets;
         self.named += other.named;
@@ -79,7 +74,6 @@ impl Found {
         self.orphans += other.orphans;
         self.orphan_octets += other.orphan_octets;
         self.missing += other.missing;
-        self.elsewhere += other.elsewhere;
         self.orphan_keys.extend(other.orphan_keys);
         self.orphan_keys.truncate(NAMED_MAX);
         self.missing_keys.extend(other.missing_keys);
@@ -102,30 +96,27 @@ pub enum GcError {
 }
 
 impl Node {
-    /// Looks through the partitions of this node, one after the other, and through all journals. `remove`: what is an orphan
-    /// is deleted.
-    pub async fn collect(&self, remove: bool) -> Result<Found, GcError> {
-        let store = self.store().clone();
-        if !store.lists() {
+    /// Looks through one partition; `None` where this node does not have it: its owner looks after it. `remove`: what is an
+    /// orphan is deleted.
+    pub async fn collect(&self, id: PartitionId, remove: bool) -> Result<Option<Found>, GcError> {
+        if !self.store().lists() {
             return Err(GcError::NoListing);
         }
-        let mut found = Found { removed: remove, ..Found::default() };
-        let held = self.held();
-        found.elsewhere = u64::from(self.share().partition_count) - held.len() as u64;
-        for id in held {
-            let looked = mesh::call(self.shard_of(id), move || async move {
-                match local::<Storage>() {
-                    Some(storage) => storage.collect(id, remove).await,
-                    None => Err(GcError::Stopping),
-                }
-            });
-            match looked.await.map_err(|_| GcError::Stopping)?? {
-                Some(one) => found.add(one),
-                None => found.elsewhere += 1,
+        let looked = mesh::call(self.shard_of(id), move || async move {
+            match local::<Storage>() {
+                Some(storage) => storage.collect(id, remove).await,
+                None => Err(GcError::Stopping),
             }
+        });
+        looked.await.map_err(|_| GcError::Stopping)?
+    }
+
+    /// Looks through the journals of all nodes.
+    pub async fn collect_journals(&self, remove: bool) -> Result<Found, GcError> {
+        if !self.store().lists() {
+            return Err(GcError::NoListing);
         }
-        found.add(journals(&store, remove).await?);
-        Ok(found)
+        journals(self.store(), remove).await
     }
 }
 
@@ -138,7 +129,7 @@ impl Storage {
             (partition.serving == Serving::Open).then(|| (partition.term, partition.epoch, named(&partition)))
         };
         let Some((term, own, before)) = names() else { return Ok(None) };
-        let mut found = Found { partitions: 1, ..Found::default() };
+        let mut found = Found::default();
         let mut there = BTreeSet::new();
         let mut orphans = Vec::new();
         let prefix = format!("data/{id}/");

@@ -320,7 +320,7 @@ impl Node {
         self.0.state.borrow().held.keys().copied().collect()
     }
 
-    /// Takes partitions from whoever has them, at once. How many this node has of them then.
+    /// Takes partitions from whoever has them, at once. How many of them this node has now and had not before.
     pub async fn take_over(&self, partitions: &[PartitionId]) -> Result<usize, SealError> {
         // A node whose journal was sealed claims only in its next incarnation, which begins in a moment.
         let _ = time::deadline(RENEWAL, self.0.renewed()).await;
@@ -331,7 +331,7 @@ impl Node {
         self.0.claim_all(wanted.clone()).await?;
         self.0.take_pending().await?;
         let state = self.0.state.borrow();
-        Ok(partitions.iter().filter(|id| state.held.contains_key(id)).count())
+        Ok(wanted.iter().filter(|id| state.held.contains_key(id)).count())
     }
 
     /// Hands all partitions over and ends the journal: whoever comes next starts from manifests. What cannot be flushed stays
