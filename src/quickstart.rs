@@ -128,7 +128,7 @@ fn storage(options: &Options, dir: &Path) -> Result<StorageConfig> {
     check_name(&name).map_err(|what| anyhow::anyhow!("--node {what}; write a short name such as mail-1"))?;
     let lease = options.lease.map_or(SharedStore::LEASE, Duration::from_secs);
     check_lease(lease).map_err(|what| anyhow::anyhow!("--lease: {what}"))?;
-    let shared = SharedStore { url, name, address: String::new(), lease };
+    let shared = SharedStore { lease, ..SharedStore::new(url, name) };
     Ok(StorageConfig { shared: Some(shared), ..StorageConfig::local(dir.join("node")) })
 }
 

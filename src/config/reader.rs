@@ -265,6 +265,14 @@ impl Section {
         }
     }
 
+    /// A size, or 0 for `"off"`.
+    pub fn octets_or_off(&mut self, key: &str, problems: &mut Problems) -> Option<(u64, usize)> {
+        self.value(key, "a size such as \"4GiB\", or \"off\"", problems, |value| match value.as_str() {
+            Some("off") => Some(0),
+            _ => parse_octets(value),
+        })
+    }
+
     /// A price: a number that is not negative.
     pub fn price(&mut self, key: &str, problems: &mut Problems, put: impl FnOnce(f64)) {
         let value = self.value(key, "a price such as 0.005", problems, |value| {

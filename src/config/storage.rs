@@ -2,7 +2,7 @@
 
 use super::reader::{Problems, Section};
 use culver_storage::store::StoreUrl;
-use culver_storage::{NodeConfig, Windows};
+use culver_storage::{Limits, NodeConfig, Windows};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +13,8 @@ const LEASES: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from
 const PROOF_MAX: Duration = Duration::from_secs(15);
 /// Between two looks at the other nodes: a sixth of the lease, and no longer than this.
 const LOOK_MAX: Duration = Duration::from_secs(5);
+/// How long a change may wait for company: longer than this nobody would wait for an answer.
+const WINDOWS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(5);
 /// Octets of a node's name.
 const NAME_OCTETS_MAX: usize = 64;
 /// Octets of the address that clients are told.
@@ -39,6 +41,13 @@ pub struct SharedStore {
     pub address: String,
     /// A node that committed nothing for so long is taken for dead. The same on all nodes of a store.
     pub lease: Duration,
+    /// For what is read and written of the store, in files of this machine; 0: none.
+    pub cache_octets: u64,
+    /// An object for each message, and not for each flush.
+    pub pack_single: bool,
+    /// So long a change waits for company where a client waits for it, and where a transfer agent does.
+    pub commit_interactive: Duration,
+    pub commit_delivery: Duration,
 }
 
 /// What a store bills, in a currency of the operator's: per 1,000 requests, and per GiB.
@@ -71,12 +80,36 @@ impl Default for Prices {
 impl SharedStore {
     pub const LEASE: Duration = Duration::from_secs(30);
 
+    /// With defaults for all else.
+    pub fn new(url: StoreUrl, name: String) -> SharedStore {
+        let windows = Windows::default();
+        SharedStore {
+            url,
+            name,
+            address: String::new(),
+            lease: SharedStore::LEASE,
+            cache_octets: Limits::default().cache_octets,
+            pack_single: false,
+            commit_interactive: windows.interactive,
+            commit_delivery: windows.delivery,
+        }
+    }
+
+    pub fn limits(&self) -> Limits {
+        Limits { cache_octets: self.cache_octets, pack_single: self.pack_single, ..Limits::default() }
+    }
+
     /// `address`: told to clients where the configuration names none.
     pub fn node(&self, address: String) -> NodeConfig {
         let proof = (self.lease / 2).min(PROOF_MAX);
         NodeConfig {
             address: if self.address.is_empty() { address } else { self.address.clone() },
-            windows: Windows { proof, ..Windows::default() },
+            windows: Windows {
+                proof,
+                interactive: self.commit_interactive,
+                delivery: self.commit_delivery,
+                ..Windows::default()
+            },
             lease: self.lease,
             look: (self.lease / 6).min(LOOK_MAX),
             ..NodeConfig::new(&self.name)
@@ -96,6 +129,9 @@ impl StorageConfig {
         let dir = section.text_at("dir", problems);
         let address = section.text_at("address", problems);
         let lease = section.duration_at("lease", problems);
+        let cache = section.octets_or_off("cache", problems);
+        let pack = section.text_at("pack", problems);
+        let windows = ["commit_interactive", "commit_delivery"].map(|key| section.duration_at(key, problems));
         let mut config = StorageConfig::local(PathBuf::new());
         parse_prices(section, &mut config.prices, problems);
         if let Some((name, line)) = &node
@@ -122,6 +158,20 @@ impl StorageConfig {
             let what = format!("is not within {:?} and {:?}", LEASES.start(), LEASES.end());
             problems.at(*line, "storage.lease", &what, "write \"30s\", the same on all nodes of the store");
         }
+        if let Some((pack, line)) = &pack
+            && !["flush", "single"].contains(&pack.as_str())
+        {
+            let remedy = "write \"flush\" for one object for each flush of a partition, or \"single\" for one for each message";
+            problems.at(*line, "storage.pack", &format!("is {pack:?}"), remedy);
+        }
+        for (window, key) in windows.iter().zip(["commit_interactive", "commit_delivery"]) {
+            if let Some((window, line)) = window
+                && !WINDOWS.contains(window)
+            {
+                let what = format!("is not within {:?} and {:?}", WINDOWS.start(), WINDOWS.end());
+                problems.at(*line, &format!("storage.{key}"), &what, "write \"10ms\", or \"250ms\" for deliveries");
+            }
+        }
         // Without an address of the store nothing can be said of what belongs to it.
         let Some((text, line)) = url else { return config };
         let url = match store_url(&text) {
@@ -137,6 +187,10 @@ impl StorageConfig {
                 ("dir", dir.map(|(_, line)| line)),
                 ("address", address.map(|(_, line)| line)),
                 ("lease", lease.map(|(_, line)| line)),
+                ("cache", cache.map(|(_, line)| line)),
+                ("pack", pack.map(|(_, line)| line)),
+                ("commit_interactive", windows[0].map(|(_, line)| line)),
+                ("commit_delivery", windows[1].map(|(_, line)| line)),
             ] {
                 let Some(line) = line else { continue };
                 let what = "has no meaning for a store of this machine alone";
@@ -161,12 +215,26 @@ impl StorageConfig {
                 name
             }
         };
-        config.shared = Some(SharedStore {
-            url,
-            name,
-            address: address.map_or_else(String::new, |(address, _)| address),
-            lease: lease.map_or(SharedStore::LEASE, |(lease, _)| lease),
-        });
+        let mut shared = SharedStore::new(url, name);
+        if let Some((address, _)) = address {
+            shared.address = address;
+        }
+        if let Some((lease, _)) = lease {
+            shared.lease = lease;
+        }
+        if let Some((octets, _)) = cache {
+            shared.cache_octets = octets;
+        }
+        shared.pack_single = pack.is_some_and(|(pack, _)| pack == "single");
+        let [interactive, delivery] = windows;
+        for (to, window) in
+            [(&mut shared.commit_interactive, interactive), (&mut shared.commit_delivery, delivery)]
+        {
+            if let Some((window, _)) = window {
+                *to = window;
+            }
+        }
+        config.shared = Some(shared);
         config
     }
 }

@@ -144,6 +144,11 @@ fn a_store_that_nodes_share_needs_a_directory_of_the_node_and_a_name_that_can_be
             &[(5, "storage.dir"), (6, "storage.node"), (7, "storage.lease")],
         ),
         ("dir = \"/d\"\nnode = \"\"", &[(6, "storage.node")]),
+        ("dir = \"/d\"\nnode = \"a\"\ncache = \"off\"\npack = \"single\"\ncommit_delivery = \"1s\"", &[]),
+        (
+            "dir = \"/d\"\nnode = \"a\"\ncache = \"much\"\npack = \"two\"\ncommit_interactive = \"10s\"",
+            &[(7, "storage.cache"), (8, "storage.pack"), (9, "storage.commit_interactive")],
+        ),
         ("dir = \"/d\"\nnode = \"a\"\naddress = \"a b\"", &[(7, "storage.address")]),
         (
             "dir = \"/d\"\nnode = \"a\"\n[storage.prices]\nput = -1\nputs = 1",
@@ -170,12 +175,9 @@ fn a_wrong_store_is_one_mistake_and_what_belongs_to_it_none() {
 #[test]
 fn a_node_proves_for_half_of_its_lease_at_most() {
     for (lease, proof, look) in [(30, 15_000, 5000), (3600, 15_000, 5000), (4, 2000, 666)] {
-        let shared = SharedStore {
-            url: store_url("file:///s?shared=true").unwrap(),
-            name: "a".to_owned(),
-            address: String::new(),
-            lease: Duration::from_secs(lease),
-        };
+        let url = store_url("file:///s?shared=true").unwrap();
+        let shared =
+            SharedStore { lease: Duration::from_secs(lease), ..SharedStore::new(url, "a".to_owned()) };
         let node = shared.node("h:143".to_owned());
         assert_eq!((node.lease.as_secs(), node.windows.proof.as_millis()), (lease, proof));
         assert_eq!((node.look.as_millis(), node.address.as_str()), (look, "h:143"));

@@ -9,7 +9,7 @@ use super::node::Spent;
 use crate::serve::Shard;
 use crate::serve::metrics::Snapshot;
 use culver_shard::stall;
-use culver_storage::Status;
+use culver_storage::{CacheStatus, Status};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
@@ -32,6 +32,7 @@ pub struct Reading {
     storage: Status,
     stalls: Stalls,
     spent: Spent,
+    cache: Option<CacheStatus>,
 }
 
 impl Reading {
@@ -40,7 +41,9 @@ impl Reading {
         let mut counters = shard.counters().snapshot();
         counters.accounts_open = accounts.open_count() as u64;
         let stalls = Stalls::of(&stall::snapshot());
-        Reading { counters, storage: accounts.storage().status(), stalls, spent: Spent::here(shard) }
+        let storage = accounts.storage();
+        let (cache, storage) = (storage.cache_status(), storage.status());
+        Reading { counters, storage, stalls, spent: Spent::here(shard), cache }
     }
 }
 
@@ -140,6 +143,7 @@ impl Page {
         self.counters(ours);
         self.storage(ours);
         self.store(ours);
+        self.cache(ours);
         let mut text = String::new();
         encode(&mut text, &registry)?;
         Ok(match format {
@@ -260,6 +264,30 @@ impl Page {
         registry.register("store_octets_received", "Octets received from the store", received);
     }
 
+    /// What is kept of such a store in files of this machine; nothing where there is no cache.
+    fn cache(&self, registry: &mut Registry) {
+        let caches: Vec<&CacheStatus> = self.answered().filter_map(|reading| reading.cache.as_ref()).collect();
+        if caches.is_empty() {
+            return;
+        }
+        let sum = |of: fn(&CacheStatus) -> u64| caches.iter().map(|cache| of(cache)).sum::<u64>();
+        for (name, help, is_counter, value) in [
+            ("hits", "Reads that the cache answered", true, sum(|c| c.hits)),
+            ("hit_octets", "Octets that the cache answered", true, sum(|c| c.hit_octets)),
+            ("misses", "Reads that went to the store", true, sum(|c| c.misses)),
+            ("taken", "Entries taken in", true, sum(|c| c.taken)),
+            ("skipped", "Entries not taken in: too many waited, or the disk failed", true, sum(|c| c.skipped)),
+            ("evicted", "Entries that made room", true, sum(|c| c.evicted)),
+            ("damaged", "Files dropped because something in them was wrong", true, sum(|c| c.damaged)),
+            ("errors", "Errors of the disk", true, sum(|c| c.errors)),
+            ("entries", "Entries held", false, sum(|c| c.entries)),
+            ("held_octets", "Octets of all files", false, sum(|c| c.held_octets)),
+            ("resting_shards", "Shards that take nothing in after an error", false, sum(|c| u64::from(c.resting))),
+        ] {
+            put(registry, &format!("cache_{name}"), help, is_counter, value);
+        }
+    }
+
     fn answered(&self) -> impl Iterator<Item = &Reading> {
         self.readings.iter().flatten()
     }
@@ -321,6 +349,7 @@ mod tests {
                 max_seconds: 0.003,
             },
             spent: spent(),
+            cache: Some(CacheStatus { hits: 6, held_octets: 9, ..CacheStatus::default() }),
         };
         let process = Process { resident_octets: Some(4096), descriptors: None };
         Page { readings: vec![Some(reading(3, false)), Some(reading(4, true)), None], process }
@@ -340,6 +369,8 @@ mod tests {
             "culver_storage_full_shards 1",
             "culver_store_requests_total{kind=\"put\",purpose=\"journal\"} 10",
             "culver_store_octets_sent_total{kind=\"put\",purpose=\"journal\"} 140",
+            "culver_cache_hits_total 12",
+            "culver_cache_held_octets 18",
             "culver_shard_up{shard=\"1\"} 1",
             "culver_shard_up{shard=\"2\"} 0",
             "culver_shard_stall_seconds_bucket{le=\"0.002\",shard=\"0\"} 3",
