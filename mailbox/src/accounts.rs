@@ -55,6 +55,9 @@ impl Default for Limits {
     }
 }
 
+/// So long somebody waits for a change to be committed: a disk or a store that takes longer is away, and its client is told so.
+const COMMIT_WITHIN: Duration = Duration::from_secs(60);
+
 /// Why a change was not made, or is not known to be.
 #[derive(Debug, Error)]
 pub enum ChangeError {
@@ -426,6 +429,8 @@ impl Accounts {
         let partition = self.storage().partition_of(id);
         let meta = record.encode();
         let haste = if frees_space(&record) { Haste::Urgent } else { haste };
+        // A compaction has to know what became of it.
+        let waits = !matches!(record, Record::Relocate { .. });
         let (answer, answered) = oneshot::channel();
         let _pending = Pending::count(self.opened(id));
         let accounts = self.clone();
@@ -440,13 +445,23 @@ impl Accounts {
             // Nobody waits any more where the session has ended; the change stands all the same.
             let _ = answer.send(result);
         });
-        let submitted = self.storage().submit_wait(partition, id, meta, bodies, haste, on_commit).await;
+        let until = time::now() + COMMIT_WITHIN;
+        let late = || ChangeError::Unavailable("the store does not answer; it may yet be made".into());
+        let submitting = self.storage().submit_wait(partition, id, meta, bodies, haste, on_commit);
+        let submitted = match waits {
+            true => time::deadline(COMMIT_WITHIN, submitting).await.map_err(|_| late())?,
+            false => submitting.await,
+        };
         submitted.map_err(|error| match error {
             SubmitError::NoSpace => ChangeError::NoSpace,
             SubmitError::NotHere => ChangeError::Away(self.standing(id).away()),
             error => ChangeError::Unavailable(error.to_string()),
         })?;
-        match answered.await {
+        let answered = match waits {
+            true => time::deadline(until - time::now(), answered).await.map_err(|_| late())?,
+            false => answered.await,
+        };
+        match answered {
             // What was under way when the partition went: who has it now knows what became of it.
             Ok(Err(ChangeError::Unavailable(_))) if self.standing(id) != Standing::Here => {
                 Err(ChangeError::Away(self.standing(id)))
