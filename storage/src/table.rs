@@ -36,7 +36,7 @@ pub struct Block(Octets);
 #[derive(Clone)]
 enum Octets {
     Read {
-        words: Rc<[u64]>,
+        words: Rc<Vec<u64>>,
         octets: usize,
     },
     /// Blocks stand at multiples of 8, and a map begins at a page.
@@ -46,12 +46,9 @@ enum Octets {
 impl Block {
     /// Copies octets to where they are aligned.
     pub fn new(bytes: &[u8]) -> Block {
-        let words = bytes.chunks(8).map(|chunk| {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            u64::from_ne_bytes(word)
-        });
-        Block(Octets::Read { words: words.collect(), octets: bytes.len() })
+        let mut words = vec![0u64; bytes.len().div_ceil(8)];
+        zerocopy::IntoBytes::as_mut_bytes(&mut words[..])[..bytes.len()].copy_from_slice(bytes);
+        Block(Octets::Read { words: Rc::new(words), octets: bytes.len() })
     }
 }
 
@@ -60,7 +57,7 @@ impl Deref for Block {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            Octets::Read { words, octets } => &zerocopy::IntoBytes::as_bytes(&**words)[..*octets],
+            Octets::Read { words, octets } => &zerocopy::IntoBytes::as_bytes(&words[..])[..*octets],
             Octets::Mapped(map, range) => &map[range.clone()],
         }
     }
@@ -203,6 +200,9 @@ impl Table {
     }
 }
 
+/// Octets of a block that are asked for at a time of a table in a store, where each request costs money.
+const COPY_STORED_OCTETS: u64 = 4 << 20;
+
 /// Octets gathered before they are written.
 const WRITE_OCTETS: usize = 256 << 10;
 
@@ -264,6 +264,39 @@ impl TableWriter {
         Ok(BlockEntry { guid, kind, offset, length: bytes.len() as u64, crc })
     }
 
+    /// Writes a block of another table, read and checked a piece at a time: megabytes in one go would keep the shard from
+    /// everything else. After an error what was written is nothing.
+    pub async fn copy_block(&mut self, table: &Table, entry: &BlockEntry) -> Result<BlockEntry, FlushError> {
+        table.check_bounds(entry)?;
+        let most = if table.file.is_local() { WRITE_OCTETS as u64 } else { COPY_STORED_OCTETS };
+        let pad = (self.at + self.buffer.len() as u64).next_multiple_of(8) - self.at;
+        self.buffer.resize(pad as usize, 0);
+        let offset = self.at + self.buffer.len() as u64;
+        let (mut crc, mut done) = (0, 0);
+        while done < entry.length {
+            let wanted = most.min(entry.length - done);
+            let read = table.file.read_at(entry.offset + done, wanted as usize).await;
+            let bytes = read.map_err(FlushError::io(&table.path))?;
+            if bytes.len() as u64 != wanted {
+                break;
+            }
+            for piece in bytes.chunks(WRITE_OCTETS) {
+                self.buffer.extend_from_slice(piece);
+                crc = crc32c::crc32c_append(crc, piece);
+                if self.buffer.len() >= WRITE_OCTETS {
+                    self.write_out().await?;
+                }
+            }
+            done += wanted;
+            yield_if_needed().await;
+        }
+        if done != entry.length || crc != entry.crc {
+            return Err(ReadError::corrupt(&table.path, entry.offset, "block's checksum is wrong").into());
+        }
+        self.blocks += 1;
+        Ok(BlockEntry { offset, ..*entry })
+    }
+
     /// Ends an account. `blocks` in the order of [`AccountEntry`].
     pub fn put_account(&mut self, account: &str, position: Position, blocks: Vec<BlockEntry>) {
         assert!(self.last.as_deref().is_none_or(|last| last < account), "accounts go into a table in order");
@@ -290,7 +323,9 @@ impl TableWriter {
     }
 
     async fn write_out(&mut self) -> Result<(), FlushError> {
-        let octets = std::mem::take(&mut self.buffer);
+        // Whoever filled one will fill another: grown by doubling it would be copied with every piece.
+        let room = if self.buffer.len() >= WRITE_OCTETS { 2 * WRITE_OCTETS } else { 0 };
+        let octets = std::mem::replace(&mut self.buffer, Vec::with_capacity(room));
         let len = octets.len() as u64;
         self.file.write_at(self.at, octets).await.map_err(FlushError::io(&self.path))?;
         self.at += len;
