@@ -66,6 +66,10 @@ pub struct CacheStatus {
     pub entries: u64,
     /// Octets of all files.
     pub held_octets: u64,
+    /// Octets taken in and not written yet.
+    pub waiting_octets: u64,
+    /// Files of an earlier start that are not looked through yet.
+    pub unseen_files: u64,
     /// Nothing is taken in, after an error.
     pub resting: bool,
 }
@@ -158,7 +162,11 @@ impl Cache {
 
     pub fn status(&self) -> CacheStatus {
         let policy = self.0.policy.borrow();
+        // Before the listing nobody knows how many there are.
+        let unseen_files = self.0.unseen.borrow().as_ref().map_or(1, |unseen| unseen.len() as u64);
         CacheStatus {
+            waiting_octets: self.0.waiting.borrow().octets,
+            unseen_files,
             entries: policy.entries() as u64,
             held_octets: policy.held(),
             resting: self.rests().is_some(),
