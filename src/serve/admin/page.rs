@@ -40,7 +40,7 @@ impl Reading {
         let mut counters = shard.counters().snapshot();
         counters.accounts_open = accounts.open_count() as u64;
         let stalls = Stalls::of(&stall::snapshot());
-        Reading { counters, storage: accounts.storage().status(), stalls, spent: Spent::here(shard) }
+        Reading { counters, storage: accounts.storage().status(), stalls, spent: Spent::here(shard, 0) }
     }
 }
 
