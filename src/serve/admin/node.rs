@@ -90,12 +90,12 @@ pub struct Spent {
 impl Spent {
     /// `accounts`: so many of them are told one by one.
     fn of(costs: &Costs, accounts: usize) -> Spent {
-        let accounts = if accounts > 0 { costs.top(accounts) } else { Vec::new() }.into_iter();
+        let dearest = if accounts > 0 { costs.top(accounts) } else { Vec::new() };
         Spent {
             kinds: costs.all().into_iter().map(|(kind, purpose, cost)| ((kind, purpose), cost)).collect(),
             retries: costs.retries().iter().map(|(_, count)| count).sum(),
             hedges: costs.hedges(),
-            accounts: accounts.map(|(id, _)| (id.as_str().to_owned(), costs.of_account(&id))).collect(),
+            accounts: dearest.into_iter().map(|(id, _)| (id.as_str().to_owned(), costs.of_account(&id))).collect(),
         }
     }
 
