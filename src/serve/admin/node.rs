@@ -95,7 +95,10 @@ impl Spent {
             kinds: costs.all().into_iter().map(|(kind, purpose, cost)| ((kind, purpose), cost)).collect(),
             retries: costs.retries().iter().map(|(_, count)| count).sum(),
             hedges: costs.hedges(),
-            accounts: dearest.into_iter().map(|(id, _)| (id.as_str().to_owned(), costs.of_account(&id))).collect(),
+            accounts: dearest
+                .into_iter()
+                .map(|(id, _)| (id.as_str().to_owned(), costs.of_account(&id)))
+                .collect(),
         }
     }
 
