@@ -30,7 +30,9 @@ const HEARD_WITHIN: Duration = Duration::from_secs(2);
 const STRIDE: u64 = 4;
 
 fn limits() -> Limits {
-    Limits { partitions: PARTITIONS, tables_max: 2, carry_objects: 8, ..support::limits() }
+    // Nothing is flushed for its age: a successor would soon stand on nothing of its predecessor's.
+    let flush_age = Duration::from_secs(3600);
+    Limits { partitions: PARTITIONS, tables_max: 2, carry_objects: 8, flush_age, ..support::limits() }
 }
 
 fn config(name: &str) -> NodeConfig {
@@ -267,4 +269,21 @@ fn a_request_that_outlives_its_node_harms_nobody() {
         + all_requests(Kind::Delete, Hold::Before, End::Dies);
     println!("{runs} runs");
     assert!(runs > 10, "{runs} runs");
+}
+
+/// The checker is checked.
+#[cfg(feature = "planted-faults")]
+#[test]
+fn deleting_tables_after_a_loss_is_found() {
+    use culver_storage::fault::{Fault, set};
+    set(Some(Fault::MergeAfterLoss));
+    let runs = std::panic::catch_unwind(|| {
+        let variant =
+            Variant { hold: Hold::Before, end: End::Lives, flushes_first: false, hears_first: true };
+        let mut runs = (0..).map_while(|request| overtaken_at(Kind::Get, request, variant));
+        runs.find_map(|oracle| oracle.errors.borrow().first().cloned())
+    });
+    set(None);
+    let error = runs.expect("no panic").expect("no run finds it");
+    println!("{error}");
 }

@@ -48,7 +48,6 @@ planted! {
     a_seal_that_is_deleted_is_found: SealDeleted;
     acknowledging_behind_a_seal_is_found: AckWhenSealed;
     a_flush_that_drops_later_records_is_found: FlushDropsLater;
-    a_flush_position_off_by_one_is_found: FlushPositionOff;
     losing_the_newest_flush_is_found: LoseNewestFlush;
     replaying_from_the_flush_is_found: ReplayFromFlush;
     trimming_too_early_is_found: TrimTooEarly;
