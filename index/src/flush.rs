@@ -383,7 +383,7 @@ impl MailboxIndex {
     }
 
     /// Begins to fold the overlay into a new base in memory, while the mailbox goes on: a copy that stays as it is now, to be
-    /// encoded whole in steps. One that was begun before comes to nothing.
+    /// encoded whole in steps. One that was begun before comes to nothing: see [`Self::folding`].
     pub fn begin_fold(&mut self) -> (Frozen, FoldToken) {
         self.flush.folds += 1;
         let number = self.flush.folds;
@@ -395,6 +395,11 @@ impl MailboxIndex {
             after: 0,
         };
         (frozen, FoldToken { number })
+    }
+
+    /// Whether a fold was begun and has not ended.
+    pub fn folding(&self) -> bool {
+        self.flush.fold.is_some()
     }
 
     /// Puts what was encoded of the copy in the place of base and overlay; changes made since then are carried over. What is

@@ -215,8 +215,9 @@ impl Account {
         let mut pace = Pace::new();
         let begun = {
             let mut state = self.state_mut();
-            let index = state.mailboxes.get_mut(&guid).filter(|index| index.over_bounds());
-            index.map(MailboxIndex::begin_fold)
+            // Of a mailbox that is folded already the flush that comes after it sees what is left.
+            let due = |index: &&mut MailboxIndex| index.over_bounds() && !index.folding();
+            state.mailboxes.get_mut(&guid).filter(due).map(MailboxIndex::begin_fold)
         };
         let Some((copy, token)) = begun else { return };
         let mut encoding = copy.begin(true);

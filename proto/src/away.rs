@@ -9,6 +9,9 @@ use std::fmt;
 
 use crate::imap::response::{Code, Status, tagged, untagged};
 
+/// Letters of a name or an address: RFC 5321 §4.5.3.1.5 gives a reply line 512 octets.
+const SHOWN_MAX: usize = 72;
+
 /// Why an account is not served here now. Time acts, or who directs clients to nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Away {
@@ -18,6 +21,8 @@ pub enum Away {
     Moving,
     /// This node has it, and the store has not answered for too long.
     Stale,
+    /// This node has it, and something of it is damaged or missing in the store. A person acts.
+    Damaged,
 }
 
 /// A node, as its operator named it, and where it answers; an empty address is not known.
@@ -38,6 +43,7 @@ impl fmt::Display for Away {
             }
             Away::Elsewhere(None) => f.write_str("this account is served by another node"),
             Away::Moving => f.write_str("this account is moving between nodes, try again in a moment"),
+            Away::Damaged => f.write_str("this account cannot be served until its operator has looked"),
             Away::Stale => f.write_str("the store of this account does not answer, try again later"),
         }
     }
@@ -45,7 +51,8 @@ impl fmt::Display for Away {
 
 /// What another node wrote, as a line of any protocol may hold it.
 fn shown(text: &str) -> String {
-    text.chars().filter(|letter| letter.is_ascii_graphic() || *letter == ' ').collect()
+    let letters = text.chars().filter(|letter| letter.is_ascii_graphic() || *letter == ' ');
+    letters.take(SHOWN_MAX).collect()
 }
 
 impl Away {

@@ -49,12 +49,13 @@ async fn of(standing: Standing, partition: PartitionId) -> Away {
     let owner = mesh::call(0, move || async move {
         let node = local::<Node>()?;
         let owner = node.owner_of(partition)?;
-        Some((owner, node.name().to_owned()))
+        Some((owner, node.name().to_owned(), node.is_damaged(partition)))
     });
     match owner.await.ok().flatten() {
+        Some((_, _, true)) => Away::Damaged,
         // Claimed, and not yet taken over.
-        Some(((name, _), own)) if name == own => Away::Moving,
-        Some(((name, address), _)) => Away::Elsewhere(Some(Owner { name, address })),
+        Some(((name, _), own, _)) if name == own => Away::Moving,
+        Some(((name, address), ..)) => Away::Elsewhere(Some(Owner { name, address })),
         None => Away::Elsewhere(None),
     }
 }

@@ -148,7 +148,12 @@ fn run(seed: u64) {
         false
     });
     // What an earlier owner made and nothing names: its deletion was lost, or it wrote this when it was no owner any more.
-    let strays = ["data/0/0/0-900001.pack", "data/1/0/0-900002.table", "data/2/0/1-900003.manifest"];
+    let strays = [
+        "data/0/0/0-900001.pack",
+        "data/1/0/0-900002.table",
+        "data/2/0/1-900003.manifest",
+        "data/3/4294967295/0-900004.manifest",
+    ];
     for stray in strays {
         store.tamper(stray, Some(b"stray".to_vec()));
     }

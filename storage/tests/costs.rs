@@ -299,7 +299,7 @@ async fn run_shard(
         }
         // All shards draw all messages, and each takes those that are its own.
         let uniform = (random::u64() as f64 / u64::MAX as f64).max(1e-12);
-        next += Duration::from_secs_f64(-uniform.ln() / load.rate);
+        next = next + Duration::from_secs_f64(-uniform.ln() / load.rate);
         if next > time::now() {
             time::sleep(next - time::now()).await;
         }
@@ -377,7 +377,7 @@ fn long() -> bool {
 }
 
 fn load(rate: f64, clients: usize, shards: usize) -> Load {
-    let minutes = |everyday, long_one| Duration::from_secs(60 * if long() { long_one } else { everyday });
+    let minutes = |everyday: u64, hour: u64| Duration::from_secs(60 * if long() { hour } else { everyday });
     Load {
         accounts: if long() { 20_000 } else { 500 },
         shards,

@@ -2,18 +2,21 @@
 //! cost.
 //!
 //! # Limits
-//! [`TAKE_WITHIN`] for a takeover: what is claimed by then is taken over in the background.
+//! [`TAKE_WITHIN`] for a takeover, which then goes on in the background, and for a part of a search; [`SPENT_WITHIN`] for a shard
+//! to say what it spent.
 
 use crate::config::{Prices, StorageConfig};
 use crate::control::{Control, partitions};
 use crate::serve::Shard;
 use culver_model::PartitionId;
 use culver_shard as shard;
-use culver_shard::{local, mesh, time};
+use culver_shard::sync::oneshot;
+use culver_shard::{Queue, local, mesh, time};
 use culver_storage::{GcError, Node};
 use culver_storage::store::{Cost, Costs, Kind};
 use hyper::StatusCode;
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -57,10 +60,21 @@ pub async fn takeover(here: &Shard, query: &str) -> (StatusCode, Value) {
     let wanted: Vec<PartitionId> = wanted.into_iter().map(PartitionId).collect();
     let before = node.held();
     let had = wanted.iter().filter(|id| before.contains(id)).count();
+    if here.is_draining() {
+        return wrong(StatusCode::SERVICE_UNAVAILABLE, "the node is stopping");
+    }
     let began = time::now();
-    let taken = match time::deadline(TAKE_WITHIN, node.take_over(&wanted)).await {
-        Ok(Ok(taken)) => taken,
-        Ok(Err(error)) => return wrong(StatusCode::SERVICE_UNAVAILABLE, error),
+    // It goes on when nobody waits for it any more: half of it done would help nobody.
+    let (sender, taking) = oneshot::channel();
+    let (taker, asked) = (node.clone(), wanted.clone());
+    shard::spawn(Queue::Background, "takeover", async move {
+        let _ = sender.send(taker.take_over(&asked).await);
+    })
+    .detach();
+    let taken = match time::deadline(TAKE_WITHIN, taking).await {
+        Ok(Err(_)) => return wrong(StatusCode::SERVICE_UNAVAILABLE, "it failed; look at the log"),
+        Ok(Ok(Ok(taken))) => taken,
+        Ok(Ok(Err(error))) => return wrong(StatusCode::SERVICE_UNAVAILABLE, error),
         Err(_) => {
             let what = format!("not done within {} s; it goes on, look at the log", TAKE_WITHIN.as_secs());
             return wrong(StatusCode::GATEWAY_TIMEOUT, what);
@@ -79,6 +93,26 @@ pub async fn takeover(here: &Shard, query: &str) -> (StatusCode, Value) {
     (StatusCode::OK, answer)
 }
 
+thread_local! {
+    /// A search for orphans is under way; of shard 0, where the admin port is.
+    static SEARCHING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// One search at a time.
+struct Searching;
+
+impl Searching {
+    fn begin() -> Option<Searching> {
+        (!SEARCHING.replace(true)).then_some(Searching)
+    }
+}
+
+impl Drop for Searching {
+    fn drop(&mut self) {
+        SEARCHING.set(false);
+    }
+}
+
 /// `POST /gc?part=N&remove=false`, where the part is a partition or `journals`.
 pub async fn gc(here: &Shard, query: &str) -> (StatusCode, Value) {
     let Some(node) = local::<Node>() else {
@@ -90,11 +124,24 @@ pub async fn gc(here: &Shard, query: &str) -> (StatusCode, Value) {
         return usage();
     };
     let Ok(remove) = remove.parse::<bool>() else { return usage() };
+    let Some(_alone) = Searching::begin() else {
+        return wrong(StatusCode::CONFLICT, "another search is under way; try again when it is done");
+    };
     let began = time::now();
-    let found = match part.parse::<u16>() {
-        Ok(id) if id < count => node.collect(PartitionId(id), remove).await,
-        Err(_) if part == "journals" => node.collect_journals(remove).await.map(Some),
-        _ => return usage(),
+    let looked = async {
+        match part.parse::<u16>() {
+            Ok(id) if id < count => Some(node.collect(PartitionId(id), remove).await),
+            Err(_) if part == "journals" => Some(node.collect_journals(remove).await.map(Some)),
+            _ => None,
+        }
+    };
+    let found = match time::deadline(TAKE_WITHIN, looked).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return usage(),
+        Err(_) => {
+            let what = format!("part {part}: not done within {} s; the store is slow", TAKE_WITHIN.as_secs());
+            return wrong(StatusCode::GATEWAY_TIMEOUT, what);
+        }
     };
     let found = match found {
         Ok(found) => found,

@@ -17,6 +17,7 @@ use culver_model::PartitionId;
 use culver_shard::{local, mesh, yield_if_needed};
 
 use super::format::Incarnation;
+use super::holding::Standing;
 use super::keys;
 use super::node::Node;
 use super::seal::{SealError, newest_low};
@@ -91,6 +92,8 @@ pub enum GcError {
     Store(#[from] StoreError),
     #[error("the low mark of a journal cannot be read: {0}")]
     Mark(#[from] SealError),
+    #[error("the store does not answer")]
+    Stale,
     #[error("the node is stopping")]
     Stopping,
 }
@@ -143,6 +146,8 @@ impl Storage {
                 there.insert(object);
                 match () {
                     () if before.contains(&object) => {}
+                    // Begun when the partition was just lost: no owner has this epoch, and nothing names it ever.
+                    () if object.epoch == u32::MAX => orphans.push((key.clone(), *octets)),
                     () if object.epoch < own => orphans.push((key.clone(), *octets)),
                     () if object.epoch > own && fault::on(Fault::OrphansOfLaterEpochs) => {
                         orphans.push((key.clone(), *octets));
@@ -177,7 +182,7 @@ impl Storage {
         // A proof of now: nobody else had the partition when the names were read.
         let ours = || self.serves(id) && self.term_of(id).1 == term;
         if !ours() {
-            return Ok(None);
+            return if self.standing(id) == Standing::Stale { Err(GcError::Stale) } else { Ok(None) };
         }
         orphans.iter().for_each(|(key, octets)| found.orphan(key, *octets));
         if remove {

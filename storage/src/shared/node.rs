@@ -45,6 +45,12 @@ use crate::store::{Costs, Created, Octets, Patience, Store, StoreError, StoreUrl
 const PATIENCE: Patience =
     Patience { within: Duration::from_secs(30), urgency: crate::store::Urgency::Interactive };
 
+/// For flushing and handing over what this node has when it leaves; then it closes its journal, with what is left in it.
+const RELEASE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Between two tries to take over what is damaged.
+const DAMAGED_AGAIN: Duration = Duration::from_secs(60);
+
 /// How long a takeover waits for a new incarnation to begin.
 const RENEWAL: Duration = Duration::from_secs(10);
 
@@ -156,6 +162,9 @@ struct State {
     claimed: BTreeMap<PartitionId, u32>,
     /// Claims that are not yet taken over.
     pending: Vec<PartitionOwner>,
+    /// Claims of partitions of which something is damaged or missing, and when that was seen: each is tried again, and no
+    /// further epoch is claimed for it.
+    damaged: BTreeMap<PartitionId, (PartitionOwner, time::Instant)>,
     /// What is served here, or will be as soon as its Open record is committed.
     held: BTreeMap<PartitionId, u32>,
     tails: BTreeMap<Incarnation, Tail>,
@@ -289,6 +298,11 @@ impl Node {
         self.0.shard_of(id)
     }
 
+    /// Whether this node has claimed a partition of which something is damaged or missing.
+    pub fn is_damaged(&self, partition: PartitionId) -> bool {
+        self.0.state.borrow().damaged.contains_key(&partition)
+    }
+
     /// As its operator named it.
     pub fn name(&self) -> &str {
         &self.0.config.name
@@ -327,8 +341,11 @@ impl Node {
         let _turn = self.0.turn.acquire(1).await;
         let held: BTreeSet<PartitionId> = self.held().into_iter().collect();
         let wanted: Vec<PartitionId> = partitions.iter().copied().filter(|id| !held.contains(id)).collect();
+        // What is claimed already and damaged is tried again under its claim.
+        let claimed: BTreeSet<PartitionId> = self.0.state.borrow().damaged.keys().copied().collect();
+        self.0.retry_damaged(Duration::ZERO);
         self.0.look_at_owners(wanted.iter().copied()).await?;
-        self.0.claim_all(wanted.clone()).await?;
+        self.0.claim_all(wanted.iter().copied().filter(|id| !claimed.contains(id)).collect()).await?;
         self.0.take_pending().await?;
         let state = self.0.state.borrow();
         Ok(wanted.iter().filter(|id| state.held.contains_key(id)).count())
@@ -359,7 +376,9 @@ impl Node {
             });
             release
         });
-        sync::all(releases.collect()).await;
+        if time::deadline(RELEASE_WITHIN, sync::all(releases.collect())).await.is_err() {
+            tracing::warn!("not all is flushed in time: whoever takes the rest reads the journal");
+        }
         let journal = self.0.journal.borrow().clone();
         journal.close().await;
         if !journal.was_sealed() {
@@ -421,14 +440,8 @@ impl Inner {
             if self.journal.borrow().has_ended() {
                 self.renew().await;
             }
-            match Box::pin(self.round()).await {
-                Ok(()) => {
-                    self.looked.set(true);
-                    self.rounds.notify_all();
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the store does not tell who owns what; it is asked again");
-                }
+            if let Err(error) = Box::pin(self.round()).await {
+                tracing::warn!(%error, "the store does not tell who owns what; it is asked again");
             }
             drop(turn);
             let pause = self.config.look.mul_f64(0.75 + random::below(500) as f64 / 1000.0);
@@ -493,12 +506,46 @@ impl Inner {
         disk::sync_dir(&self.share.dir).await
     }
 
+    /// One thing that fails keeps no other from being done: the first error is told.
     async fn round(&self) -> Result<(), SealError> {
-        self.take_pending().await?;
-        self.claim_free().await?;
-        self.take_pending().await?;
-        self.trim().await?;
-        self.sweep().await
+        self.retry_damaged(DAMAGED_AGAIN);
+        let before = self.take_pending().await;
+        let claimed = self.claim_free().await;
+        let taken = self.take_pending().await;
+        let any = !self.state.borrow().held.is_empty();
+        if claimed.is_ok() && (taken.is_ok() || any) {
+            self.looked.set(true);
+            self.rounds.notify_all();
+        }
+        let trimmed = self.trim().await;
+        let swept = self.sweep().await;
+        before.and(claimed).and(taken).and(trimmed).and(swept)
+    }
+
+    /// Takes up again what was damaged, after a while: somebody may have restored it.
+    fn retry_damaged(&self, after: Duration) {
+        let mut state = self.state.borrow_mut();
+        let due = |(_, since): &(PartitionOwner, time::Instant)| since.elapsed() >= after;
+        let again: Vec<PartitionId> =
+            state.damaged.iter().filter(|(_, one)| due(one)).map(|(id, _)| *id).collect();
+        for id in again {
+            if let Some((claim, _)) = state.damaged.remove(&id) {
+                state.pending.push(claim);
+            }
+        }
+    }
+
+    /// Something of a claimed partition is damaged or missing, unless a later owner has tidied it up.
+    async fn note_damaged(&self, claim: PartitionOwner, error: SealError) {
+        let id = claim.partition;
+        let later = match self.look_at_owner(id).await {
+            Ok(()) => self.state.borrow().owners.get(&id).is_some_and(|owner| owner.epoch > claim.epoch),
+            Err(_) => false,
+        };
+        if !later {
+            tracing::error!(partition = %id, %error, "this partition cannot be served: a person must look");
+            self.state.borrow_mut().damaged.insert(id, (claim, time::now()));
+        }
     }
 
     /// Claims what nobody has, and what belongs to a node that has ended or is taken for dead.
@@ -506,7 +553,8 @@ impl Inner {
         let others: Vec<PartitionId> = {
             let state = self.state.borrow();
             let pending = |id: &PartitionId| state.pending.iter().any(|claim| claim.partition == *id);
-            self.partitions().filter(|id| !state.held.contains_key(id) && !pending(id)).collect()
+            let known = |id: &PartitionId| state.held.contains_key(id) || state.damaged.contains_key(id);
+            self.partitions().filter(|id| !known(id) && !pending(id)).collect()
         };
         self.look_at_owners(others.iter().copied().filter(|id| !self.state.borrow().owners.contains_key(id)))
             .await?;
@@ -673,7 +721,7 @@ impl Inner {
         if taker.incarnation != self.journal.borrow().incarnation() {
             return Ok(());
         }
-        let (mut acquired, mut failed) = (Vec::new(), None);
+        let (mut acquired, mut failed, mut damaged) = (Vec::new(), None, Vec::new());
         {
             let mut state = self.state.borrow_mut();
             for (claim, result) in taken.claims {
@@ -686,9 +734,7 @@ impl Inner {
                         failed.get_or_insert(error);
                         continue;
                     }
-                    Err(error) => tracing::error!(
-                        partition = %claim.partition, %error, "this partition cannot be served: a person must look"
-                    ),
+                    Err(error) => damaged.push((claim.clone(), error)),
                 }
                 state.pending.retain(|pending| *pending != claim);
             }
@@ -724,6 +770,9 @@ impl Inner {
         }
         let count = acquired.len();
         sync::all(calls).await;
+        for (claim, error) in damaged {
+            self.note_damaged(claim, error).await;
+        }
         if count > 0 {
             tracing::info!(partitions = count, "taken over");
         }

@@ -288,7 +288,12 @@ impl Taker {
 
     async fn manifest(&self, partition: PartitionId, meta: &FlushMeta) -> Result<Manifest, SealError> {
         let key = keys::data(partition, meta.manifest);
-        let bytes = self.store.get(&key, None, self.patience, None).await?;
+        let bytes = match self.store.get(&key, None, self.patience, None).await {
+            Err(StoreError::NotFound(_)) => {
+                return Err(SealError::Damaged { key, what: "it is missing".to_owned() });
+            }
+            other => other?,
+        };
         let manifest =
             Manifest::parse(&bytes).map_err(|what| SealError::Damaged { key: key.clone(), what })?;
         let same = (manifest.partition, manifest.object, manifest.store)
