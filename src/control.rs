@@ -82,14 +82,15 @@ impl Control {
             }
         }
         let has = |name: &str| [inner.join(name), dir.join(name)].iter().any(|path| path.exists());
-        if dir.join("store/STORE").exists() || dir.join("STORE").exists() {
+        let stopped = has("INCARNATIONS");
+        if !stopped && (dir.join("store/STORE").exists() || dir.join("STORE").exists()) {
             bail!(
                 "{}: its store is of this machine alone, where no node takes over and no request is billed; this command is \
                  for nodes of a shared store",
                 dir.display()
             );
         }
-        match has("INCARNATIONS") {
+        match stopped {
             true => bail!("{}: no node runs there; start it first", dir.display()),
             false => bail!(
                 "{}: not the directory of a node; name --dir of its `culver quickstart`, or storage.dir of its configuration",
@@ -137,7 +138,8 @@ impl Control {
         match (status, value["error"].as_str()) {
             (200, _) => Ok(value),
             (401 | 404, _) => bail!(
-                "another process answers at the admin port {address} of node {}: it has stopped; start it first",
+                "another process answers at the admin port {address} of node {}: it has stopped, or is starting; start \
+                 it, or try again",
                 self.node
             ),
             (_, Some(error)) => bail!("node {}: {error}", self.node),
@@ -248,6 +250,7 @@ mod tests {
         assert!(told().contains("not the directory of a node"), "{}", told());
         std::fs::write(dir.path().join("INCARNATIONS"), b"").unwrap();
         assert!(told().contains("no node runs there"), "{}", told());
+        std::fs::remove_file(dir.path().join("INCARNATIONS")).unwrap();
         std::fs::write(dir.path().join("STORE"), b"").unwrap();
         assert!(told().contains("of this machine alone"), "{}", told());
     }

@@ -102,6 +102,13 @@ pub fn gc(options: &Gc) -> Result<ExitCode> {
         for key in &orphan_keys {
             println!("{} {key}", if options.remove { "removed" } else { "orphan" });
         }
+        for (kind, all, told) in
+            [("orphans", orphans, orphan_keys.len()), ("missing", missing, missing_keys.len())]
+        {
+            if all > told as u64 {
+                println!("... and {} more {kind}", all - told as u64);
+            }
+        }
         let what = if options.remove { "orphans removed" } else { "orphans; --remove deletes them" };
         println!(
             "{objects} objects of {octets} octets, {named} of them needed; {orphans} {what} ({orphan_octets} octets)"
@@ -120,8 +127,7 @@ pub fn gc(options: &Gc) -> Result<ExitCode> {
 }
 
 /// What is summed of all parts.
-const GC_SUMS: [&str; 7] =
-    ["objects", "octets", "named", "in_work", "orphans", "orphan_octets", "missing"];
+const GC_SUMS: [&str; 7] = ["objects", "octets", "named", "in_work", "orphans", "orphan_octets", "missing"];
 
 /// `culver takeover`: 0 where the node has all that was asked for, 1 otherwise.
 pub fn takeover(options: &Takeover) -> Result<ExitCode> {

@@ -169,7 +169,12 @@ impl StorageConfig {
                 && !WINDOWS.contains(window)
             {
                 let what = format!("is not within {:?} and {:?}", WINDOWS.start(), WINDOWS.end());
-                problems.at(*line, &format!("storage.{key}"), &what, "write \"10ms\", or \"250ms\" for deliveries");
+                problems.at(
+                    *line,
+                    &format!("storage.{key}"),
+                    &what,
+                    "write \"10ms\", or \"250ms\" for deliveries",
+                );
             }
         }
         // Without an address of the store nothing can be said of what belongs to it.

@@ -476,6 +476,16 @@ impl Imap {
         if command.needs() > Stage::NotAuthenticated
             && let Some(away) = self.away().await
         {
+            // RFC 3501 §6.3.1: after a SELECT that failed no mailbox is selected.
+            if matches!(command, Command::Select(_)) {
+                let had = self.user.as_ref().is_some_and(|user| user.selected.is_some());
+                self.deselect();
+                if had {
+                    // RFC 7162 §3.2.11, as for a SELECT that succeeds.
+                    let (closed, text) = (Code::Closed, "Previous mailbox closed");
+                    response::untagged(&mut self.out, Status::Ok, Some(&closed), text);
+                }
+            }
             away.write_imap(tag, &mut self.out);
             return Ok(Flow::Go);
         }

@@ -416,8 +416,9 @@ impl Cache {
                     self.0.policy.borrow_mut().adopt(number, entry.len);
                     unseen.push_back((number, 0));
                 }
-                _ if entry.is_dir => {}
-                _ => disk::remove(self.0.dir.join(&entry.name)).await?,
+                // Of ours and too long, or somebody else's.
+                Some(number) => self.0.gone.borrow_mut().push(number),
+                None => {}
             }
         }
         let too_much = {
@@ -648,16 +649,26 @@ fn second() -> u32 {
 async fn remove_other_shards(parent: &Path) -> io::Result<()> {
     let shards = culver_shard::shards();
     for entry in disk::list(parent).await? {
-        let ours = (0..shards).any(|shard| entry.name == format!("{shards}-{shard}"));
-        if ours || !entry.is_dir {
+        // What is not a cache of ours is somebody else's.
+        let numbers = entry
+            .name
+            .split_once('-')
+            .and_then(|(of, shard)| Some((of.parse::<usize>().ok()?, shard.parse::<usize>().ok()?)));
+        if !numbers.is_some_and(|(of, shard)| of != shards && shard < of) || !entry.is_dir {
             continue;
         }
         let dir = parent.join(&entry.name);
+        let mut foreign = false;
         for file in disk::list(&dir).await? {
-            disk::remove(dir.join(&file.name)).await?;
+            match parse_segment_name(&file.name).filter(|_| !file.is_dir) {
+                Some(_) => disk::remove(dir.join(&file.name)).await?,
+                None => foreign = true,
+            }
             yield_if_needed().await;
         }
-        disk::remove_dir(&dir).await?;
+        if !foreign {
+            disk::remove_dir(&dir).await?;
+        }
     }
     Ok(())
 }

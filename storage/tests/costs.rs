@@ -209,7 +209,9 @@ async fn change(storage: &Storage, account: &AccountId, body: Option<Vec<u8>>, h
     }
     let meta = if bodies.is_empty() { vec![7; 60] } else { text(META_OCTETS) };
     let (sender, receiver) = oneshot::channel();
-    let told = Box::new(move |result: Result<_, _>| drop(sender.send(result.is_ok())));
+    let told = Box::new(move |result: Result<_, _>| {
+        let _ = sender.send(result.is_ok());
+    });
     match storage.submit_wait(partition, account, meta, bodies, haste, told).await {
         Ok(()) => receiver.await.unwrap_or(false),
         Err(_) => false,

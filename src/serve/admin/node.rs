@@ -12,8 +12,8 @@ use culver_model::PartitionId;
 use culver_shard as shard;
 use culver_shard::sync::oneshot;
 use culver_shard::{Queue, local, mesh, time};
-use culver_storage::{GcError, Node};
 use culver_storage::store::{Cost, Costs, Kind};
+use culver_storage::{GcError, Node};
 use hyper::StatusCode;
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 const TAKE_WITHIN: Duration = Duration::from_secs(300);
+const SPENT_WITHIN: Duration = Duration::from_secs(5);
 /// Accounts of each shard that are told one by one.
 const ACCOUNTS_MAX: usize = 100;
 const GIB: f64 = (1u64 << 30) as f64;
@@ -119,8 +120,10 @@ pub async fn gc(here: &Shard, query: &str) -> (StatusCode, Value) {
         return wrong(StatusCode::CONFLICT, "its store is of this machine alone");
     };
     let count = here.accounts().storage().partition_count();
-    let usage = || wrong(StatusCode::BAD_REQUEST, "write /gc?part=0&remove=false, with a partition or journals");
-    let Some((part, remove)) = query.strip_prefix("part=").and_then(|rest| rest.split_once("&remove=")) else {
+    let usage =
+        || wrong(StatusCode::BAD_REQUEST, "write /gc?part=0&remove=false, with a partition or journals");
+    let Some((part, remove)) = query.strip_prefix("part=").and_then(|rest| rest.split_once("&remove="))
+    else {
         return usage();
     };
     let Ok(remove) = remove.parse::<bool>() else { return usage() };
@@ -152,7 +155,10 @@ pub async fn gc(here: &Shard, query: &str) -> (StatusCode, Value) {
         let (orphans, missing, ms) = (found.orphans, found.missing, began.elapsed().as_millis() as u64);
         tracing::info!(part, remove, orphans, missing, ms, "gc");
         for key in &found.missing_keys {
-            tracing::error!(key, "an object that is needed is missing: restore it from a backup of the store");
+            tracing::error!(
+                key,
+                "an object that is needed is missing: restore it from a backup of the store"
+            );
         }
     }
     let found = found.map(|found| {
@@ -220,8 +226,8 @@ pub async fn cost(config: &StorageConfig) -> (StatusCode, Value) {
     let mut spent = Spent::default();
     for at in 0..shard::shards() {
         let asked = mesh::call(at, || async { Shard::here().map(|shard| Spent::here(&shard, ACCOUNTS_MAX)) });
-        match asked.await {
-            Ok(Some(one)) => spent.add(one),
+        match time::deadline(SPENT_WITHIN, asked).await {
+            Ok(Ok(Some(one))) => spent.add(one),
             _ => return wrong(StatusCode::SERVICE_UNAVAILABLE, format!("shard {at} does not answer")),
         }
     }
@@ -249,7 +255,7 @@ fn told(spent: &Spent, prices: &Prices) -> Value {
         })
         .collect();
     let total: f64 = spent.kinds.iter().map(|((kind, _), cost)| money(prices, *kind, cost)).sum();
-    let accounts: Vec<Value> = spent
+    let mut accounts: Vec<Value> = spent
         .accounts
         .iter()
         .map(|(account, costs)| {
@@ -267,6 +273,8 @@ fn told(spent: &Spent, prices: &Prices) -> Value {
             })
         })
         .collect();
+    let paid = |told: &Value| told["money"].as_f64().unwrap_or(0.0);
+    accounts.sort_by(|a, b| paid(b).total_cmp(&paid(a)));
     json!({
         "node": local::<Node>().map(|node| node.name().to_owned()),
         "currency": prices.currency,

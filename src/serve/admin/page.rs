@@ -266,7 +266,8 @@ impl Page {
 
     /// What is kept of such a store in files of this machine; nothing where there is no cache.
     fn cache(&self, registry: &mut Registry) {
-        let caches: Vec<&CacheStatus> = self.answered().filter_map(|reading| reading.cache.as_ref()).collect();
+        let caches: Vec<&CacheStatus> =
+            self.answered().filter_map(|reading| reading.cache.as_ref()).collect();
         if caches.is_empty() {
             return;
         }
@@ -276,13 +277,23 @@ impl Page {
             ("hit_octets", "Octets that the cache answered", true, sum(|c| c.hit_octets)),
             ("misses", "Reads that went to the store", true, sum(|c| c.misses)),
             ("taken", "Entries taken in", true, sum(|c| c.taken)),
-            ("skipped", "Entries not taken in: too many waited, or the disk failed", true, sum(|c| c.skipped)),
+            (
+                "skipped",
+                "Entries not taken in: too many waited, or the disk failed",
+                true,
+                sum(|c| c.skipped),
+            ),
             ("evicted", "Entries that made room", true, sum(|c| c.evicted)),
             ("damaged", "Files dropped because something in them was wrong", true, sum(|c| c.damaged)),
             ("errors", "Errors of the disk", true, sum(|c| c.errors)),
             ("entries", "Entries held", false, sum(|c| c.entries)),
             ("held_octets", "Octets of all files", false, sum(|c| c.held_octets)),
-            ("resting_shards", "Shards that take nothing in after an error", false, sum(|c| u64::from(c.resting))),
+            (
+                "resting_shards",
+                "Shards that take nothing in after an error",
+                false,
+                sum(|c| u64::from(c.resting)),
+            ),
         ] {
             put(registry, &format!("cache_{name}"), help, is_counter, value);
         }

@@ -108,18 +108,7 @@ impl Pending {
         let name = account.as_ref().map_or(0, |account| account.as_str().len());
         let frames: usize = bodies.iter().map(Body::frame_octets).sum();
         let octets = (head_octets(name, meta.len(), bodies.len()) + frames) as u64;
-        Pending {
-            kind,
-            partition,
-            account,
-            meta,
-            bodies,
-            haste,
-            on_commit,
-            octets,
-            room: None,
-            term,
-        }
+        Pending { kind, partition, account, meta, bodies, haste, on_commit, octets, room: None, term }
     }
 
     fn tell(self, result: Result<Committed, CommitError>) -> bool {

@@ -419,7 +419,7 @@ fn a_search_for_orphans_spares_a_later_owner() {
         a.flush(P).await?;
         // A falls asleep when it asks what is there.
         let held = store.hold("a", Kind::List, "data/0/*", 0, Hold::Before);
-        let collected = a.begin(|seat| async move { seat.node.collect(true).await });
+        let collected = a.begin(|seat| async move { seat.node.collect(PartitionId(0), true).await });
         held.met().await;
         let b = Machine::start(&sim, &store, "b", eager()).await;
         b.take_over(&[P]).await?;

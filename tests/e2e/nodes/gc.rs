@@ -23,8 +23,16 @@ pub fn gc() -> Fallible {
     ensure!(told.code == Some(0) && told.output.contains(listed), "{}", told.output);
     ensure!(told.output.contains("\"missing\":0") && orphan.exists(), "{}", told.output);
     let told = command(&["gc", "--remove"], &a.data())?;
-    ensure!(told.code == Some(0) && told.output.contains("removed data/0/0/0-900001.pack"), "{}", told.output);
-    ensure!(told.output.contains("everything that is needed is there") && !orphan.exists(), "{}", told.output);
+    ensure!(
+        told.code == Some(0) && told.output.contains("removed data/0/0/0-900001.pack"),
+        "{}",
+        told.output
+    );
+    ensure!(
+        told.output.contains("everything that is needed is there") && !orphan.exists(),
+        "{}",
+        told.output
+    );
     let told = command(&["gc"], &a.data())?;
     ensure!(told.code == Some(0) && told.output.contains(" 0 orphans"), "{}", told.output);
     a.restart(1)?;
