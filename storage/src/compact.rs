@@ -39,6 +39,9 @@ use crate::storage::Inner;
 /// Bodies relocated by one record.
 pub(crate) const MOVES_MAX: usize = 256;
 
+/// Journal objects that are compacted together.
+const JOURNAL_OBJECTS_MAX: usize = 256;
+
 /// How long an object is left alone whose compaction failed.
 const REST: Duration = Duration::from_secs(60);
 
@@ -58,8 +61,8 @@ impl Inner {
     pub async fn compact_one(self: &Rc<Self>) -> Result<bool, FlushError> {
         let Some(source) = self.source() else { return Ok(false) };
         let _alone = self.compacting.acquire(1).await;
-        let Some((object, partitions)) = self.choose_object() else { return Ok(false) };
-        let done = match catch(self.compact(&*source, object, &partitions)).await {
+        let Some((objects, partitions)) = self.choose_objects() else { return Ok(false) };
+        let done = match catch(self.compact(&*source, &objects, &partitions)).await {
             Ok(done) => done,
             Err(panic) => {
                 self.status.borrow_mut().panics += 1;
@@ -70,7 +73,7 @@ impl Inner {
         let mut resting = self.resting.borrow_mut();
         resting.retain(|_, since| since.elapsed() < REST);
         if done.is_err() {
-            resting.insert(object, time::now());
+            resting.extend(objects.into_iter().map(|object| (object, time::now())));
         }
         done.map(|()| true)
     }
@@ -78,13 +81,16 @@ impl Inner {
     pub async fn compact(
         self: &Rc<Self>,
         source: &dyn Source,
-        object: ObjectId,
+        objects: &[ObjectId],
         partitions: &[PartitionId],
     ) -> Result<(), FlushError> {
-        let entries = match object.kind {
-            ObjectKind::Segment => self.segment_entries(object, partitions).await?,
-            _ => self.pack_entries(object, partitions).await?,
-        };
+        let mut entries = Vec::new();
+        for object in objects {
+            entries.extend(match object.kind {
+                ObjectKind::Segment => self.segment_entries(*object, partitions).await?,
+                _ => self.pack_entries(*object, partitions).await?,
+            });
+        }
         let mut packs: BTreeMap<PartitionId, (PackWriter, Rc<Unnamed>)> = BTreeMap::new();
         let moves = self.copy_alive(source, entries, &mut packs).await?;
         let mut unnamed = BTreeMap::new();
@@ -109,9 +115,9 @@ impl Inner {
         }
         for id in partitions {
             let until = self.next_position(*id);
-            self.partition(*id).borrow_mut().retiring.insert(object, until);
+            self.partition(*id).borrow_mut().retiring.extend(objects.iter().map(|object| (*object, until)));
             if fault::on(Fault::CompactTooEarly) {
-                self.garbage.borrow_mut().push((*id, object));
+                self.garbage.borrow_mut().extend(objects.iter().map(|object| (*id, *object)));
             }
         }
         self.status.borrow_mut().compactions += 1;
@@ -119,8 +125,9 @@ impl Inner {
         Ok(())
     }
 
-    /// The object to compact, with the partitions of this shard that name it.
-    fn choose_object(&self) -> Option<(ObjectId, Vec<PartitionId>)> {
+    /// The object to compact, with the partitions of this shard that name it. The journal objects of a shared store that a
+    /// partition needs for bodies go together, for each pack costs a request.
+    fn choose_objects(&self) -> Option<(Vec<ObjectId>, Vec<PartitionId>)> {
         // A local segment is of all partitions; on a shared store every object is of one, also where names are alike.
         let shared = self.node.is_some();
         let mut shares: BTreeMap<(Option<PartitionId>, ObjectId), (Share, Vec<PartitionId>)> =
@@ -156,12 +163,19 @@ impl Inner {
             let holds = shared && id.kind == ObjectKind::Segment;
             holds || sum.live.saturating_mul(100) < sum.total.saturating_mul(percent)
         };
-        shares
-            .into_iter()
-            .filter(|((_, object), (sum, _))| worth(object, sum))
-            .filter(|((_, object), _)| !busy.contains(object) && !journal_still(object))
-            .max_by_key(|(_, (sum, _))| sum.total - sum.live.min(sum.total))
-            .map(|((_, object), (_, partitions))| (object, partitions))
+        let fit = |((_, object), (sum, _)): &((Option<PartitionId>, ObjectId), (Share, Vec<PartitionId>))| {
+            worth(object, sum) && !busy.contains(object) && !journal_still(object)
+        };
+        let worthy: Vec<_> = shares.into_iter().filter(fit).collect();
+        let most = |(_, (sum, _)): &&(_, (Share, Vec<PartitionId>))| sum.total - sum.live.min(sum.total);
+        let ((of, object), (_, partitions)) = worthy.iter().max_by_key(most)?;
+        let together = |(key, _): &&((Option<PartitionId>, ObjectId), _)| {
+            shared && object.kind == ObjectKind::Segment && key.0 == *of && key.1.kind == ObjectKind::Segment
+        };
+        let journal: Vec<ObjectId> =
+            worthy.iter().filter(together).map(|(key, _)| key.1).take(JOURNAL_OBJECTS_MAX).collect();
+        let objects = if journal.is_empty() { vec![*object] } else { journal };
+        Some((objects, partitions.clone()))
     }
 
     /// The bodies that stand in a segment, of some partitions.

@@ -1,5 +1,6 @@
 //! What mail costs on a store that bills its requests: a node on a simulated store, in simulated time, with the real flush, trim and
-//! compaction. Every day a few minutes; `CULVER_COSTS=long` an hour of 20,000 accounts, for the figures.
+//! compaction. Every day clients alone; `CULVER_COSTS=short` also twenty minutes of deliveries, `CULVER_COSTS=long` more than an hour
+//! of them to 20,000 accounts, for the figures (both in a release build).
 #![cfg(feature = "simulation")]
 
 use std::cell::{Cell, RefCell};
@@ -378,6 +379,15 @@ fn long() -> bool {
     std::env::var_os("CULVER_COSTS").is_some_and(|how| how == "long")
 }
 
+/// Whether deliveries are simulated: that takes minutes.
+fn wanted(name: &str) -> bool {
+    let wanted = std::env::var_os("CULVER_COSTS").is_some();
+    if !wanted {
+        println!("skipped: {name}: it takes minutes; set CULVER_COSTS=short or long");
+    }
+    wanted
+}
+
 fn load(rate: f64, clients: usize, shards: usize) -> Load {
     let minutes = |everyday: u64, hour: u64| Duration::from_secs(60 * if long() { hour } else { everyday });
     Load {
@@ -395,6 +405,9 @@ fn load(rate: f64, clients: usize, shards: usize) -> Load {
 
 #[test]
 fn deliveries_cost_few_requests() {
+    if !wanted("deliveries_cost_few_requests") {
+        return;
+    }
     for (rate, shards, most) in [(200.0, 8, 0.05), (20.0, 2, 0.25)] {
         // Every day the dear one alone: what one message costs is highest where there are few.
         if rate > 20.0 && !long() {
@@ -413,6 +426,9 @@ fn deliveries_cost_few_requests() {
 
 #[test]
 fn a_pack_for_each_message_costs_about_one_request_more() {
+    if !wanted("a_pack_for_each_message_costs_about_one_request_more") {
+        return;
+    }
     let load = Load { pack_single: true, ..load(if long() { 200.0 } else { 20.0 }, 0, 2) };
     let (outcome, stored) = run(load);
     tell("pack = single", &load, &outcome, stored);

@@ -196,9 +196,7 @@ impl Storage {
             }
             // Who comes next starts from the manifest alone.
             let Some(source) = self.0.source() else { return Err(HoldError::Ended) };
-            for object in in_journals {
-                self.0.compact(&*source, object, &[id]).await?;
-            }
+            self.0.compact(&*source, &in_journals, &[id]).await?;
         }
     }
 

@@ -571,7 +571,8 @@ fn no_flush_is_carried_while_another_is_under_way() {
 /// A flush that is overtaken, at whichever of its reads, deletes nothing that the successor stands on. Whether it came to that
 /// read.
 async fn overtaken_at(sim: Sim, store: SimStore, read: u64) -> Result<bool, String> {
-    let limits = Limits { tables_max: 2, ..Limits::default() };
+    // Without a cache, which would answer for the store.
+    let limits = Limits { tables_max: 2, cache_octets: 0, ..Limits::default() };
     let a = Machine::limited(&sim, &store, "a", eager(), limits).await;
     a.take_over(&[P]).await?;
     for number in 1..3 {
@@ -607,7 +608,7 @@ fn a_flush_that_is_overtaken_deletes_nothing_of_its_successor() {
         for result in reads {
             match result {
                 Ok(true) => overtaken += 1,
-                Ok(false) => return ensure(overtaken > 3, "the flush reads nothing"),
+                Ok(false) => return ensure(overtaken > 0, "the flush reads nothing"),
                 Err(what) => return Err(format!("at read {overtaken}: {what}")),
             }
         }
