@@ -325,6 +325,10 @@ impl Pop3 {
         let mut chunk = match self.read(uid, 0..size.min(step)).await {
             Ok(chunk) => chunk,
             Err(unread) => {
+                if let Some(away) = self.away().await {
+                    self.server.refuse_away(&away, &mut self.out);
+                    return Ok(());
+                }
                 let refusal = self.unread(uid, &unread);
                 self.refuse(refusal);
                 return Ok(());

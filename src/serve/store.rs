@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(5);
 /// What shard 0 gives to a shard.
 pub enum Part {
     Local(Box<Share>),
-    Node(NodeShare),
+    Node(Box<NodeShare>),
 }
 
 /// One for each shard, until it has taken it.
@@ -52,7 +52,7 @@ pub async fn open(config: &Config, parts: &Parts) -> Result<Option<Node>> {
         Some(shared) => {
             let node = join(config, shared, directory).await?;
             tracing::info!(store = %shared.url, node = shared.name, ms = began.elapsed().as_millis() as u64, "store joined");
-            let shares = (0..shard::shards()).map(|_| Some(Part::Node(node.share())));
+            let shares = (0..shard::shards()).map(|_| Some(Part::Node(Box::new(node.share()))));
             (shares.collect::<Vec<_>>(), Some(node))
         }
     };
@@ -94,7 +94,7 @@ pub async fn announce(config: &Config, node: &Node) -> Result<()> {
 pub async fn start(part: Part) -> Result<Storage> {
     Ok(match part {
         Part::Local(share) => Storage::start(*share).await?,
-        Part::Node(share) => Storage::start_shared(share).await?,
+        Part::Node(share) => Storage::start_shared(*share).await?,
     })
 }
 

@@ -66,6 +66,10 @@ pub struct CacheStatus {
     pub entries: u64,
     /// Octets of all files.
     pub held_octets: u64,
+    /// Octets taken in and not written yet.
+    pub waiting_octets: u64,
+    /// Files of an earlier start that are not looked through yet.
+    pub unseen_files: u64,
     /// Nothing is taken in, after an error.
     pub resting: bool,
 }
@@ -158,7 +162,11 @@ impl Cache {
 
     pub fn status(&self) -> CacheStatus {
         let policy = self.0.policy.borrow();
+        // Before the listing nobody knows how many there are.
+        let unseen_files = self.0.unseen.borrow().as_ref().map_or(1, |unseen| unseen.len() as u64);
         CacheStatus {
+            waiting_octets: self.0.waiting.borrow().octets,
+            unseen_files,
             entries: policy.entries() as u64,
             held_octets: policy.held(),
             resting: self.rests().is_some(),
@@ -374,7 +382,7 @@ impl Cache {
         if self.write_waiting().await? {
             return Ok(true);
         }
-        self.look_through().await
+        Ok(self.look_through().await)
     }
 
     async fn remove_gone(&self) {
@@ -426,11 +434,21 @@ impl Cache {
         Ok(())
     }
 
-    /// Looks through a piece of a segment that an earlier start left.
-    async fn look_through(&self) -> io::Result<bool> {
-        let next = self.0.unseen.borrow_mut().as_mut().and_then(VecDeque::pop_front);
-        let Some((number, at)) = next else { return Ok(false) };
-        let Some(end) = self.0.policy.borrow().segment(number) else { return Ok(true) };
+    /// Looks through a piece of a segment that an earlier start left; false where none is left.
+    async fn look_through(&self) -> bool {
+        let next = self.0.unseen.borrow().as_ref().and_then(|unseen| unseen.front().copied());
+        let Some((number, at)) = next else { return false };
+        let rest = self.look_at(number, at).await;
+        if let Some(unseen) = self.0.unseen.borrow_mut().as_mut() {
+            unseen.pop_front();
+            rest.into_iter().for_each(|at| unseen.push_front((number, at)));
+        }
+        true
+    }
+
+    /// Where the rest of the segment begins, where there is some.
+    async fn look_at(&self, number: u64, at: u64) -> Option<u64> {
+        let end = self.0.policy.borrow().segment(number)?;
         let read = match self.file(number).await {
             Ok(file) => file.read_at(at, LOOK_OCTETS).await,
             Err(error) => Err(error),
@@ -439,7 +457,7 @@ impl Cache {
             Ok(piece) => piece,
             Err(error) => {
                 self.unreadable(number, &error);
-                return Ok(true);
+                return None;
             }
         };
         let mut pos = 0;
@@ -448,7 +466,7 @@ impl Cache {
                 Some(row) => self.0.policy.borrow_mut().set_row(number, row),
                 None => {
                     self.damaged(number);
-                    return Ok(true);
+                    return None;
                 }
             }
             pos = HEADER_OCTETS as u64;
@@ -457,18 +475,14 @@ impl Cache {
         while let Some(header) = piece.get(pos as usize..).and_then(EntryHeader::parse) {
             let (offset, octets) = (at + pos, header.octets());
             if offset + ENTRY_OCTETS as u64 + u64::from(octets) > end {
-                return Ok(true);
+                return None;
             }
             let fingerprint = header.key.fingerprint();
             self.0.policy.borrow_mut().put_found(fingerprint, number, offset as u32, octets);
             pos += entry_octets(octets as usize);
         }
         let header_is_beyond = pos as usize + ENTRY_OCTETS > piece.len();
-        if pos > 0 && header_is_beyond && at + pos + (ENTRY_OCTETS as u64) <= end {
-            let mut unseen = self.0.unseen.borrow_mut();
-            unseen.as_mut().expect("it was listed").push_front((number, at + pos));
-        }
-        Ok(true)
+        (pos > 0 && header_is_beyond && at + pos + (ENTRY_OCTETS as u64) <= end).then_some(at + pos)
     }
 
     async fn write_waiting(&self) -> io::Result<bool> {

@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use culver_model::{AccountId, Guid, PartitionId};
 use culver_shard::disk::{self, File};
 use culver_shard::sim::{NodeId, Sim, SimConfig};
-use culver_shard::{random, time};
+use culver_shard::{Config, random, time};
 use culver_storage::simstore::{Asked, SimStore, StoreFaults};
+use culver_storage::store::StoreUrl;
 use culver_storage::{
     AccountBlocks, BlockKind, Body, Committed, Limits, LocalFuture, Node, NodeConfig, Place, Position,
     Source, SourceError, Storage, Windows,
@@ -88,8 +90,9 @@ impl Source for Shelf {
         places: &'a [Place],
     ) -> LocalFuture<'a, Result<Vec<bool>, SourceError>> {
         let accounts = self.accounts.borrow();
-        let held = accounts.get(account).map_or(&[][..], |(_, held)| held);
-        let live = places.iter().map(|place| held.contains(place)).collect();
+        // Of an account that was not used here everything lives.
+        let held = accounts.get(account).map(|(_, held)| held);
+        let live = places.iter().map(|place| held.is_none_or(|held| held.contains(place))).collect();
         Box::pin(async move { Ok(live) })
     }
 
@@ -271,7 +274,9 @@ fn a_second_read_asks_the_store_nothing_also_after_a_restart() {
                     assert_eq!(read_all(&storage, &asked, &kept).await, 4 + 3 + 4);
                     time::sleep(Duration::from_secs(5)).await;
                 }
+                asked.set_down(true);
                 assert_eq!(read_all(&storage, &asked, &kept).await, 0, "life {life}");
+                asked.set_down(false);
                 let status = storage.cache_status().unwrap();
                 assert!(status.hits > 0 && status.damaged == 0 && status.errors == 0, "{status:?}");
             }
@@ -424,6 +429,116 @@ fn a_cold_account_is_opened_in_two_round_trips() {
                 asked.watch();
                 storage.load(partition, &name).await.unwrap();
                 assert_eq!(reads(&asked.watch()).len(), 0);
+            }
+        });
+    }
+}
+
+/// A node on a directory, with real files. What `run` leaves in the first argument the next one gets.
+fn on_real_files<F, Fut>(store: &Path, dir: &Path, name: &'static str, run: F)
+where
+    F: Fn(Storage, Rc<Shelf>) -> Fut + Send + Clone + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    let (url, dir) = (StoreUrl::SharedFs(store.to_owned()), dir.to_owned());
+    let shards = Config { shards: 1, pin: false, ..Config::default() };
+    culver_shard::run(shards, move |_| {
+        let (url, dir, run) = (url.clone(), dir.clone(), run.clone());
+        async move {
+            let limits = Limits { tick: Duration::from_millis(100), ..limits() };
+            let node =
+                Node::join(&url, &dir, limits, config(name)).await.map_err(|error| error.to_string())?;
+            let storage = Storage::start_shared(node.share()).await.map_err(|error| error.to_string())?;
+            let shelf = Rc::new(Shelf::default());
+            *shelf.storage.borrow_mut() = Some(storage.clone());
+            storage.attach(shelf.clone());
+            node.begin();
+            // The agent's own look claims what nobody has; a claim beside it would take that once more.
+            let all = || storage.partitions().iter().all(|partition| storage.serves(*partition));
+            let looked = time::now();
+            while !all() && looked.elapsed() < Duration::from_secs(2) {
+                time::sleep(Duration::from_millis(5)).await;
+            }
+            if !all() {
+                node.take_over(&storage.partitions()).await.map_err(|error| error.to_string())?;
+            }
+            while !all() {
+                time::sleep(Duration::from_millis(5)).await;
+            }
+            run(storage.clone(), shelf.clone()).await;
+            *shelf.storage.borrow_mut() = None;
+            storage.close(false).await;
+            culver_shard::stop();
+            Ok::<(), String>(())
+        }
+    })
+    .unwrap();
+}
+
+fn remove_files(dir: &Path) -> usize {
+    let mut removed = 0;
+    for entry in std::fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => removed += remove_files(&path),
+            false => {
+                std::fs::remove_file(path).unwrap();
+                removed += 1;
+            }
+        }
+    }
+    removed
+}
+
+#[test]
+fn real_files_give_back_what_a_store_has_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, first, second) = (dir.path().join("store"), dir.path().join("a"), dir.path().join("b"));
+    let places: Arc<Mutex<Vec<[u8; 32]>>> = Arc::default();
+    let noted = places.clone();
+    on_real_files(&store, &first, "a", move |storage, shelf| {
+        let noted = noted.clone();
+        async move {
+            for nth in 0..200 {
+                let place = shelf.deliver(&account(1), &content(nth, 2000 * nth as usize)).await;
+                noted.lock().unwrap().push(place.to_bytes());
+            }
+            storage.flush_all().await.unwrap();
+            let moved = shelf.accounts.borrow()[&account(1)].1.iter().map(Place::to_bytes).collect();
+            *noted.lock().unwrap() = moved;
+        }
+    });
+    for life in 0..3 {
+        let (store_dir, noted) = (store.clone(), places.clone());
+        on_real_files(&store, &second, "b", move |storage, _| {
+            let (store_dir, noted) = (store_dir.clone(), noted.clone());
+            async move {
+                let partition = storage.partition_of(&account(1));
+                let places: Vec<Place> =
+                    noted.lock().unwrap().iter().map(|place| Place::from_bytes(place).unwrap()).collect();
+                assert_eq!(places.len(), 200);
+                let before = storage.cache_status().unwrap();
+                if life > 0 {
+                    // What the last life wrote is looked through.
+                    while storage.cache_status().unwrap().unseen_files > 0 {
+                        time::sleep(Duration::from_millis(5)).await;
+                    }
+                    assert!(life > 1 || remove_files(&store_dir.join("data")) > 0);
+                }
+                for (nth, place) in (0..).zip(&places) {
+                    let octets = read_whole(&storage, partition, place).await;
+                    assert!(octets == content(nth, 2000 * nth as usize), "{place}");
+                    // A reader waits for no write, so the cache takes what it can; here it can take all.
+                    while life == 0 && storage.cache_status().unwrap().waiting_octets > 0 {
+                        time::sleep(Duration::from_millis(1)).await;
+                    }
+                }
+                let status = storage.cache_status().unwrap();
+                assert_eq!((status.errors, status.damaged, status.skipped), (0, 0, 0), "{status:?}");
+                match life {
+                    0 => assert!(status.taken >= 200 && status.misses >= 200, "{status:?}"),
+                    _ => assert!(status.hits >= before.hits + 200, "{status:?}"),
+                }
             }
         });
     }

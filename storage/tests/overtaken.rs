@@ -268,20 +268,3 @@ fn a_request_that_outlives_its_node_harms_nobody() {
     println!("{runs} runs");
     assert!(runs > 10, "{runs} runs");
 }
-
-/// The checker is checked.
-#[cfg(feature = "planted-faults")]
-#[test]
-fn deleting_tables_after_a_loss_is_found() {
-    use culver_storage::fault::{Fault, set};
-    set(Some(Fault::MergeAfterLoss));
-    let runs = std::panic::catch_unwind(|| {
-        let variant =
-            Variant { hold: Hold::Before, end: End::Lives, flushes_first: false, hears_first: true };
-        let mut runs = (0..).map_while(|request| overtaken_at(Kind::Get, request, variant));
-        runs.find_map(|oracle| oracle.errors.borrow().first().cloned())
-    });
-    set(None);
-    let error = runs.expect("no panic").expect("no run finds it");
-    println!("{error}");
-}

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 const TAKE_WITHIN: Duration = Duration::from_secs(300);
-/// Accounts that are told one by one.
+/// Accounts of each shard that are told one by one.
 const ACCOUNTS_MAX: usize = 100;
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -134,21 +134,26 @@ pub struct Spent {
 }
 
 impl Spent {
-    fn of(costs: &Costs) -> Spent {
-        let accounts = costs.top(ACCOUNTS_MAX).into_iter();
+    /// `accounts`: so many of them are told one by one.
+    fn of(costs: &Costs, accounts: usize) -> Spent {
+        let dearest = if accounts > 0 { costs.top(accounts) } else { Vec::new() };
         Spent {
             kinds: costs.all().into_iter().map(|(kind, purpose, cost)| ((kind, purpose), cost)).collect(),
             retries: costs.retries().iter().map(|(_, count)| count).sum(),
             hedges: costs.hedges(),
-            accounts: accounts.map(|(id, _)| (id.as_str().to_owned(), costs.of_account(&id))).collect(),
+            accounts: dearest
+                .into_iter()
+                .map(|(id, _)| (id.as_str().to_owned(), costs.of_account(&id)))
+                .collect(),
         }
     }
 
     /// Of the running shard; on shard 0 with the node's own.
-    pub fn here(shard: &Shard) -> Spent {
-        let mut spent = shard.accounts().storage().costs().map(Spent::of).unwrap_or_default();
+    pub fn here(shard: &Shard, accounts: usize) -> Spent {
+        let costs = shard.accounts().storage().costs();
+        let mut spent = costs.map(|costs| Spent::of(costs, accounts)).unwrap_or_default();
         if let Some(node) = local::<Node>() {
-            spent.add(Spent::of(node.costs()));
+            spent.add(Spent::of(node.costs(), 0));
         }
         spent
     }
@@ -167,7 +172,7 @@ impl Spent {
 pub async fn cost(config: &StorageConfig) -> (StatusCode, Value) {
     let mut spent = Spent::default();
     for at in 0..shard::shards() {
-        let asked = mesh::call(at, || async { Shard::here().map(|shard| Spent::here(&shard)) });
+        let asked = mesh::call(at, || async { Shard::here().map(|shard| Spent::here(&shard, ACCOUNTS_MAX)) });
         match asked.await {
             Ok(Some(one)) => spent.add(one),
             _ => return wrong(StatusCode::SERVICE_UNAVAILABLE, format!("shard {at} does not answer")),

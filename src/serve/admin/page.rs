@@ -43,7 +43,7 @@ impl Reading {
         let stalls = Stalls::of(&stall::snapshot());
         let storage = accounts.storage();
         let (cache, storage) = (storage.cache_status(), storage.status());
-        Reading { counters, storage, stalls, spent: Spent::here(shard), cache }
+        Reading { counters, storage, stalls, spent: Spent::here(shard, 0), cache }
     }
 }
 

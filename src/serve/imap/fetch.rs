@@ -185,6 +185,10 @@ impl Imap {
             match self.fetch_octets(&uids, &items).await? {
                 Ok(done) => done,
                 Err(error) => {
+                    if let Some(away) = self.away().await {
+                        away.write_imap(tag, &mut self.out);
+                        return Ok(());
+                    }
                     tracing::error!(session = %self.peer.id, %error, "a message cannot be read");
                     let reason = match error {
                         ReadError::Corrupt { .. } => Reason::Corruption,

@@ -23,6 +23,10 @@ impl Imap {
                 if save {
                     user.saved = UidSet::new();
                 }
+                if let Some(away) = self.away().await {
+                    away.write_imap(tag, &mut self.out);
+                    return Ok(());
+                }
                 let reason = match error {
                     SearchError::Deleted => Reason::NoSuchMailbox,
                     SearchError::Read(error) => {
