@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::ledger::{Ledger, Message, Operation, between, leading_number, message};
+use crate::fail;
 use crate::support::Fallible;
 use crate::support::connection::Connection;
 use crate::support::imap::{Answer, Imap, numbers, quoted};
 use crate::support::lmtp::{Lmtp, stuffed};
 use crate::support::random::Random;
 use crate::support::server::{Ports, password, user};
-use crate::fail;
 
 const FLAGS: [&str; 8] =
     ["\\Seen", "\\Answered", "\\Flagged", "\\Draft", "$Forwarded", "$Junk", "work", "Later"];

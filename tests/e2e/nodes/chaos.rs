@@ -136,7 +136,9 @@ fn run(arguments: &Arguments, store: Store, every_day: u64, what: &str) -> Falli
         }
         let event = site.next_event();
         let began = Instant::now();
-        let played = site.play(event).and_then(|told| if site.all_alive() { Ok(told) } else { fail!("a node died by itself") });
+        let played = site
+            .play(event)
+            .and_then(|told| if site.all_alive() { Ok(told) } else { fail!("a node died by itself") });
         match played {
             Ok(told) => println!("  round {round}: {event:?}: {told} ({} ms)", began.elapsed().as_millis()),
             Err(e) => {
@@ -147,10 +149,15 @@ fn run(arguments: &Arguments, store: Store, every_day: u64, what: &str) -> Falli
         done += 1;
     }
     let Site { acknowledged, takeovers, .. } = site;
-    println!("nodes on {what}: {acknowledged} acknowledged commands and deliveries, {takeovers} takeovers in {done} rounds");
+    println!(
+        "nodes on {what}: {acknowledged} acknowledged commands and deliveries, {takeovers} takeovers in {done} rounds"
+    );
     site.end().map_err(|e| format!("at the end of seed {seed}: {e}\n{}", site.keep()))?;
     ensure!(done >= rounds.min(3), "only {done} rounds in {EVERY_DAY:?}: the test proved little");
-    ensure!(acknowledged >= done, "only {acknowledged} commands were acknowledged in {done} rounds: the test proved nothing");
+    ensure!(
+        acknowledged >= done,
+        "only {acknowledged} commands were acknowledged in {done} rounds: the test proved nothing"
+    );
     Ok(())
 }
 
@@ -187,7 +194,8 @@ struct Crew {
 
 impl Crew {
     fn is_finished(&self) -> bool {
-        self.workers.iter().all(JoinHandle::is_finished) && self.deliverers.iter().all(JoinHandle::is_finished)
+        self.workers.iter().all(JoinHandle::is_finished)
+            && self.deliverers.iter().all(JoinHandle::is_finished)
     }
 
     fn stop(&self) {
@@ -295,12 +303,22 @@ impl Site {
         let after = result?;
         let moved = (0..ACCOUNTS).filter(|&account| homes[account] != after[account]).count();
         self.takeovers += u64::from(moved > 0);
-        let acknowledged: u64 = crews.iter().map(|crew| crew.shared.acknowledged.load(Ordering::SeqCst)).sum();
-        Ok(format!("{acknowledged} acknowledged, {moved} of {ACCOUNTS} accounts from {} to {}", NAMES[victim], NAMES[other]))
+        let acknowledged: u64 =
+            crews.iter().map(|crew| crew.shared.acknowledged.load(Ordering::SeqCst)).sum();
+        Ok(format!(
+            "{acknowledged} acknowledged, {moved} of {ACCOUNTS} accounts from {} to {}",
+            NAMES[victim], NAMES[other]
+        ))
     }
 
     /// What happens between two settled states; gives where the accounts are then.
-    fn disturbed(&mut self, event: Event, victim: usize, homes: &[usize], crews: &mut [Crew; 2]) -> Fallible<Vec<usize>> {
+    fn disturbed(
+        &mut self,
+        event: Event,
+        victim: usize,
+        homes: &[usize],
+        crews: &mut [Crew; 2],
+    ) -> Fallible<Vec<usize>> {
         let other = 1 - victim;
         let mut probes = match event.leaves_a_zombie() {
             true => self.probes(victim, homes)?,
@@ -345,7 +363,8 @@ impl Site {
         self.mend(event, victim, &mut probes, homes)?;
         if !crews[victim].is_finished() {
             let crew = &crews[victim];
-            let told = eventually("the workers of the former owner are told", TOLD, || Ok(crew.is_finished()));
+            let told =
+                eventually("the workers of the former owner are told", TOLD, || Ok(crew.is_finished()));
             crew.stop();
             told?;
         }
@@ -359,7 +378,8 @@ impl Site {
         let states = self.read(&after)?;
         match event {
             Event::FreezeLong => self.compare(&states, &worked.in_flight, &worked.delivered)?,
-            _ => self.compare(&states, &BTreeMap::new(), &Delivered::default())
+            _ => self
+                .compare(&states, &BTreeMap::new(), &Delivered::default())
                 .map_err(|e| format!("after the former owner came back: {e}"))?,
         }
         Ok(after)
@@ -385,7 +405,8 @@ impl Site {
             }
             Event::Freeze | Event::FreezeLong => self.signal(victim, "STOP")?,
             Event::TakeOver => {
-                let done = command(&["takeover", "--partitions", "all", "--json"], &self.nodes[1 - victim].data())?;
+                let done =
+                    command(&["takeover", "--partitions", "all", "--json"], &self.nodes[1 - victim].data())?;
                 ensure!(done.code == Some(0), "culver takeover: {}", done.output);
             }
             Event::Terminate => self.nodes[victim].terminate()?,
@@ -410,7 +431,13 @@ impl Site {
     }
 
     /// Undoes what was done to the former owner, which must not serve for a moment.
-    fn mend(&mut self, event: Event, victim: usize, probes: &mut [(usize, Imap)], homes: &[usize]) -> Fallible {
+    fn mend(
+        &mut self,
+        event: Event,
+        victim: usize,
+        probes: &mut [(usize, Imap)],
+        homes: &[usize],
+    ) -> Fallible {
         match event {
             Event::Kill | Event::Terminate => self.restart(victim)?,
             Event::Freeze | Event::FreezeLong => self.signal(victim, "CONT")?,
@@ -437,7 +464,10 @@ impl Site {
                 // It has said BYE.
                 Err(e) => {
                     let e = e.to_string();
-                    ensure!(!e.contains("no answer within"), "the former owner leaves an APPEND without an answer: {e}");
+                    ensure!(
+                        !e.contains("no answer within"),
+                        "the former owner leaves an APPEND without an answer: {e}"
+                    );
                 }
             }
         }
@@ -550,7 +580,12 @@ impl Site {
     }
 
     /// Compares, and takes what was read as the truth.
-    fn compare(&mut self, states: &[State], in_flight: &BTreeMap<usize, Operation>, delivered: &Delivered) -> Fallible {
+    fn compare(
+        &mut self,
+        states: &[State],
+        in_flight: &BTreeMap<usize, Operation>,
+        delivered: &Delivered,
+    ) -> Fallible {
         self.ledgers.sort_by_key(|ledger| ledger.account);
         ensure!(self.ledgers.len() == ACCOUNTS, "{} ledgers", self.ledgers.len());
         for ledger in &mut self.ledgers {
@@ -599,7 +634,10 @@ fn start_node(store: &Store, node: usize) -> Fallible<Culver> {
     let url = match store {
         Store::Directory(dir) => format!("file://{}/store?shared=true", dir.path().display()),
         Store::Seaweed(_, gates) => {
-            format!("s3://chaos/mail?endpoint=http://{}&region=us-east-1&path_style=true", gates[node].address)
+            format!(
+                "s3://chaos/mail?endpoint=http://{}&region=us-east-1&path_style=true",
+                gates[node].address
+            )
         }
     };
     let words = ["--store", &url, "--node", NAMES[node], "--lease", &super::LEASE_S.to_string()];

@@ -154,7 +154,8 @@ impl Inner {
 
     /// Answers every request with 503, as a store that wants to be spared.
     fn refuse(&self, mut stream: TcpStream) -> std::io::Result<()> {
-        const SLOW_DOWN: &str = "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>";
+        const SLOW_DOWN: &str =
+            "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>";
         let mut octets = Vec::new();
         let mut chunk = [0; 65536];
         loop {
