@@ -65,7 +65,9 @@ pub async fn open(config: &Config, parts: &Parts) -> Result<Option<Node>> {
 
 async fn join(config: &Config, shared: &SharedStore, directory: &Path) -> Result<Node> {
     let node = shared.node(config.imap_address());
-    let joined = Node::join(&shared.url, directory, shared.limits(), node).await;
+    let joined = Node::join(&shared.url, directory, shared.limits(), node);
+    // Large, and done once: not for the stack of a shard.
+    let joined = Box::pin(joined).await;
     joined.map_err(|error| {
         let late = matches!(
             &error,

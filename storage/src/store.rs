@@ -135,8 +135,9 @@ impl Driver {
     async fn perform(&self, op: &Op<'_>) -> Result<Outcome, Failure> {
         match self {
             Driver::Fs(driver) => driver.perform(op).await,
-            Driver::S3(driver) => driver.perform(op).await,
-            Driver::Sproxyd(driver) => driver.perform(op).await,
+            // A request over HTTP is a large future, and every future that asks the store holds one.
+            Driver::S3(driver) => Box::pin(driver.perform(op)).await,
+            Driver::Sproxyd(driver) => Box::pin(driver.perform(op)).await,
             #[cfg(any(test, feature = "simulation"))]
             Driver::Sim(driver) => driver.perform(op).await,
         }
