@@ -54,9 +54,13 @@ const PATIENCE: Duration = Duration::from_secs(100);
 const TOLD: Duration = Duration::from_secs(30);
 /// How long accounts may take to be served after the store was away: it may take 19 s to come, and requests back off meanwhile.
 const STORE_BACK: Duration = Duration::from_secs(90);
-/// How long the store answers 503: in a long run, a minute now and then.
+/// How long the store answers 503, and how long there is work before a frozen node thaws; in a long run longer, at the first of
+/// [`LONG_ONE_IN`].
 const REFUSES: Duration = Duration::from_secs(5);
 const REFUSES_LONG: Duration = Duration::from_secs(60);
+const FROZEN_MS: u64 = 500;
+const FROZEN_MS_LONG: u64 = 20_000;
+const LONG_ONE_IN: u64 = 4;
 
 /// What is done in a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,6 +175,7 @@ struct Site {
     random: Random,
     /// Events of this cycle that have not been played.
     events: Vec<Event>,
+    played: Vec<Event>,
     long: bool,
     acknowledged: u64,
     /// Rounds after which at least one account had come to another node.
@@ -236,6 +241,7 @@ impl Site {
             next_id: Arc::new(AtomicU64::new(1)),
             random: Random::new(seed),
             events: Vec::new(),
+            played: Vec::new(),
             long,
             acknowledged: 0,
             takeovers: 0,
@@ -261,7 +267,14 @@ impl Site {
                 self.events.extend(gated);
             }
         }
-        self.events.pop().expect("it was filled")
+        let event = self.events.pop().expect("it was filled");
+        self.played.push(event);
+        event
+    }
+
+    /// Whether this is one of the rounds of a long run that wait long.
+    fn takes_long(&self, event: Event) -> bool {
+        self.long && self.played.iter().filter(|&&played| played == event).count() as u64 % LONG_ONE_IN == 1
     }
 
     fn all_alive(&mut self) -> bool {
@@ -413,7 +426,7 @@ impl Site {
             Event::Cut => self.gate(victim, Mode::Cut)?,
             Event::Hang => self.gate(victim, Mode::Hang)?,
             Event::Unavailable => {
-                let long = self.long && self.random.chance(4);
+                let long = self.takes_long(event);
                 for node in 0..2 {
                     self.gate(node, Mode::Unavailable)?;
                 }
@@ -477,7 +490,8 @@ impl Site {
     /// Further work at a node that has all accounts.
     fn work_on(&mut self, node: usize, worked: &mut Worked) -> Fallible {
         let mut crew = self.crew(node, &[node; ACCOUNTS]);
-        thread::sleep(Duration::from_millis(500 + self.random.below(ROUND_MS_MAX)));
+        let frozen = if self.takes_long(Event::FreezeLong) { FROZEN_MS_LONG } else { FROZEN_MS };
+        thread::sleep(Duration::from_millis(frozen + self.random.below(ROUND_MS_MAX)));
         crew.stop();
         let joined = crew.join(worked);
         self.acknowledged += crew.shared.acknowledged.load(Ordering::SeqCst);
