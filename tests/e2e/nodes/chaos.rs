@@ -374,18 +374,16 @@ impl Site {
             self.work_on(other, &mut worked)?;
         }
         self.mend(event, victim, &mut probes, homes)?;
-        if !crews[victim].is_finished() {
-            let crew = &crews[victim];
-            let told =
-                eventually("the workers of the former owner are told", TOLD, || Ok(crew.is_finished()));
-            crew.stop();
-            told?;
-        }
+        let crew = &crews[victim];
+        let told = eventually("the workers of the former owner are told", TOLD, || Ok(crew.is_finished()));
+        crew.stop();
         crews[victim].join(&mut worked)?;
         self.ledgers.append(&mut worked.ledgers);
         if event != Event::FreezeLong {
             self.compare(&states, &worked.in_flight, &worked.delivered)?;
         }
+        // What was acknowledged and is not there tells more.
+        told?;
         // When all are back: one serves, the other one stands by, and the accounts are as they were.
         let after = self.settled(TAKE_OVER)?;
         let states = self.read(&after)?;
