@@ -41,7 +41,7 @@ const LEASE: Duration = Duration::from_secs(super::LEASE_S);
 /// So long two nodes may both answer reads: a proof of ownership holds for half a lease, and a look takes its time.
 const BOTH_MAX: Duration = LEASE;
 /// Rounds of an everyday run; `CULVER_TEST_TAKEOVERS` names another number.
-const ROUNDS_DIRECTORY: u64 = 6;
+const ROUNDS_DIRECTORY: u64 = 7;
 const ROUNDS_SEAWEED: u64 = 4;
 const ROUNDS_LONG: u64 = 200;
 /// No round of an everyday run begins later.
@@ -75,6 +75,8 @@ enum Event {
     FreezeLong,
     /// `culver takeover --partitions all` at the other one.
     TakeOver,
+    /// The same with half of the partitions, so that the next rounds have an owner on either side.
+    TakeOverSome,
     /// SIGTERM: the owner hands over.
     Terminate,
     /// The owner's connections to the store are reset, and it gets no new ones.
@@ -88,12 +90,13 @@ enum Event {
 }
 
 impl Event {
-    const DIRECTORY: [Event; 6] = [
+    const DIRECTORY: [Event; 7] = [
         Event::Kill,
         Event::KillAndBack,
         Event::Freeze,
         Event::FreezeLong,
         Event::TakeOver,
+        Event::TakeOverSome,
         Event::Terminate,
     ];
     const GATED: [Event; 4] = [Event::Cut, Event::Hang, Event::Unavailable, Event::StoreRestart];
@@ -105,7 +108,7 @@ impl Event {
 
     /// Whether whoever was asked may go on as the owner.
     fn owner_may_stay(self) -> bool {
-        matches!(self, Event::KillAndBack | Event::Unavailable | Event::StoreRestart)
+        matches!(self, Event::KillAndBack | Event::TakeOverSome | Event::Unavailable | Event::StoreRestart)
     }
 }
 
@@ -415,10 +418,10 @@ impl Site {
                 self.restart(victim)?;
             }
             Event::Freeze | Event::FreezeLong => self.signal(victim, "STOP")?,
-            Event::TakeOver => {
-                let done =
-                    command(&["takeover", "--partitions", "all", "--json"], &self.nodes[1 - victim].data())?;
-                ensure!(done.code == Some(0), "culver takeover: {}", done.output);
+            Event::TakeOver => takeover(&self.nodes[1 - victim], "all")?,
+            Event::TakeOverSome => {
+                let first = self.random.below(32);
+                takeover(&self.nodes[1 - victim], &format!("{first}-{}", first + 31))?;
             }
             Event::Terminate => self.nodes[victim].terminate()?,
             Event::Cut => self.gate(victim, Mode::Cut)?,
@@ -453,7 +456,11 @@ impl Site {
             Event::Kill | Event::Terminate => self.restart(victim)?,
             Event::Freeze | Event::FreezeLong => self.signal(victim, "CONT")?,
             Event::Cut | Event::Hang => self.gate(victim, Mode::Open)?,
-            Event::KillAndBack | Event::TakeOver | Event::Unavailable | Event::StoreRestart => {}
+            Event::KillAndBack
+            | Event::TakeOver
+            | Event::TakeOverSome
+            | Event::Unavailable
+            | Event::StoreRestart => {}
         }
         if !event.leaves_a_zombie() {
             return Ok(());
@@ -640,6 +647,13 @@ impl Site {
         }
         kept
     }
+}
+
+/// Has a node take partitions of the 64 that there are.
+fn takeover(node: &Culver, partitions: &str) -> Fallible {
+    let done = command(&["takeover", "--partitions", partitions, "--json"], &node.data())?;
+    ensure!(done.code == Some(0), "culver takeover: {}", done.output);
+    Ok(())
 }
 
 fn start_node(store: &Store, node: usize) -> Fallible<Culver> {
