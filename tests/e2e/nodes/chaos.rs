@@ -626,6 +626,13 @@ impl Site {
         ensure!(told.code == Some(0) && told.output.contains("\"missing\":0"), "culver gc: {}", told.output);
         for node in &mut self.nodes {
             node.terminate()?;
+            // A panic ends its task and nothing else; what is damaged is told in the log alone until somebody asks for it.
+            let log = node.log();
+            let wrong =
+                log.lines().find(|line| line.contains("panicked at") || line.contains("a person must look"));
+            if let Some(line) = wrong {
+                fail!("a node's log says: {line}");
+            }
         }
         Ok(())
     }
