@@ -102,12 +102,11 @@ struct Connections {
     lmtp: Lmtp,
 }
 
-/// Works until the server goes away; gives the ledger and the command that was in flight.
-pub fn work(
-    shared: &Shared,
-    mut ledger: Ledger,
-    mut random: Random,
-) -> Fallible<(Ledger, Option<Operation>)> {
+/// What a worker leaves: its ledger, and the command that was in flight.
+pub type Left = (Ledger, Option<Operation>);
+
+/// Works until the server goes away.
+pub fn work(shared: &Shared, mut ledger: Ledger, mut random: Random) -> Fallible<Left> {
     let (name, password) = (user(ledger.account), password(ledger.account));
     let open = || -> Fallible<Connections> {
         let imap = || -> Fallible<Imap> {

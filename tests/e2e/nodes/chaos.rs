@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use super::{HAND_OVER, TAKE_OVER, command, login};
 use crate::durability::ledger::{self, Ledger, Operation, State};
 use crate::durability::number;
-use crate::durability::worker::{self, Delivered, Shared};
+use crate::durability::worker::{self, Delivered, Left, Shared};
 use crate::support::gate::{Gate, Mode};
 use crate::support::imap::Imap;
 use crate::support::process;
@@ -196,7 +196,7 @@ struct Worked {
 /// The workers at one node.
 struct Crew {
     shared: Arc<Shared>,
-    workers: Vec<JoinHandle<Fallible<(Ledger, Option<Operation>)>>>,
+    workers: Vec<JoinHandle<Fallible<Left>>>,
     deliverers: Vec<JoinHandle<Fallible<Delivered>>>,
 }
 
