@@ -9,12 +9,12 @@
 //! where the command names several messages, each of them may be on either side, but in one place only.
 //! UIDs, UIDVALIDITY and HIGHESTMODSEQ never go back, and a UID never names another message.
 
-mod ledger;
-mod worker;
+pub mod ledger;
+pub mod worker;
 
 use std::env;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use crate::support::{Fallible, Skipped};
 use crate::{Arguments, Test, fail};
 
 const ACCOUNTS: usize = 4;
+const ALL: [usize; ACCOUNTS] = [0, 1, 2, 3];
 const DELIVERERS: usize = 2;
 /// Kills of a run in CI and of a long one; `CULVER_TEST_KILLS` names another number.
 const KILLS: u64 = 15;
@@ -43,7 +44,8 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-fn number(name: &str) -> Option<u64> {
+/// A number of the environment.
+pub fn number(name: &str) -> Option<u64> {
     env::var(name).ok()?.parse().ok()
 }
 
@@ -90,12 +92,7 @@ fn play_round(
     next_id: &Arc<AtomicU64>,
     random: &mut Random,
 ) -> Fallible<u64> {
-    let shared = Arc::new(Shared {
-        ports: *target.ports(),
-        stopping: AtomicBool::new(false),
-        acknowledged: AtomicU64::new(0),
-        next_id: next_id.clone(),
-    });
+    let shared = Shared::new(*target.ports(), next_id, None);
     let workers: Vec<_> = ledgers
         .drain(..)
         .map(|ledger| {
@@ -106,7 +103,7 @@ fn play_round(
     let deliverers: Vec<_> = (0..DELIVERERS)
         .map(|_| {
             let (shared, random) = (shared.clone(), Random::new(random.next()));
-            thread::spawn(move || worker::deliver_all(&shared, ACCOUNTS, random))
+            thread::spawn(move || worker::deliver_all(&shared, &ALL, random))
         })
         .collect();
     // The random instant of the kill.

@@ -1,5 +1,6 @@
 //! Two processes on one shared store: who serves, what the other one says, and how accounts come to it.
 
+mod chaos;
 mod gc;
 
 use std::fs;
@@ -34,6 +35,8 @@ pub fn tests() -> Vec<Test> {
         Test { name: "nodes_one_whose_directory_was_deleted_serves_the_same", run: |_| directory_deleted() },
         Test { name: "nodes_a_store_that_is_away_is_told_and_holds_up_no_stop", run: |_| store_away() },
         Test { name: "nodes_gc_finds_orphans_and_what_is_missing", run: |_| gc::gc() },
+        Test { name: "nodes_nothing_is_lost_on_a_shared_directory", run: chaos::on_directory },
+        Test { name: "nodes_nothing_is_lost_on_seaweedfs", run: chaos::on_seaweedfs },
         Test { name: "nodes_commands_say_what_is_missing", run: |_| commands() },
         Test { name: "nodes_a_store_that_cannot_be_used_is_told_in_one_line", run: |_| wrong_stores() },
     ]

@@ -1,16 +1,19 @@
 //! Those who change mailboxes while the server is killed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::ledger::{Ledger, Message, Operation, between, leading_number, message};
+use crate::fail;
 use crate::support::Fallible;
+use crate::support::connection::Connection;
 use crate::support::imap::{Answer, Imap, numbers, quoted};
 use crate::support::lmtp::{Lmtp, stuffed};
 use crate::support::random::Random;
 use crate::support::server::{Ports, password, user};
-use crate::{ensure, fail};
 
 const FLAGS: [&str; 8] =
     ["\\Seen", "\\Answered", "\\Flagged", "\\Draft", "$Forwarded", "$Junk", "work", "Later"];
@@ -20,15 +23,61 @@ const MESSAGES_MAX: usize = 60;
 /// Deliveries of one deliverer in a round: the workers must be able to expunge as much.
 const DELIVERIES_MAX: u32 = 40;
 
+/// What the workers of one server process share for a round.
 pub struct Shared {
     pub ports: Ports,
-    /// Set just before the kill: from then on a lost connection is no failure.
+    /// Set just before the kill: from then on nothing new begins, and a lost connection is no failure.
     pub stopping: AtomicBool,
     pub acknowledged: AtomicU64,
     pub next_id: Arc<AtomicU64>,
+    /// Of several nodes: how long an answer may take where the store does not answer.
+    pub roaming: Option<Duration>,
+    /// Of several nodes, set just before something is done to one of them: a lost connection is no failure, but the work goes on.
+    pub disturbed: AtomicBool,
+    /// Of several nodes: the workers' connections.
+    streams: Mutex<Vec<TcpStream>>,
 }
 
 impl Shared {
+    pub fn new(ports: Ports, next_id: &Arc<AtomicU64>, roaming: Option<Duration>) -> Arc<Shared> {
+        Arc::new(Shared {
+            ports,
+            stopping: AtomicBool::new(false),
+            acknowledged: AtomicU64::new(0),
+            next_id: next_id.clone(),
+            roaming,
+            disturbed: AtomicBool::new(false),
+            streams: Mutex::default(),
+        })
+    }
+
+    /// The workers hear no more of what they have asked for; the server does not learn of it before it reads.
+    pub fn abandon(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        for stream in self.streams.lock().expect("no panic while held").drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn enlist(&self, connection: &mut Connection) -> Fallible {
+        if let Some(limit) = self.roaming {
+            connection.limit = limit;
+            self.streams.lock().expect("no panic while held").push(connection.stream().try_clone()?);
+        }
+        Ok(())
+    }
+
+    /// Whether this may be how a worker's time with this server ends: what was asked for is then done, or it is not.
+    fn may_end(&self, broken: &Broken) -> bool {
+        match broken {
+            Broken::Refused(answer) => self.roaming.is_some() && says_away(answer),
+            Broken::Lost(why) => {
+                let roaming = self.disturbed.load(Ordering::SeqCst) || says_away(why);
+                self.stopping() || self.roaming.is_some() && roaming
+            }
+        }
+    }
+
     fn stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
@@ -42,34 +91,37 @@ impl Shared {
     }
 }
 
+/// Whether an answer says that the account is served elsewhere, or not now.
+fn says_away(answer: &str) -> bool {
+    ["[UNAVAILABLE]", "451 4.", "421 4."].iter().any(|said| answer.contains(said))
+}
+
 struct Connections {
     imap: [Imap; 2],
     selected: [Option<String>; 2],
     lmtp: Lmtp,
 }
 
-/// Works until the server goes away; gives the ledger and the command that was in flight.
-pub fn work(
-    shared: &Shared,
-    mut ledger: Ledger,
-    mut random: Random,
-) -> Fallible<(Ledger, Option<Operation>)> {
+/// What a worker leaves: its ledger, and the command that was in flight.
+pub type Left = (Ledger, Option<Operation>);
+
+/// Works until the server goes away.
+pub fn work(shared: &Shared, mut ledger: Ledger, mut random: Random) -> Fallible<Left> {
     let (name, password) = (user(ledger.account), password(ledger.account));
     let open = || -> Fallible<Connections> {
         let imap = || -> Fallible<Imap> {
             let mut imap = Imap::login(shared.ports.imap, &name, &password)?;
+            shared.enlist(&mut imap.connection)?;
             imap.must("ENABLE CONDSTORE")?;
             Ok(imap)
         };
-        Ok(Connections {
-            imap: [imap()?, imap()?],
-            selected: [None, None],
-            lmtp: Lmtp::open(shared.ports.lmtp)?,
-        })
+        let mut lmtp = Lmtp::open(shared.ports.lmtp)?;
+        shared.enlist(&mut lmtp.connection)?;
+        Ok(Connections { imap: [imap()?, imap()?], selected: [None, None], lmtp })
     };
     let mut connections = match open() {
         Ok(connections) => connections,
-        Err(_) if shared.stopping() => return Ok((ledger, None)),
+        Err(e) if shared.may_end(&Broken::Lost(e.to_string())) => return Ok((ledger, None)),
         Err(e) => return Err(e),
     };
     while !shared.stopping() {
@@ -79,8 +131,8 @@ pub fn work(
                 ledger.apply(&operation, &uids);
                 shared.acknowledge();
             }
+            Err(broken) if shared.may_end(&broken) => return Ok((ledger, Some(operation))),
             Err(Broken::Refused(answer)) => fail!("{operation:?} was refused: {answer}"),
-            Err(Broken::Lost(_)) if shared.stopping() => return Ok((ledger, Some(operation))),
             Err(Broken::Lost(e)) => fail!("{operation:?}: {e}"),
         }
     }
@@ -330,36 +382,41 @@ impl Delivered {
 }
 
 /// Delivers messages to one or more of the accounts until the server goes away.
-pub fn deliver_all(shared: &Shared, accounts: usize, mut random: Random) -> Fallible<Delivered> {
+pub fn deliver_all(shared: &Shared, accounts: &[usize], mut random: Random) -> Fallible<Delivered> {
     let mut delivered = Delivered::default();
-    let mut lmtp = match Lmtp::open(shared.ports.lmtp) {
+    let open = || -> Fallible<Lmtp> {
+        let mut lmtp = Lmtp::open(shared.ports.lmtp)?;
+        shared.enlist(&mut lmtp.connection)?;
+        Ok(lmtp)
+    };
+    let mut lmtp = match open() {
         Ok(lmtp) => lmtp,
-        Err(_) if shared.stopping() => return Ok(delivered),
+        Err(e) if shared.may_end(&Broken::Lost(e.to_string())) => return Ok(delivered),
         Err(e) => return Err(e),
     };
     let mut sent = 0;
     while !shared.stopping() {
         if sent == DELIVERIES_MAX {
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(2));
             continue;
         }
         sent += 1;
         let id = shared.id();
-        let mut recipients: Vec<usize> =
-            (0..1 + random.below(3)).map(|_| random.below(accounts as u64) as usize).collect();
+        let mut recipients: Vec<usize> = (0..1 + random.below(3)).map(|_| *random.pick(accounts)).collect();
         recipients.sort_unstable();
         recipients.dedup();
         let mut replied = 0;
         let result = deliver_one(shared, &mut lmtp, id, &recipients, &mut delivered, &mut replied);
         match result {
             Ok(()) => {}
-            Err(_) if shared.stopping() => {
+            Err(broken) if shared.may_end(&broken) => {
                 for &account in &recipients[replied..] {
                     delivered.unknown.entry(account).or_default().push(id);
                 }
                 return Ok(delivered);
             }
-            Err(e) => return Err(e),
+            Err(Broken::Refused(answer)) => fail!("delivery: {answer}"),
+            Err(Broken::Lost(e)) => fail!("delivery: {e}"),
         }
     }
     Ok(delivered)
@@ -372,16 +429,19 @@ fn deliver_one(
     recipients: &[usize],
     delivered: &mut Delivered,
     replied: &mut usize,
-) -> Fallible {
-    lmtp.command("MAIL FROM:<sender@example.net>", "250")?;
+) -> Result<(), Broken> {
+    let lost = |e: Box<dyn std::error::Error + Send + Sync>| Broken::Lost(e.to_string());
+    lmtp.command("MAIL FROM:<sender@example.net>", "250").map_err(lost)?;
     for &account in recipients {
-        lmtp.command(&format!("RCPT TO:<{}>", user(account)), "250")?;
+        lmtp.command(&format!("RCPT TO:<{}>", user(account)), "250").map_err(lost)?;
     }
-    lmtp.command("DATA", "354")?;
-    lmtp.connection.send(&stuffed(&message(id)))?;
+    lmtp.command("DATA", "354").map_err(lost)?;
+    lmtp.connection.send(&stuffed(&message(id))).map_err(lost)?;
     for &account in recipients {
-        let reply = lmtp.reply()?;
-        ensure!(reply.starts_with("250"), "delivery: {reply}");
+        let reply = lmtp.reply().map_err(lost)?;
+        if !reply.starts_with("250") {
+            return Err(Broken::Refused(reply));
+        }
         delivered.acknowledged.entry(account).or_default().push(id);
         *replied += 1;
         shared.acknowledge();

@@ -87,7 +87,11 @@ impl Imap {
     pub fn answer(&mut self, tag: &str) -> Fallible<Answer> {
         let mut untagged = Vec::new();
         loop {
-            let unit = self.connection.read(true)?;
+            let unit = self.connection.read(true).map_err(|e| match untagged.last() {
+                // As a BYE, which says why.
+                Some(said) => format!("{e} after {}", Unit::shown(said)).into(),
+                None => e,
+            })?;
             let text = unit.text();
             if let Some(result) = text.strip_prefix(tag).and_then(|rest| rest.strip_prefix(' ')) {
                 return Ok(Answer { untagged, result: result.to_owned() });

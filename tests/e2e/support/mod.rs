@@ -5,11 +5,13 @@
 
 pub mod connection;
 pub mod dovecot;
+pub mod gate;
 pub mod imap;
 pub mod lmtp;
 pub mod pop3;
 pub mod process;
 pub mod random;
+pub mod seaweed;
 pub mod server;
 pub mod temp;
 

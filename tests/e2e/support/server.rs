@@ -93,11 +93,21 @@ pub struct Options {
     pub asleep: bool,
     /// Further words of `culver quickstart`.
     pub words: Vec<String>,
+    /// Further variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { accounts: 20, shards: 2, config: None, descriptors: None, asleep: false, words: Vec::new() }
+        Options {
+            accounts: 20,
+            shards: 2,
+            config: None,
+            descriptors: None,
+            asleep: false,
+            words: Vec::new(),
+            environment: Vec::new(),
+        }
     }
 }
 
@@ -211,6 +221,7 @@ impl Culver {
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = self.program()?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         if self.options.asleep {
             command.env("CULVER_EXERCISE_STATE", "1");
         }
