@@ -163,17 +163,16 @@ impl Inner {
             let holds = shared && id.kind == ObjectKind::Segment;
             holds || sum.live.saturating_mul(100) < sum.total.saturating_mul(percent)
         };
-        let fit = |((_, object), (sum, _)): &((Option<PartitionId>, ObjectId), (Share, Vec<PartitionId>))| {
+        shares.retain(|(_, object), (sum, _)| {
             worth(object, sum) && !busy.contains(object) && !journal_still(object)
-        };
-        let worthy: Vec<_> = shares.into_iter().filter(fit).collect();
-        let most = |(_, (sum, _)): &&(_, (Share, Vec<PartitionId>))| sum.total - sum.live.min(sum.total);
-        let ((of, object), (_, partitions)) = worthy.iter().max_by_key(most)?;
-        let together = |(key, _): &&((Option<PartitionId>, ObjectId), _)| {
+        });
+        let dead = |sum: &Share| sum.total - sum.live.min(sum.total);
+        let ((of, object), (_, partitions)) = shares.iter().max_by_key(|(_, (sum, _))| dead(sum))?;
+        let together = |key: &&(Option<PartitionId>, ObjectId)| {
             shared && object.kind == ObjectKind::Segment && key.0 == *of && key.1.kind == ObjectKind::Segment
         };
         let journal: Vec<ObjectId> =
-            worthy.iter().filter(together).map(|(key, _)| key.1).take(JOURNAL_OBJECTS_MAX).collect();
+            shares.keys().filter(together).map(|key| key.1).take(JOURNAL_OBJECTS_MAX).collect();
         let objects = if journal.is_empty() { vec![*object] } else { journal };
         Some((objects, partitions.clone()))
     }
