@@ -1,6 +1,6 @@
 //! The checker is checked: each planted fault of the shared store is found within the everyday seeds.
 //!
-//! Random runs do not find LowBeforeSealOnly, TellGaps, FreshFromAnswer, ServeAfterRelease, ServeBeforeOpen, ForgetUnknownFlush,
+//! Random runs do not find SealNewestOnly (H3), LowBeforeSealOnly, TellGaps, FreshFromAnswer, ServeAfterRelease, ServeBeforeOpen, ForgetUnknownFlush,
 //! OwnRetryForeign, ClaimRepeats, EpochsMixed, FreesFromCov, OrphansOfLaterEpochs and MergeAfterLoss within [`SEEDS`]: they have directed tests in
 //! `storage/src/shared/tests.rs` and `tests_node.rs`.
 
@@ -44,7 +44,6 @@ macro_rules! planted {
 planted! {
     acknowledging_out_of_order_is_found: AckOutOfOrder;
     a_takeover_without_a_seal_is_found: SealSkipped;
-    sealing_only_the_newest_is_found: SealNewestOnly;
     a_seal_that_is_deleted_is_found: SealDeleted;
     acknowledging_behind_a_seal_is_found: AckWhenSealed;
     a_flush_that_drops_later_records_is_found: FlushDropsLater;

@@ -11,6 +11,7 @@ pub fn gc() -> Fallible {
     let mut a = site.start("a")?;
     fill(&a)?;
     // A second epoch: what is of the first and named by nothing is an orphan.
+    a.terminate()?;
     a.restart(1)?;
     serves_all(&a, HAND_OVER)?;
     let before = picture(&a)?;
@@ -35,6 +36,7 @@ pub fn gc() -> Fallible {
     );
     let told = command(&["gc"], &a.data())?;
     ensure!(told.code == Some(0) && told.output.contains(" 0 orphans"), "{}", told.output);
+    a.terminate()?;
     a.restart(1)?;
     serves_all(&a, HAND_OVER)?;
     same(&before, &picture(&a)?)?;
