@@ -7,12 +7,12 @@
 //! A file that is left behind names a port where nobody knows its token.
 
 use crate::config::{Config, Service};
+use crate::private::write_private;
 use anyhow::{Context, Result, bail};
 use culver_shard::random;
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -54,17 +54,10 @@ impl Control {
         wanted.len() == authorization.len() && std::hint::black_box(differing) == 0
     }
 
-    /// All or nothing, for its own user alone. Blocks.
-    pub fn write(&self, dir: &Path) -> std::io::Result<()> {
-        let (fresh, path) = (dir.join("CONTROL.new"), dir.join(FILE));
+    /// For its own user alone. Blocks.
+    pub fn write(&self, dir: &Path) -> Result<()> {
         let text = json!({"address": self.address, "node": self.node, "token": self.token}).to_string();
-        match std::fs::remove_file(&fresh) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-        file.write_all(text.as_bytes())?;
-        std::fs::rename(&fresh, &path)
+        write_private(&path(dir), text.as_bytes())
     }
 
     /// Of the node that runs in a directory: that of `culver quickstart`, or `storage.dir` of a configuration.

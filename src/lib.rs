@@ -5,5 +5,6 @@ pub mod config;
 pub mod control;
 pub mod log;
 pub mod nodes;
+mod private;
 pub mod quickstart;
 pub mod serve;

@@ -4,6 +4,7 @@ use crate::config::{
     Config, ListenerConfig, Service, SharedStore, StorageConfig, TlsConfig, check_lease, check_name,
     store_url,
 };
+use crate::private::write_private;
 use crate::serve::{self, Shard};
 use anstream::println;
 use anstyle::{AnsiColor, Style};
@@ -17,7 +18,6 @@ use culver_users::Scheme;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -224,19 +224,6 @@ fn lock(dir: &Path) -> Result<std::fs::File> {
     file.set_len(0)?;
     writeln!(file, "{}", std::process::id())?;
     Ok(file)
-}
-
-/// Writes a file that only its owner may read, all or nothing.
-fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fresh = path.with_extension("new");
-    let write = || -> std::io::Result<()> {
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&fresh, path)
-    };
-    write().with_context(|| format!("{} cannot be written", path.display()))
 }
 
 /// A few messages that show what there is, so that a first look is not at an empty mailbox.

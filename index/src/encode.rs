@@ -7,7 +7,7 @@
 //! # Cost
 //! A step costs what its rows do; memory for the block.
 
-use crate::flush::Changes;
+use crate::flush::{Changes, FRONT_OCTETS};
 use crate::format::{BlockWriter, ChangedRow, GoneRange, MovedRow, Tag};
 use crate::mailbox::{MailboxIndex, Runs};
 use crate::rows::EXPUNGED;
@@ -73,15 +73,14 @@ impl Frozen {
 impl Encoding {
     pub(crate) fn base(index: &MailboxIndex) -> Encoding {
         let view = index.view();
-        let octets = view.len() * ROW_OCTETS + view.heap_octets();
+        let octets = view.len() * ROW_OCTETS + view.heap_octets() + room_beside_rows(index);
         Encoding::begin(BlockKind::Base, 0, 0..view.len(), Changes::default(), BlockWriter::new(9, octets))
     }
 
     pub(crate) fn delta(index: &MailboxIndex, changes: Changes, after: u64) -> Encoding {
         let new_from = changes.new_from.unwrap_or(u32::MAX);
         let rows = index.view().ordinals(0, &(new_from..=u32::MAX));
-        // Grown by doubling, megabytes would be copied in one go.
-        let octets = usize::try_from(changes.octets()).unwrap_or(0).next_multiple_of(DELTA_HINT_OCTETS);
+        let octets = usize::try_from(changes.octets()).unwrap_or(0) + room_beside_rows(index);
         Encoding::begin(BlockKind::Delta, after, rows, changes, BlockWriter::new(12, octets))
     }
 
@@ -256,8 +255,12 @@ fn ranges(uids: &RoaringBitmap) -> UidSet {
     uids.iter().collect::<Runs>().into()
 }
 
-/// Room for a delta is taken in multiples of this.
-const DELTA_HINT_OCTETS: usize = 4096;
+/// At least what a block takes beside its rows. All of its room is taken at once: a block that outgrows it by one octet is
+/// copied whole, in one go.
+fn room_beside_rows(index: &MailboxIndex) -> usize {
+    // What keywords take in memory is more than they take in a block.
+    FRONT_OCTETS as usize + 2 * index.keywords.memory_octets() + index.log.octets(index.rows.base.log())
+}
 
 /// Of a row without its heap: UID, word, MODSEQ, cold row.
 pub(crate) const ROW_OCTETS: usize = 4 + 8 + 8 + size_of::<crate::format::ColdRow>();

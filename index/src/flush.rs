@@ -529,4 +529,4 @@ fn whole(mut encoding: Encoding, index: &MailboxIndex) -> Encoding {
 
 const HEAD: FormatError = FormatError::Content { what: "head", at: 0 };
 /// Of a block without rows, roughly.
-const FRONT_OCTETS: u64 = 64 + 12 * 32 + size_of::<Head>() as u64;
+pub(crate) const FRONT_OCTETS: u64 = 64 + 12 * 32 + size_of::<Head>() as u64;

@@ -37,6 +37,11 @@ impl Log {
         self.base(base).len() + self.tail.len()
     }
 
+    /// Octets of all entries in a block.
+    pub fn octets(&self, base: &[LogEntry]) -> usize {
+        self.len(base) * size_of::<LogEntry>()
+    }
+
     pub fn iter<'a>(&'a self, base: &'a [LogEntry]) -> impl DoubleEndedIterator<Item = LogEntry> + 'a {
         self.base(base).iter().chain(&self.tail).copied()
     }

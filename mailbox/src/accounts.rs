@@ -445,21 +445,19 @@ impl Accounts {
             // Nobody waits any more where the session has ended; the change stands all the same.
             let _ = answer.send(result);
         });
-        let until = time::now() + COMMIT_WITHIN;
-        let late = || ChangeError::Unavailable("the store does not answer; it may yet be made".into());
-        let submitting = self.storage().submit_wait(partition, id, meta, bodies, haste, on_commit);
-        let submitted = match waits {
-            true => time::deadline(COMMIT_WITHIN, submitting).await.map_err(|_| late())?,
-            false => submitting.await,
+        let committing = async {
+            let submitted = self.storage().submit_wait(partition, id, meta, bodies, haste, on_commit).await;
+            submitted.map_err(|error| match error {
+                SubmitError::NoSpace => ChangeError::NoSpace,
+                SubmitError::NotHere => ChangeError::Away(self.standing(id).away()),
+                error => ChangeError::Unavailable(error.to_string()),
+            })?;
+            Ok::<_, ChangeError>(answered.await)
         };
-        submitted.map_err(|error| match error {
-            SubmitError::NoSpace => ChangeError::NoSpace,
-            SubmitError::NotHere => ChangeError::Away(self.standing(id).away()),
-            error => ChangeError::Unavailable(error.to_string()),
-        })?;
+        let late = |_| ChangeError::Unavailable("the store does not answer; it may yet be made".into());
         let answered = match waits {
-            true => time::deadline(until - time::now(), answered).await.map_err(|_| late())?,
-            false => answered.await,
+            true => time::deadline(COMMIT_WITHIN, committing).await.map_err(late)??,
+            false => committing.await?,
         };
         match answered {
             // What was under way when the partition went: who has it now knows what became of it.

@@ -10,7 +10,7 @@
 use super::Shard;
 use crate::config::{Config, SharedStore};
 use crate::control::{self, Control};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use culver_shard as shard;
 use culver_shard::{mesh, time};
 use culver_storage::store::{ProbeError, StoreError};
@@ -83,10 +83,7 @@ pub async fn announce(config: &Config, node: &Node) -> Result<()> {
     let control = Control::new(config, node.name());
     let (written, directory) = (control.clone(), config.storage.directory.clone());
     let done = shard::annex::run(move || written.write(&directory)).await;
-    let path = control::path(&config.storage.directory);
-    done.map_err(anyhow::Error::from)
-        .and_then(|written| Ok(written?))
-        .with_context(|| format!("{} cannot be written", path.display()))?;
+    done??;
     shard::set_local(Rc::new(control));
     Ok(())
 }

@@ -789,9 +789,15 @@ impl Inner {
         account: &AccountId,
         records: &[Unflushed],
     ) -> Result<Vec<LoadedRecord>, ReadError> {
-        let at_once = if self.objects.stored().is_some() { RECORDS_AT_ONCE } else { 1 };
         let mut loaded = Vec::with_capacity(records.len());
-        for records in records.chunks(at_once) {
+        if self.objects.stored().is_none() {
+            for record in records {
+                let (meta, bodies) = self.read_record(partition, account, record).await?;
+                loaded.push(LoadedRecord { position: record.position, meta, bodies });
+            }
+            return Ok(loaded);
+        }
+        for records in records.chunks(RECORDS_AT_ONCE) {
             let reads = records.iter().map(|record| -> LocalFuture<'_, _> {
                 Box::pin(self.read_record(partition, account, record))
             });

@@ -1,6 +1,8 @@
 //! Several nodes on one store that delays, loses and repeats requests, with crashes, freezes and cuts at any point.
 #![cfg(feature = "simulation")]
 
+#[path = "support/quick.rs"]
+mod quick;
 mod support;
 
 use std::cell::{Cell, RefCell};
@@ -13,30 +15,14 @@ use culver_shard::sim::{NodeId, Sim, SimConfig};
 use culver_shard::sync::Notify;
 use culver_shard::{Queue, random, spawn, stopping, time};
 use culver_storage::simstore::{SimStore, StoreFaults};
-use culver_storage::{Limits, Node, NodeConfig, NodeShare, Storage, Windows};
+use culver_storage::{Limits, Node, NodeShare, Storage};
+use quick::quick_node;
 use support::{Mail, Oracle, account};
 
 const ACCOUNTS: usize = 9;
 
 fn limits() -> Limits {
     Limits { flush_age: Duration::from_secs(3), carry_objects: 8, cache_octets: 1 << 20, ..support::limits() }
-}
-
-fn config(name: &str) -> NodeConfig {
-    NodeConfig {
-        windows: Windows {
-            interactive: Duration::from_millis(2),
-            delivery: Duration::from_millis(10),
-            spacing: Duration::from_millis(5),
-            octets: 16 << 10,
-            proof: Duration::from_millis(1500),
-        },
-        lease: Duration::from_secs(3),
-        look: Duration::from_millis(300),
-        trim_objects: 8,
-        trim_after: Duration::from_secs(2),
-        ..NodeConfig::new(name)
-    }
 }
 
 fn faults() -> StoreFaults {
@@ -100,7 +86,7 @@ async fn run_shard(shard: usize, shards: usize, life: Life) {
     let mut node = None;
     if shard == 0 {
         let joined =
-            Node::join_simulated(&life.world.store, "/node".as_ref(), limits(), config(&life.name)).await;
+            Node::join_simulated(&life.world.store, "/node".as_ref(), limits(), quick_node(&life.name)).await;
         match joined {
             Ok(joined) => {
                 *life.share.borrow_mut() = Some(joined.share());

@@ -1,6 +1,8 @@
 //! The search for orphans on a simulated store: it finds what nothing names, and it never deletes what something names.
 #![cfg(feature = "simulation")]
 
+#[path = "support/quick.rs"]
+mod quick;
 mod support;
 
 use std::cell::Cell;
@@ -11,7 +13,8 @@ use culver_model::AccountId;
 use culver_shard::sim::{NodeId, Sim, SimConfig};
 use culver_shard::{random, time};
 use culver_storage::simstore::{SimStore, StoreFaults};
-use culver_storage::{Found, Limits, Node, NodeConfig, Storage, Windows};
+use culver_storage::{Found, Limits, Node, Storage};
+use quick::quick_node;
 use support::{Mail, Oracle, account};
 
 const ACCOUNTS: usize = 9;
@@ -20,23 +23,6 @@ const ROUNDS_MAX: u32 = 2_000;
 
 fn limits() -> Limits {
     Limits { flush_age: Duration::from_secs(1), carry_objects: 8, ..support::limits() }
-}
-
-fn config(name: &str) -> NodeConfig {
-    NodeConfig {
-        windows: Windows {
-            interactive: Duration::from_millis(2),
-            delivery: Duration::from_millis(10),
-            spacing: Duration::from_millis(5),
-            octets: 16 << 10,
-            proof: Duration::from_millis(1500),
-        },
-        lease: Duration::from_secs(3),
-        look: Duration::from_millis(300),
-        trim_objects: 8,
-        trim_after: Duration::from_secs(2),
-        ..NodeConfig::new(name)
-    }
 }
 
 /// A node of one shard, and what a test does with it.
@@ -112,7 +98,7 @@ where
     sim.start(node, 1, move |_| {
         let (store, oracle, told, script) = (store.clone(), oracle.clone(), told.clone(), script.clone());
         async move {
-            let joined = Node::join_simulated(&store, "/node".as_ref(), limits(), config(name)).await;
+            let joined = Node::join_simulated(&store, "/node".as_ref(), limits(), quick_node(name)).await;
             let node = joined.expect("the store answers");
             let storage = Storage::start_shared(node.share()).await.expect("the store answers");
             let mail = Mail::new(storage.clone(), oracle.clone());

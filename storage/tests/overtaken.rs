@@ -5,6 +5,8 @@
 //! compacts; housekeeping, trims and sweeps run by themselves.
 #![cfg(feature = "simulation")]
 
+#[path = "support/quick.rs"]
+mod quick;
 mod support;
 
 use std::cell::Cell;
@@ -17,6 +19,7 @@ use culver_shard::{stopping, time};
 use culver_storage::simstore::{Hold, SimStore, StoreFaults};
 use culver_storage::store::Kind;
 use culver_storage::{Limits, Node, NodeConfig, Storage, Windows};
+use quick::quick_node;
 use support::{Mail, Oracle, account};
 
 const ACCOUNTS: usize = 4;
@@ -36,20 +39,15 @@ fn limits() -> Limits {
 }
 
 fn config(name: &str) -> NodeConfig {
+    let quick = quick_node(name);
     NodeConfig {
-        windows: Windows {
-            interactive: Duration::from_millis(2),
-            delivery: Duration::from_millis(10),
-            spacing: Duration::from_millis(5),
-            octets: 4 << 10,
-            proof: Duration::from_millis(1500),
-        },
+        windows: Windows { octets: 4 << 10, ..quick.windows },
         // Nobody takes anything but where this test says so.
         lease: Duration::from_secs(3600),
         look: Duration::from_millis(100),
         trim_objects: 4,
         trim_after: Duration::from_millis(200),
-        ..NodeConfig::new(name)
+        ..quick
     }
 }
 

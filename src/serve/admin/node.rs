@@ -16,7 +16,6 @@ use culver_storage::store::{Cost, Costs, Kind};
 use culver_storage::{GcError, Node};
 use hyper::StatusCode;
 use serde_json::{Value, json};
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -94,26 +93,6 @@ pub async fn takeover(here: &Shard, query: &str) -> (StatusCode, Value) {
     (StatusCode::OK, answer)
 }
 
-thread_local! {
-    /// A search for orphans is under way; of shard 0, where the admin port is.
-    static SEARCHING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// One search at a time.
-struct Searching;
-
-impl Searching {
-    fn begin() -> Option<Searching> {
-        (!SEARCHING.replace(true)).then_some(Searching)
-    }
-}
-
-impl Drop for Searching {
-    fn drop(&mut self) {
-        SEARCHING.set(false);
-    }
-}
-
 /// `POST /gc?part=N&remove=false`, where the part is a partition or `journals`.
 pub async fn gc(here: &Shard, query: &str) -> (StatusCode, Value) {
     let Some(node) = local::<Node>() else {
@@ -127,9 +106,6 @@ pub async fn gc(here: &Shard, query: &str) -> (StatusCode, Value) {
         return usage();
     };
     let Ok(remove) = remove.parse::<bool>() else { return usage() };
-    let Some(_alone) = Searching::begin() else {
-        return wrong(StatusCode::CONFLICT, "another search is under way; try again when it is done");
-    };
     let began = time::now();
     let looked = async {
         match part.parse::<u16>() {
@@ -148,7 +124,7 @@ pub async fn gc(here: &Shard, query: &str) -> (StatusCode, Value) {
     };
     let found = match found {
         Ok(found) => found,
-        Err(error @ GcError::NoListing) => return wrong(StatusCode::CONFLICT, error),
+        Err(error @ (GcError::NoListing | GcError::Busy)) => return wrong(StatusCode::CONFLICT, error),
         Err(error) => return wrong(StatusCode::SERVICE_UNAVAILABLE, error),
     };
     if let Some(found) = &found {

@@ -152,6 +152,9 @@ impl Asleep {
         let left = config.inactivity.saturating_sub(last.elapsed());
         let changed = async {
             // A client that is not in IDLE hears of changes when it asks; of the account's going, at once.
+            if idling.is_none() && !watch.accounts().storage().is_shared() {
+                std::future::pending::<()>().await;
+            }
             let mut known = *seen;
             loop {
                 watch.changed().changed_since(known).await;

@@ -92,6 +92,8 @@ pub enum GcError {
     Store(#[from] StoreError),
     #[error("the low mark of a journal cannot be read: {0}")]
     Mark(#[from] SealError),
+    #[error("another search is under way; try again when it is done")]
+    Busy,
     #[error("the store does not answer")]
     Stale,
     #[error("the node is stopping")]
@@ -105,6 +107,7 @@ impl Node {
         if !self.store().lists() {
             return Err(GcError::NoListing);
         }
+        let _alone = self.searching().try_acquire(1).ok_or(GcError::Busy)?;
         let looked = mesh::call(self.shard_of(id), move || async move {
             match local::<Storage>() {
                 Some(storage) => storage.collect(id, remove).await,
@@ -119,6 +122,7 @@ impl Node {
         if !self.store().lists() {
             return Err(GcError::NoListing);
         }
+        let _alone = self.searching().try_acquire(1).ok_or(GcError::Busy)?;
         journals(self.store(), remove).await
     }
 }

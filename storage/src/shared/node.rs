@@ -141,6 +141,8 @@ struct Inner {
     state: RefCell<State>,
     /// One round of the agent, or one takeover that was asked for, at a time: what is claimed is taken over once.
     turn: Semaphore,
+    /// One search for orphans at a time.
+    searching: Semaphore,
     /// The first round is over.
     looked: Cell<bool>,
     /// Something is to be looked at before its time.
@@ -253,6 +255,7 @@ impl Node {
             journal: RefCell::new(journal),
             state: RefCell::new(state),
             turn: Semaphore::new(1),
+            searching: Semaphore::new(1),
             looked: Cell::new(false),
             due: Notify::new(),
             rounds: Notify::new(),
@@ -292,6 +295,10 @@ impl Node {
 
     pub(crate) fn store(&self) -> &Store {
         &self.0.store
+    }
+
+    pub(crate) fn searching(&self) -> &Semaphore {
+        &self.0.searching
     }
 
     pub(crate) fn shard_of(&self, id: PartitionId) -> usize {
