@@ -10,15 +10,16 @@
 
 use crate::accounts::{Account, Accounts, rebuild};
 use crate::record::Record;
-use crate::state::{ACCOUNT_KEY, State};
+use crate::state::{ACCOUNT_KEY, Deltas, State};
 use culver_index::{Encoding, FlushToken, MailboxIndex, PLACE_OCTETS};
 use culver_model::{AccountId, Guid, PartitionId};
 use culver_shard::{Pace, Queue, spawn};
 use culver_storage::{AccountBlocks, BlockKind, Body, LocalFuture, Place, Position, Source, SourceError};
 use std::collections::{BTreeSet, HashSet};
 
-/// Deltas that may stand on a base before a new base is written.
-const DELTAS_MAX: u32 = 8;
+/// Deltas that may stand on a base before a new base is written: each is a block to be found and opened. Their octets bring
+/// one long before, but where a mailbox changes little each time.
+const DELTAS_MAX: u32 = 32;
 
 /// Rows that are encoded between two looks at the clock.
 const STEP_ROWS: usize = 512;
@@ -30,8 +31,8 @@ const TRIES: usize = 3;
 const RELEASE_PIECES: usize = 4;
 
 type Blocks = Vec<(Guid, BlockKind, Vec<u8>)>;
-/// With each, whether it is of a base.
-type Tokens = Vec<(Guid, FlushToken, bool)>;
+/// With each, whether it is of a base, and the octets of its block.
+type Tokens = Vec<(Guid, FlushToken, bool, u64)>;
 
 /// Blocks on their way into a table.
 pub(crate) struct Given {
@@ -81,8 +82,8 @@ impl Encodings {
         for (guid, whole, encoding) in self.done {
             let Some(index) = state.mailboxes.get_mut(&guid) else { continue };
             let (bytes, token) = index.encoded(encoding);
+            tokens.push((guid, token, whole, bytes.len() as u64));
             blocks.push((guid, kind_of(whole), bytes));
-            tokens.push((guid, token, whole));
         }
         (blocks, tokens, removed)
     }
@@ -104,13 +105,14 @@ fn blocks_of_account(state: &State) -> (Blocks, usize) {
 fn mailboxes_due(state: &State) -> Vec<(Guid, bool)> {
     let mut due = Vec::new();
     for (guid, index) in state.mailboxes.iter().filter(|(_, index)| index.dirty()) {
-        let deltas = state.deltas.get(guid).copied().unwrap_or(0);
+        let deltas = state.deltas.get(guid).copied().unwrap_or_default();
         let base = index.base_octets();
-        // A base where the deltas would soon outweigh it: what is read at an open stays within twice the mailbox.
+        // A base where the deltas would outweigh it: what is read at an open stays within twice the mailbox, and what is
+        // written of one that grows too.
         let whole = base == 0
             || state.base_due.contains(guid)
-            || deltas >= DELTAS_MAX
-            || index.delta_octets() > base / 2;
+            || deltas.count >= DELTAS_MAX
+            || deltas.octets + index.delta_octets() > base;
         due.push((*guid, whole));
     }
     due
@@ -168,9 +170,10 @@ impl Account {
             let (mut frozen, mut tokens) = (Vec::new(), Vec::new());
             for (guid, whole) in mailboxes_due(&state) {
                 let Some(index) = state.mailboxes.get_mut(&guid) else { continue };
+                let octets = index.delta_octets();
                 let (copy, token) = index.freeze();
                 frozen.push((guid, whole, copy));
-                tokens.push((guid, token, whole));
+                tokens.push((guid, token, whole, octets));
             }
             self.flushing.replace(Some(Given { position, tokens, removed }));
             (blocks, frozen)
@@ -193,11 +196,14 @@ impl Account {
         let mut state = self.state_mut();
         let state = &mut *state;
         let mut over = Vec::new();
-        for (guid, token, whole) in tokens {
+        for (guid, token, whole, octets) in tokens {
             let Some(index) = state.mailboxes.get_mut(&guid) else { continue };
             if index.mark_flushed(token) {
-                let deltas = state.deltas.entry(guid).or_insert(0);
-                *deltas = if whole { 0 } else { *deltas + 1 };
+                let deltas = state.deltas.entry(guid).or_default();
+                match whole {
+                    true => *deltas = Deltas::default(),
+                    false => *deltas = Deltas { count: deltas.count + 1, octets: deltas.octets + octets },
+                }
                 if whole {
                     state.base_due.remove(&guid);
                 }

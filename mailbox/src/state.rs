@@ -70,6 +70,13 @@ pub enum Applied {
     Done,
 }
 
+/// Stored deltas of one key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deltas {
+    pub count: u32,
+    pub octets: u64,
+}
+
 /// One account in memory.
 pub struct State {
     pub account: AccountState,
@@ -78,8 +85,8 @@ pub struct State {
     pub freed: Vec<[u8; PLACE_OCTETS]>,
     /// Mailboxes deleted since the last flush: their blocks are to be removed.
     pub removed: Vec<Guid>,
-    /// By key: how many deltas stand on the stored base.
-    pub deltas: BTreeMap<Guid, u32>,
+    /// By key: the deltas that stand on the stored base.
+    pub deltas: BTreeMap<Guid, Deltas>,
     /// Mailboxes whose newest stored block may be another than the one this was loaded from: the next is a base.
     pub base_due: BTreeSet<Guid>,
 }
@@ -118,7 +125,8 @@ impl State {
         };
         let mut account_seen = false;
         for (key, blocks) in blocks {
-            let deltas = blocks.len().saturating_sub(1) as u32;
+            let octets = blocks.iter().skip(1).map(|block| block.len() as u64).sum();
+            let deltas = Deltas { count: blocks.len().saturating_sub(1) as u32, octets };
             let mut blocks = blocks.into_iter();
             let Some(base) = blocks.next() else { continue };
             state.deltas.insert(key, deltas);
