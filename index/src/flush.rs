@@ -445,6 +445,13 @@ impl MailboxIndex {
             + self.flush.pending.as_ref().map_or(0, |pending| pending.1.octets())
     }
 
+    /// Roughly what [`Self::encode_base`] would write, in octets: what is expunged is taken for as long as the rest.
+    pub fn whole_octets(&self) -> u64 {
+        let view = self.view();
+        let (live, all) = (self.live.len(), view.len().max(1) as u64);
+        FRONT_OCTETS + live * ROW_OCTETS as u64 + view.heap_octets() as u64 * live / all
+    }
+
     /// Octets of the base as it stands; 0 where there is none.
     pub fn base_octets(&self) -> u64 {
         self.rows.base.bytes.len() as u64

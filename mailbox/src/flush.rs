@@ -10,15 +10,14 @@
 
 use crate::accounts::{Account, Accounts, rebuild};
 use crate::record::Record;
-use crate::state::{ACCOUNT_KEY, Deltas, State};
+use crate::state::{ACCOUNT_KEY, State, Stored};
 use culver_index::{Encoding, FlushToken, MailboxIndex, PLACE_OCTETS};
 use culver_model::{AccountId, Guid, PartitionId};
 use culver_shard::{Pace, Queue, spawn};
 use culver_storage::{AccountBlocks, BlockKind, Body, LocalFuture, Place, Position, Source, SourceError};
 use std::collections::{BTreeSet, HashSet};
 
-/// Deltas that may stand on a base before a new base is written: each is a block to be found and opened. Their octets bring
-/// one long before, but where a mailbox changes little each time.
+/// Deltas that may stand on a base before a new base is written: each is a block to be found and opened.
 const DELTAS_MAX: u32 = 32;
 
 /// Rows that are encoded between two looks at the clock.
@@ -105,14 +104,13 @@ fn blocks_of_account(state: &State) -> (Blocks, usize) {
 fn mailboxes_due(state: &State) -> Vec<(Guid, bool)> {
     let mut due = Vec::new();
     for (guid, index) in state.mailboxes.iter().filter(|(_, index)| index.dirty()) {
-        let deltas = state.deltas.get(guid).copied().unwrap_or_default();
-        let base = index.base_octets();
-        // A base where the deltas would outweigh it: what is read at an open stays within twice the mailbox, and what is
-        // written of one that grows too.
-        let whole = base == 0
+        let stored = state.stored.get(guid).copied().unwrap_or_default();
+        // A base where half of what is stored would be superseded: what is read at an open, and what is written of a mailbox
+        // that changes, stay within twice the mailbox. One that only grows has no need of it but by the count.
+        let whole = index.base_octets() == 0
             || state.base_due.contains(guid)
-            || deltas.count >= DELTAS_MAX
-            || deltas.octets + index.delta_octets() > base;
+            || stored.deltas >= DELTAS_MAX
+            || stored.octets + index.delta_octets() > 2 * index.whole_octets();
         due.push((*guid, whole));
     }
     due
@@ -170,7 +168,7 @@ impl Account {
             let (mut frozen, mut tokens) = (Vec::new(), Vec::new());
             for (guid, whole) in mailboxes_due(&state) {
                 let Some(index) = state.mailboxes.get_mut(&guid) else { continue };
-                let octets = index.delta_octets();
+                let octets = if whole { index.whole_octets() } else { index.delta_octets() };
                 let (copy, token) = index.freeze();
                 frozen.push((guid, whole, copy));
                 tokens.push((guid, token, whole, octets));
@@ -199,11 +197,11 @@ impl Account {
         for (guid, token, whole, octets) in tokens {
             let Some(index) = state.mailboxes.get_mut(&guid) else { continue };
             if index.mark_flushed(token) {
-                let deltas = state.deltas.entry(guid).or_default();
-                match whole {
-                    true => *deltas = Deltas::default(),
-                    false => *deltas = Deltas { count: deltas.count + 1, octets: deltas.octets + octets },
-                }
+                let stored = state.stored.entry(guid).or_default();
+                *stored = match whole {
+                    true => Stored { deltas: 0, octets },
+                    false => Stored { deltas: stored.deltas + 1, octets: stored.octets + octets },
+                };
                 if whole {
                     state.base_due.remove(&guid);
                 }

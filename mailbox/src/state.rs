@@ -70,10 +70,12 @@ pub enum Applied {
     Done,
 }
 
-/// Stored deltas of one key.
+/// What is stored of one key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Deltas {
-    pub count: u32,
+pub struct Stored {
+    /// Deltas that stand on the base.
+    pub deltas: u32,
+    /// Octets of base and deltas.
     pub octets: u64,
 }
 
@@ -85,8 +87,7 @@ pub struct State {
     pub freed: Vec<[u8; PLACE_OCTETS]>,
     /// Mailboxes deleted since the last flush: their blocks are to be removed.
     pub removed: Vec<Guid>,
-    /// By key: the deltas that stand on the stored base.
-    pub deltas: BTreeMap<Guid, Deltas>,
+    pub stored: BTreeMap<Guid, Stored>,
     /// Mailboxes whose newest stored block may be another than the one this was loaded from: the next is a base.
     pub base_due: BTreeSet<Guid>,
 }
@@ -99,7 +100,7 @@ impl State {
             mailboxes: BTreeMap::new(),
             freed: Vec::new(),
             removed: Vec::new(),
-            deltas: BTreeMap::new(),
+            stored: BTreeMap::new(),
             base_due: BTreeSet::new(),
         };
         state.account.incarnation = Guid([1; 16]);
@@ -120,16 +121,16 @@ impl State {
             mailboxes: BTreeMap::new(),
             freed: Vec::new(),
             removed: Vec::new(),
-            deltas: BTreeMap::new(),
+            stored: BTreeMap::new(),
             base_due: BTreeSet::new(),
         };
         let mut account_seen = false;
         for (key, blocks) in blocks {
-            let octets = blocks.iter().skip(1).map(|block| block.len() as u64).sum();
-            let deltas = Deltas { count: blocks.len().saturating_sub(1) as u32, octets };
+            let octets = blocks.iter().map(|block| block.len() as u64).sum();
+            let stored = Stored { deltas: blocks.len().saturating_sub(1) as u32, octets };
             let mut blocks = blocks.into_iter();
             let Some(base) = blocks.next() else { continue };
-            state.deltas.insert(key, deltas);
+            state.stored.insert(key, stored);
             if key != ACCOUNT_KEY && !is_mailbox_key(key) {
                 // Of a later version: what it is, that version knows.
                 continue;

@@ -2,7 +2,7 @@
 
 use super::reader::{Problems, Section};
 use culver_storage::store::StoreUrl;
-use culver_storage::{Limits, NodeConfig, Windows};
+use culver_storage::{Limits, NodeConfig, TABLES_MAX_SHARED, Windows};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -96,7 +96,12 @@ impl SharedStore {
     }
 
     pub fn limits(&self) -> Limits {
-        Limits { cache_octets: self.cache_octets, pack_single: self.pack_single, ..Limits::default() }
+        Limits {
+            cache_octets: self.cache_octets,
+            pack_single: self.pack_single,
+            tables_max: TABLES_MAX_SHARED,
+            ..Limits::default()
+        }
     }
 
     /// `address`: told to clients where the configuration names none.

@@ -50,7 +50,7 @@ pub use check::{Finding, Inside, LookInside, Report, check};
 pub use dump::{Describe, DumpError, Piece, dump};
 pub use error::{CommitError, OpenError, ReadError, SourceError, SubmitError};
 pub use journal::commit::{Haste, OnCommit};
-pub use limits::Limits;
+pub use limits::{Limits, TABLES_MAX_SHARED};
 pub use place::{ObjectId, ObjectKind, Place, Position};
 pub use root::{Root, Share};
 pub use shared::gc::{Found, GcError};

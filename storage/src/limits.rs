@@ -33,7 +33,8 @@ pub struct Limits {
     pub left_out_octets_max: u64,
     /// Age of the oldest unflushed record of a partition at which it is flushed. 10 minutes.
     pub flush_age: Duration,
-    /// Tables a partition may have after a flush; above it some are merged. 8.
+    /// Tables a partition may have after a flush; above it some are merged. 16; where each that a cold account is looked up in
+    /// is a request, 8 ([`TABLES_MAX_SHARED`]).
     pub tables_max: usize,
     /// Octets of a preallocated file that is given up when the disk is full, so that urgent records still commit. 8 MiB.
     pub reserve_octets: u64,
@@ -63,6 +64,9 @@ pub struct Limits {
     pub carry_segments: u64,
 }
 
+/// [`Limits::tables_max`] of a shared store.
+pub const TABLES_MAX_SHARED: usize = 8;
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
@@ -79,7 +83,7 @@ impl Default for Limits {
             unflushed_octets_max: 256 << 20,
             left_out_octets_max: 64 << 20,
             flush_age: Duration::from_secs(600),
-            tables_max: 8,
+            tables_max: 16,
             reserve_octets: 8 << 20,
             open_objects_max: 128,
             map_octets_min: 1 << 20,

@@ -16,7 +16,7 @@ use culver_storage::simstore::{SimStore, StoreFaults};
 use culver_storage::store::{Cost, Costs, Kind};
 use culver_storage::{
     AccountBlocks, BlockKind, Body, Haste, Limits, LocalFuture, Node, NodeConfig, NodeShare, Place, Position,
-    Source, SourceError, Storage,
+    Source, SourceError, Storage, TABLES_MAX_SHARED,
 };
 
 const KEY: Guid = Guid([1; 16]);
@@ -240,7 +240,7 @@ async fn run_shard(
     came: Rc<Notify>,
     outcome: Rc<Outcome>,
 ) {
-    let limits = Limits { pack_single: load.pack_single, ..Limits::default() };
+    let limits = Limits { pack_single: load.pack_single, tables_max: TABLES_MAX_SHARED, ..Limits::default() };
     let mut node = None;
     if shard == 0 {
         let joined = Node::join_simulated(&store, "/node".as_ref(), limits, NodeConfig::new("a")).await;

@@ -26,13 +26,13 @@ pub(crate) fn choose(tables: &[TableRef], tables_max: usize) -> usize {
     if tables.len() <= tables_max.max(1) {
         return 0;
     }
-    // A run grows to older tables as long as the next one is not much larger than the run itself: so each octet is
-    // copied a logarithmic number of times.
+    // A run grows to older tables as long as the next one is not larger than the run itself: so the older an octet is, the
+    // seldomer it is copied. A run that takes larger ones too copied each octet of forty flushes 1.8 times instead of once.
     let least = tables.len() - tables_max.max(1) + 1;
     let mut octets = 0;
     let mut run = 0;
     for table in tables.iter().rev() {
-        if run >= least.max(2) && table.octets > 2 * octets {
+        if run >= least.max(2) && table.octets > octets {
             break;
         }
         octets += table.octets;
