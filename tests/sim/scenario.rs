@@ -40,7 +40,7 @@ impl Disk {
     fn faults(self) -> Faults {
         match self {
             Disk::Sound | Disk::Full => Faults::default(),
-            Disk::FailingSync => Faults { sync_eio: 8, ..Faults::default() },
+            Disk::FailingSync => Faults { sync_eio: 24, ..Faults::default() },
             Disk::FailingRead => Faults { read_eio: 8, ..Faults::default() },
             Disk::Slow => Faults { slow: Duration::from_millis(3), ..Faults::default() },
         }
