@@ -93,6 +93,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn it_has_the_octets_that_its_page_shows() {
+        let left = Unfinished { list_whole: true, whole: [Guid::INBOX].into() };
+        let hex: String = left.encode().iter().map(|octet| format!("{octet:02x}")).collect();
+        let head = "43554c5652424c0a0100010087a337cf0100000000000000";
+        assert_eq!(hex, format!("{head}{}", "00".repeat(16)));
+    }
+
+    #[test]
     fn it_is_read_back_and_any_changed_octet_is_found() {
         let left = Unfinished { list_whole: true, whole: [Guid::INBOX, Guid([7; 16])].into() };
         let bytes = left.encode();
