@@ -140,9 +140,10 @@ pub fn report(rebuilt: &Rebuilt) -> Value {
             "restored": mailbox.restored,
         })
     });
-    let findings = rebuilt.findings.iter().map(
-        |finding| json!({"object": finding.path, "offset": finding.offset, "what": finding.what}),
-    );
+    let findings = rebuilt
+        .findings
+        .iter()
+        .map(|finding| json!({"object": finding.path, "offset": finding.offset, "what": finding.what}));
     json!({
         "account": rebuilt.account,
         "dry_run": rebuilt.dry_run,

@@ -28,9 +28,9 @@ mod log;
 mod mailbox;
 mod row;
 mod rows;
-mod unfinished;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 
 pub use block::Block;
 pub use check::{Summary, check};

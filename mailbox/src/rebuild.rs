@@ -15,10 +15,10 @@
 pub(crate) mod remake;
 
 use self::remake::{Remade, Told, blocks, remake};
-pub use culver_index::Unfinished;
 use crate::accounts::{Accounts, ChangeError, OpenError, Session};
 use crate::record::{Message, Record};
 use crate::state::{Applied, State};
+pub use culver_index::Unfinished;
 use culver_model::{AccountId, Guid, MailboxName};
 use culver_shard::{random, sync, time};
 use culver_storage::{Finding, LocalFuture, Met, Place, ReadError, Salvaged, Standing};
@@ -345,7 +345,8 @@ async fn put_back(
                 Ok(Applied::Append { uid_validity, .. }) => count(report, &name, uid_validity.get()),
                 Ok(_) => {}
                 Err(ChangeError::Refused(refusal)) => {
-                    let what = format!("a message for {name:?} is not taken: {refusal}", name = name.as_str());
+                    let what =
+                        format!("a message for {name:?} is not taken: {refusal}", name = name.as_str());
                     let path = std::path::PathBuf::from(place.object.to_string());
                     report.find(Finding { path, offset: place.offset, what });
                 }

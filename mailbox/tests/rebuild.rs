@@ -3,10 +3,12 @@
 
 use culver_mailbox::record::{Record, StoreOp};
 use culver_mailbox::{Accounts, Arriving, Limits, Progress, Rebuilt, Session};
-use culver_model::{AccountId, Flag, FlagSet, Guid, InternalDate, MailboxName, PartitionId, SystemFlag, UidSet};
+use culver_model::{
+    AccountId, Flag, FlagSet, Guid, InternalDate, MailboxName, PartitionId, SystemFlag, UidSet,
+};
 use culver_shard::disk::{self, File};
-use culver_shard::time;
 use culver_shard::sim::{NodeId, Sim, SimConfig};
+use culver_shard::time;
 use culver_storage::{Limits as StorageLimits, OpenError, Place, Root, Storage};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -234,7 +236,8 @@ impl Disk {
             let (path, needle) = (path.clone(), needle.clone());
             async move {
                 let bytes = disk::read(&path).await.expect("it is read");
-                let at = bytes.windows(needle.len()).position(|at| at == needle).expect("it is there") + behind;
+                let at =
+                    bytes.windows(needle.len()).position(|at| at == needle).expect("it is there") + behind;
                 let file = File::open_rw(&path).await.expect("it opens");
                 file.write_at(at as u64, vec![bytes[at] ^ 0x20]).await.expect("it is written");
                 file.sync_data().await.expect("it is synced");
@@ -375,7 +378,10 @@ fn a_pack_that_is_gone_takes_only_its_message_along() {
     disk.remove(disk.data(".table"));
     let told = disk.live(true, |accounts| async move { rebuild(&accounts, "joe").await });
     let told = told.expect("it starts to be salvaged");
-    assert!(told.findings.iter().any(|finding| finding.path == packs[1] && finding.what == "missing"), "{told:?}");
+    assert!(
+        told.findings.iter().any(|finding| finding.path == packs[1] && finding.what == "missing"),
+        "{told:?}"
+    );
     let after = disk.pictures("joe").expect("it is whole, and the store starts");
     let count = |pictures: &Pictures| pictures.values().map(|picture| picture.messages.len()).sum::<usize>();
     assert_eq!(count(&after), count(&before["joe"]));

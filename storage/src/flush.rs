@@ -166,7 +166,11 @@ impl Inner {
 
     /// Flushes a partition with new blocks of one account, which replace all that it had; tables that cannot be opened are
     /// given up.
-    pub async fn flush_rebuilt(self: &Rc<Self>, id: PartitionId, cut: &Cut<'_, '_>) -> Result<(), FlushError> {
+    pub async fn flush_rebuilt(
+        self: &Rc<Self>,
+        id: PartitionId,
+        cut: &Cut<'_, '_>,
+    ) -> Result<(), FlushError> {
         self.flush_one(id, false, Some(cut)).await
     }
 

@@ -77,11 +77,7 @@ pub(crate) struct Cut<'c, 'm> {
 
 impl Storage {
     /// What can still be read of an account. An error where the store does not answer; damage is in the findings.
-    pub async fn salvage(
-        &self,
-        partition: PartitionId,
-        account: &AccountId,
-    ) -> Result<Salvaged, ReadError> {
+    pub async fn salvage(&self, partition: PartitionId, account: &AccountId) -> Result<Salvaged, ReadError> {
         self.0.salvage(partition, account).await
     }
 

@@ -109,8 +109,7 @@ pub(crate) async fn remake(salvaged: Salvaged, now: u32) -> Remade {
 }
 
 fn read(keys: &[SalvagedKey], findings: &mut Vec<Finding>) -> Read {
-    let mut read =
-        Read { list: None, unfinished: None, indexes: BTreeMap::new(), lost: BTreeSet::new() };
+    let mut read = Read { list: None, unfinished: None, indexes: BTreeMap::new(), lost: BTreeSet::new() };
     let mut wrong = |guid: Guid, what: String| {
         let path = Path::new("table").to_owned();
         findings.push(Finding { path, offset: 0, what: format!("blocks of key {guid}: {what}") });
@@ -160,8 +159,14 @@ fn list_unlisted(account: &mut AccountState, indexes: &BTreeMap<Guid, (MailboxIn
         };
         if account.mailboxes.iter().all(|entry| entry.name != name) {
             let (created, uid_validity) = (ModSeq::default(), index.uid_validity());
-            let entry =
-                MailboxEntry { guid: *guid, name, special_use: None, created, uid_validity, selectable: true };
+            let entry = MailboxEntry {
+                guid: *guid,
+                name,
+                special_use: None,
+                created,
+                uid_validity,
+                selectable: true,
+            };
             account.mailboxes.push(entry);
         }
     }

@@ -27,7 +27,8 @@ struct Running(Cell<Progress>);
 /// `POST /rebuild?dry_run=false&account=…`: begins it.
 pub fn begin(here: &Shard, query: &str) -> (StatusCode, Value) {
     let parts = query.strip_prefix("dry_run=").and_then(|rest| rest.split_once("&account="));
-    let Some((Ok(dry_run), Some(name))) = parts.map(|(dry, name)| (dry.parse::<bool>(), decoded(name))) else {
+    let Some((Ok(dry_run), Some(name))) = parts.map(|(dry, name)| (dry.parse::<bool>(), decoded(name)))
+    else {
         return wrong(StatusCode::BAD_REQUEST, "write /rebuild?dry_run=false&account=user@example.org");
     };
     let account = match AccountId::parse(&name) {

@@ -209,7 +209,9 @@ impl Scan {
                 let head = window.at(0, pack::HEADER_OCTETS).await.map(<[u8]>::to_vec);
                 let Some(head) = self.noted(head)? else { return Ok(None) };
                 match FileHeader::parse(&head, PACK_MAGIC, PACK_VERSION) {
-                    Ok(header) if header.store != self.inner.store || header.partition != self.partition.0 => {
+                    Ok(header)
+                        if header.store != self.inner.store || header.partition != self.partition.0 =>
+                    {
                         self.damaged(&path, 0, "the pack belongs to another store or partition");
                         return Ok(None);
                     }
@@ -245,7 +247,11 @@ impl Scan {
             }
             Some(_) => {
                 // The checksums of its batches are seeded with it.
-                self.damaged(&path, 0, "the segment's header is broken, so that its records cannot be told from mail");
+                self.damaged(
+                    &path,
+                    0,
+                    "the segment's header is broken, so that its records cannot be told from mail",
+                );
                 Ok(None)
             }
             None => Ok(None),
@@ -320,7 +326,11 @@ impl Scan {
                 let next = batch_at(&mut walk.window, behind, seed).await;
                 match self.noted(next)? {
                     Some(Step::Whole(_)) => {
-                        self.damaged(&walk.window.path, at, "a batch's checksum is wrong; what is sound in it is taken");
+                        self.damaged(
+                            &walk.window.path,
+                            at,
+                            "a batch's checksum is wrong; what is sound in it is taken",
+                        );
                         header
                     }
                     _ => return self.skip_batches(walk, seed).await,
@@ -360,7 +370,11 @@ impl Scan {
             at += found as u64 * 8;
             let step = batch_at(&mut walk.window, at, seed).await;
             if let Some(Step::Whole(_)) = self.noted(step)? {
-                self.damaged(&walk.window.path, from, format!("broken up to octet {at}; messages in it are lost"));
+                self.damaged(
+                    &walk.window.path,
+                    from,
+                    format!("broken up to octet {at}; messages in it are lost"),
+                );
                 walk.at = at;
                 return Ok(());
             }

@@ -336,7 +336,8 @@ impl Taker {
         for (of_epoch, incarnation) in journals.iter() {
             if !in_journals.contains_key(incarnation) {
                 let objects = self.list(&format!("journal/{incarnation}/")).await?.into_iter();
-                let numbered = objects.filter_map(|(key, octets)| Some((keys::parse_journal(&key)?.1, octets)));
+                let numbered =
+                    objects.filter_map(|(key, octets)| Some((keys::parse_journal(&key)?.1, octets)));
                 in_journals.insert(*incarnation, numbered.collect());
             }
             for (number, octets) in &in_journals[incarnation] {
