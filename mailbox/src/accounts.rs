@@ -92,7 +92,7 @@ pub enum OpenError {
     /// The director's to act on, or time's.
     #[error("account {account}: not served here ({standing:?})")]
     Away { account: String, standing: Standing },
-    #[error("account {account}: {what} is damaged: {why}; see `culver check`")]
+    #[error("account {account}: {what} is damaged: {why}; see `culver check` and `culver rebuild`")]
     Damaged { account: String, what: &'static str, why: String },
 }
 
@@ -264,6 +264,19 @@ impl Accounts {
         }
         let account = self.open(id).await?;
         Ok(Session::hold(self, account))
+    }
+
+    /// Closes the account, and keeps everybody from opening it as long as what this gives is held.
+    pub(crate) async fn shut<'a>(&'a self, id: &'a AccountId) -> Loading<'a> {
+        loop {
+            let loading = self.loading.borrow().get(id).cloned();
+            match loading {
+                Some(loaded) => loaded.notified().await,
+                None => break,
+            }
+        }
+        self.drop_account(id);
+        Loading::begin(self, id)
     }
 
     async fn open(self: &Rc<Self>, id: &AccountId) -> Result<Rc<Account>, OpenError> {
@@ -524,7 +537,7 @@ impl Accounts {
         self: &Rc<Self>,
         id: &AccountId,
         mailbox: Option<&str>,
-        message: Message,
+        mut message: Message,
         body: Body,
     ) -> Result<(), ChangeError> {
         if message.size - u64::from(message.prefix_octets) > self.limits.message_octets_max {
@@ -541,6 +554,7 @@ impl Accounts {
             let state = session.account().state();
             if let Some(entry) = state.entry(&name).filter(|entry| entry.selectable) {
                 target = entry.guid;
+                message.mailbox_name = Some(entry.name.clone()).filter(|name| !name.is_inbox());
             }
         }
         let record = Record::Append { mailbox: target, message: Box::new(message) };
@@ -561,7 +575,7 @@ fn frees_space(record: &Record) -> bool {
 }
 
 /// While it stands, others who want the account wait.
-struct Loading<'a> {
+pub(crate) struct Loading<'a> {
     accounts: &'a Accounts,
     id: &'a AccountId,
 }

@@ -21,7 +21,7 @@ use std::collections::{BTreeSet, HashSet};
 const DELTAS_MAX: u32 = 32;
 
 /// Rows that are encoded between two looks at the clock.
-const STEP_ROWS: usize = 512;
+pub(crate) const STEP_ROWS: usize = 512;
 
 /// How often a mailbox is encoded again that changed meanwhile.
 const TRIES: usize = 3;
@@ -329,6 +329,10 @@ impl Source for Accounts {
 
 /// Which of the places rows of the state name: one pass over the rows for all of them.
 fn named(state: &State, places: &[Place]) -> Vec<bool> {
+    if state.unfinished.is_some() {
+        // What a rebuild has yet to find is named by nothing.
+        return vec![true; places.len()];
+    }
     let places: Vec<[u8; PLACE_OCTETS]> = places.iter().map(Place::to_bytes).collect();
     let wanted: HashSet<&[u8; PLACE_OCTETS]> = places.iter().collect();
     let rows = state.mailboxes.values().flat_map(|index| index.rows_all());

@@ -1,5 +1,6 @@
 //! What only this crate can verify of a store: that records and blocks say what they should.
 
+use crate::rebuild::Unfinished;
 use crate::record::Record;
 use crate::state::{ACCOUNT_KEY, is_mailbox_key};
 use culver_index::account::AccountState;
@@ -11,11 +12,19 @@ use std::rc::Rc;
 pub fn inside(inside: Inside<'_>) -> Result<Vec<Place>, String> {
     match inside {
         Inside::Record { meta, bodies, .. } => match Record::decode(meta) {
+            Ok(Record::Restore { place, .. }) => match Place::from_bytes(&place) {
+                Some(place) => Ok(vec![place]),
+                None => Err("a message is restored from no place".into()),
+            },
             Ok(_) => Ok(bodies.to_vec()),
             Err(error) => Err(error.to_string()),
         },
         Inside::Blocks { guid, blocks, .. } if guid == ACCOUNT_KEY => {
             let wrong = blocks.iter().find_map(|block| AccountState::decode(block).err());
+            wrong.map_or(Ok(Vec::new()), |error| Err(error.to_string()))
+        }
+        Inside::Blocks { guid, blocks, .. } if guid == Unfinished::KEY => {
+            let wrong = blocks.iter().find_map(|block| Unfinished::decode(block).err());
             wrong.map_or(Ok(Vec::new()), |error| Err(error.to_string()))
         }
         Inside::Blocks { guid, .. } if !is_mailbox_key(guid) => Ok(Vec::new()),

@@ -10,6 +10,7 @@ pub mod fault;
 mod flush;
 mod inside;
 pub mod list;
+pub mod rebuild;
 pub mod record;
 pub mod search;
 pub mod state;
@@ -19,5 +20,6 @@ pub use accounts::{Account, Accounts, ChangeError, Limits, OpenError, Session, W
 pub use arriving::{ArriveError, Arriving};
 pub use dump::describe;
 pub use inside::inside;
+pub use rebuild::{Progress, RebuildError, Rebuilt};
 pub use state::{Applied, Refusal, State, everything};
 pub use view::{Changes, View};

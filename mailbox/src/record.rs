@@ -63,6 +63,9 @@ pub struct Message {
     pub pop3_order: u32,
     /// Key with which the body is encrypted; 0: none.
     pub key_id: u32,
+    /// Of the mailbox that it enters, where that is not INBOX: a rebuild learns it here when everything else is lost. The index
+    /// does not keep it.
+    pub mailbox_name: Option<MailboxName>,
 }
 
 impl Message {
@@ -152,6 +155,14 @@ pub enum Record {
     Relocate {
         from: Vec<[u8; PLACE_OCTETS]>,
     },
+    /// A rebuild found a message whose body stands there already.
+    Restore {
+        mailbox: Guid,
+        place: [u8; PLACE_OCTETS],
+        message: Box<Message>,
+    },
+    /// A rebuild has restored everything that it found.
+    Rebuilt,
     /// The account ends. Its UIDVALIDITY counter and incarnation stay behind, so that a namesake never shows old mail.
     DeleteAccount,
 }
@@ -165,6 +176,9 @@ impl Record {
             Record::Append { mailbox, message } => {
                 w.guid(mailbox);
                 w.message(message);
+                if let Some(name) = &message.mailbox_name {
+                    w.bytes(name.as_str().as_bytes());
+                }
             }
             Record::Store { mailbox, uids, op, flags, unchanged_since } => {
                 w.guid(mailbox);
@@ -209,14 +223,21 @@ impl Record {
                 w.u32(from.len() as u32);
                 from.iter().for_each(|place| w.0.extend_from_slice(place));
             }
-            Record::DeleteAccount => {}
+            Record::Restore { mailbox, place, message } => {
+                w.guid(mailbox);
+                w.0.extend_from_slice(place);
+                w.message(message);
+                w.bytes(message.mailbox_name.as_ref().map_or("", MailboxName::as_str).as_bytes());
+            }
+            Record::Rebuilt | Record::DeleteAccount => {}
         }
         w.0
     }
 
     fn kind(&self) -> u8 {
         match self {
-            Record::Append { .. } => 1,
+            Record::Append { message, .. } if message.mailbox_name.is_none() => 1,
+            Record::Append { .. } => 12,
             Record::Store { .. } => 2,
             Record::Expunge { .. } => 3,
             Record::Copy { .. } => 4,
@@ -227,6 +248,8 @@ impl Record {
             Record::Subscribe { .. } => 9,
             Record::Relocate { .. } => 10,
             Record::DeleteAccount => 11,
+            Record::Restore { .. } => 13,
+            Record::Rebuilt => 14,
         }
     }
 
@@ -286,6 +309,20 @@ impl Record {
                 Record::Relocate { from }
             }
             11 => Record::DeleteAccount,
+            12 => {
+                let (mailbox, mut message) = (r.guid()?, r.message()?);
+                message.mailbox_name = Some(r.name()?);
+                Record::Append { mailbox, message: Box::new(message) }
+            }
+            13 => {
+                let (mailbox, place, mut message) = (r.guid()?, r.array()?, r.message()?);
+                let name = r.text()?;
+                if !name.is_empty() {
+                    message.mailbox_name = Some(MailboxName::parse(name).map_err(|_| r.malformed())?);
+                }
+                Record::Restore { mailbox, place, message: Box::new(message) }
+            }
+            14 => Record::Rebuilt,
             kind => return Err(RecordError::Kind(kind)),
         };
         if r.at == bytes.len() { Ok(record) } else { Err(r.malformed()) }
@@ -471,6 +508,7 @@ impl<'a> Reader<'a> {
             bodystructure: self.bytes()?.to_vec(),
             parts: self.bytes()?.to_vec(),
             headers: self.bytes()?.to_vec(),
+            mailbox_name: None,
         })
     }
 }

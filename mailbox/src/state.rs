@@ -6,6 +6,7 @@
 //! MODSEQs come from one counter of the account, UIDVALIDITYs from another; neither ever goes back.
 
 use crate::fault::{self, Fault};
+use crate::rebuild::Unfinished;
 use crate::record::{Message, Record, StoreOp};
 use culver_index::account::{AccountState, MailboxEntry};
 use culver_index::{Block, Expunged, FormatError, IndexError, MailboxIndex, PLACE_OCTETS};
@@ -90,6 +91,8 @@ pub struct State {
     pub stored: BTreeMap<Guid, Stored>,
     /// Mailboxes whose newest stored block may be another than the one this was loaded from: the next is a base.
     pub base_due: BTreeSet<Guid>,
+    /// A rebuild has not restored everything yet.
+    pub unfinished: Option<Unfinished>,
 }
 
 impl State {
@@ -102,6 +105,7 @@ impl State {
             removed: Vec::new(),
             stored: BTreeMap::new(),
             base_due: BTreeSet::new(),
+            unfinished: None,
         };
         state.account.incarnation = Guid([1; 16]);
         state.found_inbox();
@@ -123,6 +127,7 @@ impl State {
             removed: Vec::new(),
             stored: BTreeMap::new(),
             base_due: BTreeSet::new(),
+            unfinished: None,
         };
         let mut account_seen = false;
         for (key, blocks) in blocks {
@@ -130,6 +135,10 @@ impl State {
             let stored = Stored { deltas: blocks.len().saturating_sub(1) as u32, octets };
             let mut blocks = blocks.into_iter();
             let Some(base) = blocks.next() else { continue };
+            if key == Unfinished::KEY {
+                state.unfinished = Some(Unfinished::decode(&base)?);
+                continue;
+            }
             state.stored.insert(key, stored);
             if key != ACCOUNT_KEY && !is_mailbox_key(key) {
                 // Of a later version: what it is, that version knows.
@@ -220,6 +229,13 @@ impl State {
             Record::RenameInbox { guid, to, save_date } => self.rename_inbox(*guid, to, *save_date),
             Record::Subscribe { name, on } => self.subscribe(name, *on),
             Record::Relocate { from } => Ok(self.relocate(from, places)),
+            Record::Restore { mailbox, place, message } => self.append(*mailbox, message, *place),
+            Record::Rebuilt => {
+                if self.unfinished.take().is_some() {
+                    self.removed.push(Unfinished::KEY);
+                }
+                Ok(Applied::Done)
+            }
             Record::DeleteAccount => Ok(self.delete_account()),
         }
     }
@@ -507,6 +523,9 @@ impl State {
     }
 
     fn delete_account(&mut self) -> Applied {
+        if self.unfinished.take().is_some() {
+            self.removed.push(Unfinished::KEY);
+        }
         let guids: Vec<Guid> = self.mailboxes.keys().copied().collect();
         for guid in guids {
             if let Some(index) = self.mailboxes.remove(&guid) {

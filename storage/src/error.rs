@@ -106,6 +106,20 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// Whether something that is stored is damaged or missing, so that the next try brings no more. A store or a system that
+    /// does not answer is none.
+    pub(crate) fn is_damage(&self) -> bool {
+        // EIO: the disk cannot give back what was written.
+        const EIO: i32 = 5;
+        match self {
+            ReadError::Corrupt { .. } | ReadError::Gone(_) => true,
+            ReadError::NotHere => false,
+            ReadError::Io { source, .. } => {
+                source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(EIO)
+            }
+        }
+    }
+
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> ReadError {
         let path = path.to_owned();
         move |source| ReadError::Io { path, source }

@@ -28,7 +28,7 @@ use crate::shared::journal::Ended;
 use crate::shared::node::{Node, NodeShare};
 use crate::source::{LocalFuture, Source};
 use crate::table::format::BlockEntry;
-use crate::table::{Block, Table, find_account};
+use crate::table::{Block, Named, Table, find_account};
 
 /// A record that is committed, as it is told to who submitted it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -412,7 +412,7 @@ impl Storage {
     /// The accounts of a partition that have blocks or records, ascending, also those whose blocks are all removed.
     pub async fn accounts(&self, partition: PartitionId) -> Result<Vec<AccountId>, ReadError> {
         let mut names: std::collections::BTreeSet<AccountId> = std::collections::BTreeSet::new();
-        for table in self.0.tables(partition).await?.iter() {
+        for table in self.0.tables(partition).await?.iter().filter_map(Named::opened) {
             for page in 0..table.pages() {
                 let entries = table.page(page).await?;
                 names.extend(entries.iter().filter_map(|entry| AccountId::parse(&entry.account).ok()));
@@ -611,7 +611,7 @@ impl Inner {
     }
 
     /// The open tables of a partition, oldest first.
-    pub async fn tables(&self, partition: PartitionId) -> Result<Rc<[Rc<Table>]>, ReadError> {
+    pub async fn tables(&self, partition: PartitionId) -> Result<Rc<[Named]>, ReadError> {
         loop {
             let (generation, manifest) = {
                 let partition = self.partition(partition).borrow();
@@ -634,8 +634,12 @@ impl Inner {
             let mut partition = self.partition(partition).borrow_mut();
             // A flush may have replaced and removed them meanwhile.
             if partition.generation() == generation {
-                let tables: Rc<[Rc<Table>]> = opened?.into();
-                partition.tables = Some(tables.clone());
+                let tables: Rc<[Named]> = opened?.into();
+                // What is missing may be put back by somebody: it is looked for again.
+                let lost = |table: &Named| table.opened().is_none() && !table.reference().is_given_up();
+                if !tables.iter().any(lost) {
+                    partition.tables = Some(tables.clone());
+                }
                 return Ok(tables);
             }
         }
@@ -645,13 +649,18 @@ impl Inner {
         &self,
         partition: PartitionId,
         references: &[crate::manifest::TableRef],
-    ) -> Result<Vec<Rc<Table>>, ReadError> {
+    ) -> Result<Vec<Named>, ReadError> {
         let opens = references.iter().map(|reference| -> LocalFuture<'_, _> {
             Box::pin(async move {
                 let path = self.objects.name(partition, reference.object);
-                let file =
-                    self.objects.open(partition, reference.object).await.map_err(ReadError::io(&path))?;
-                Table::of(file, &path, partition, *reference).await.map(Rc::new)
+                if reference.is_given_up() {
+                    return Ok(Named::given_up(*reference, path));
+                }
+                let opened = match self.objects.open(partition, reference.object).await {
+                    Ok(file) => Table::of(file, &path, partition, *reference).await,
+                    Err(error) => Err(ReadError::io(&path)(error)),
+                };
+                Named::of(opened, *reference, path)
             })
         });
         sync::all(opens.collect()).await.into_iter().collect()

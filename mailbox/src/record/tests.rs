@@ -15,8 +15,13 @@ fn every_kind() -> Vec<Record> {
         pop3_uidl: Some("x1".into()),
         ..Message::default()
     };
+    let named = Message { mailbox_name: Some(name("Sent")), ..message.clone() };
     vec![
-        Record::Append { mailbox: Guid::INBOX, message: Box::new(message) },
+        Record::Append { mailbox: Guid::INBOX, message: Box::new(message.clone()) },
+        Record::Append { mailbox: Guid([3; 16]), message: Box::new(named.clone()) },
+        Record::Restore { mailbox: Guid([3; 16]), place: [7; PLACE_OCTETS], message: Box::new(named) },
+        Record::Restore { mailbox: Guid::INBOX, place: [7; PLACE_OCTETS], message: Box::new(message) },
+        Record::Rebuilt,
         Record::Store {
             mailbox: Guid([2; 16]),
             uids: uids.clone(),

@@ -32,10 +32,18 @@ pub fn allows(authorization: &[u8]) -> bool {
 
 /// Whether there is anything here to be asked: on a local store there is not.
 pub fn is_here() -> bool {
-    local::<Control>().is_some()
+    local::<Node>().is_some()
 }
 
-fn wrong(status: StatusCode, what: impl std::fmt::Display) -> (StatusCode, Value) {
+/// What is answered where there is not.
+pub fn alone() -> (StatusCode, Value) {
+    wrong(
+        StatusCode::CONFLICT,
+        "its store is of this machine alone, where no node takes over and no request is billed",
+    )
+}
+
+pub fn wrong(status: StatusCode, what: impl std::fmt::Display) -> (StatusCode, Value) {
     (status, json!({"error": what.to_string()}))
 }
 
