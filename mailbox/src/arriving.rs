@@ -6,7 +6,7 @@
 use crate::accounts::{Accounts, Session};
 use crate::record::{Message, Record};
 use culver_model::mime::{Limits, Scanner, body, bodystructure, envelope};
-use culver_model::{AccountId, FlagSet, Guid, InternalDate};
+use culver_model::{AccountId, DeliveryId, FlagSet, Guid, InternalDate};
 use culver_shard::{random, time};
 use culver_storage::{Body, BodyWriter};
 use thiserror::Error;
@@ -33,6 +33,7 @@ pub struct Arriving {
     prefix_octets: u32,
     internal_date: InternalDate,
     flags: FlagSet,
+    delivery: Option<DeliveryId>,
 }
 
 impl Arriving {
@@ -81,7 +82,13 @@ impl Arriving {
             prefix_octets: 0,
             internal_date,
             flags,
+            delivery: None,
         }
+    }
+
+    /// What the delivery is known by if its sender comes again.
+    pub fn set_delivery(&mut self, id: Option<DeliveryId>) {
+        self.delivery = id;
     }
 
     /// So many octets at the front are the recipient's own.
@@ -119,6 +126,7 @@ impl Arriving {
             pop3_uidl: None,
             pop3_order: 0,
             key_id: 0,
+            delivery: self.delivery,
         };
         if self.octets <= self.inline_octets_max {
             return Ok((message, self.writer.finish().await?));

@@ -10,10 +10,10 @@
 //! Every count and length is checked against what is left of the bytes before anything is allocated for it.
 
 use culver_index::{NewMessage, PLACE_OCTETS};
-use culver_model::{Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, UidSet};
+use culver_model::{DeliveryId, Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, UidSet};
 use thiserror::Error;
 
-/// The version that this build writes. Readers accept it and the one before.
+/// The version of all kinds that there are. What a build does not know yet it refuses, by version or by kind.
 pub const RECORD_VERSION: u8 = 1;
 
 /// Bytes that are no record.
@@ -63,6 +63,8 @@ pub struct Message {
     pub pop3_order: u32,
     /// Key with which the body is encrypted; 0: none.
     pub key_id: u32,
+    /// A record with an id that the account has seen brings no message. `None`: every record brings one.
+    pub delivery: Option<DeliveryId>,
 }
 
 impl Message {
@@ -164,6 +166,9 @@ impl Record {
         match self {
             Record::Append { mailbox, message } => {
                 w.guid(mailbox);
+                if let Some(id) = &message.delivery {
+                    w.0.extend_from_slice(&id.0);
+                }
                 w.message(message);
             }
             Record::Store { mailbox, uids, op, flags, unchanged_since } => {
@@ -216,6 +221,7 @@ impl Record {
 
     fn kind(&self) -> u8 {
         match self {
+            Record::Append { message, .. } if message.delivery.is_some() => 12,
             Record::Append { .. } => 1,
             Record::Store { .. } => 2,
             Record::Expunge { .. } => 3,
@@ -286,6 +292,10 @@ impl Record {
                 Record::Relocate { from }
             }
             11 => Record::DeleteAccount,
+            12 => {
+                let (mailbox, id) = (r.guid()?, DeliveryId(r.array()?));
+                Record::Append { mailbox, message: Box::new(Message { delivery: Some(id), ..r.message()? }) }
+            }
             kind => return Err(RecordError::Kind(kind)),
         };
         if r.at == bytes.len() { Ok(record) } else { Err(r.malformed()) }
@@ -471,6 +481,7 @@ impl<'a> Reader<'a> {
             bodystructure: self.bytes()?.to_vec(),
             parts: self.bytes()?.to_vec(),
             headers: self.bytes()?.to_vec(),
+            delivery: None,
         })
     }
 }

@@ -4,6 +4,7 @@ use crate::pop3::line::number;
 
 use super::address::{Address, AddressError, path};
 use super::reply::Reply;
+use super::xforward;
 
 /// A command.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub(super) enum Command<'a> {
     Help,
     Quit,
     Starttls,
+    /// What it says of IDENT: `None` nothing, `Some(None)` that there is none.
+    Xforward(Option<Option<String>>),
 }
 
 const NO_ARGUMENT: Reply = (501, "5.5.4", "this command takes no argument");
@@ -52,6 +55,8 @@ pub(super) fn parse(line: &[u8]) -> Result<Command<'_>, Reply> {
         bare(rest, Command::Quit)
     } else if is(b"STARTTLS") {
         bare(rest, Command::Starttls)
+    } else if is(b"XFORWARD") {
+        xforward::parse(rest).map(Command::Xforward)
     } else if is(b"VRFY") && !rest.is_empty() {
         Ok(Command::Vrfy)
     } else if is(b"HELP") {
