@@ -296,6 +296,23 @@ mod tests {
         assert_eq!((blocks.len(), again(&blocks)), (2, deliveries));
     }
 
+    /// The example in `docs/format/deliveries.md`.
+    #[test]
+    fn a_block_writes_the_bytes_it_always_wrote() {
+        let mut deliveries = Deliveries::default();
+        (0..4).for_each(|number| deliveries.note(id(number), 5));
+        deliveries.mark_stored(deliveries.encode(BlockKind::Base).1);
+        deliveries.note(id(4), 6);
+        let (delta, _) = deliveries.encode(BlockKind::Delta);
+        let text: String = delta.iter().map(|octet| format!("{octet:02x}")).collect();
+        assert_eq!(
+            text,
+            "43554c56444c560a0100000091a28851\
+             02000000010000000000000000000000\
+             04000000000000000000000006000000"
+        );
+    }
+
     #[test]
     fn every_flipped_octet_is_found_and_blocks_stand_in_their_order() {
         let mut deliveries = Deliveries::default();
