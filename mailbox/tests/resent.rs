@@ -145,6 +145,9 @@ fn the_body_of_a_message_that_is_sent_again_is_garbage() {
         }
         accounts.storage().flush(PartitionId(0)).await.expect("flushed");
         assert_eq!(accounts.open_count(), 0);
+        // That flush had to spare what its blocks might have named; a compaction finds nothing alive in it.
+        while accounts.storage().compact().await.expect("compacted") {}
+        accounts.storage().flush(PartitionId(0)).await.expect("flushed");
     });
     assert_eq!(packs(&sim), 1);
     // To an open one, and to one that was opened between the delivery and the flush.
