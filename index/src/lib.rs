@@ -18,6 +18,7 @@
 pub mod account;
 mod block;
 mod check;
+pub mod deliveries;
 mod dump;
 mod encode;
 mod error;

@@ -6,7 +6,7 @@
 use crate::accounts::{Accounts, Session};
 use crate::record::{Message, Record};
 use culver_model::mime::{Limits, Scanner, body, bodystructure, envelope};
-use culver_model::{AccountId, FlagSet, Guid, InternalDate, MailboxName};
+use culver_model::{AccountId, DeliveryId, FlagSet, Guid, InternalDate, MailboxName};
 use culver_shard::{random, time};
 use culver_storage::{Body, BodyWriter};
 use thiserror::Error;
@@ -35,6 +35,7 @@ pub struct Arriving {
     prefix_octets: u32,
     internal_date: InternalDate,
     flags: FlagSet,
+    delivery: Option<DeliveryId>,
 }
 
 impl Arriving {
@@ -87,7 +88,13 @@ impl Arriving {
             prefix_octets: 0,
             internal_date,
             flags,
+            delivery: None,
         }
+    }
+
+    /// What the delivery is known by if its sender comes again.
+    pub fn set_delivery(&mut self, id: Option<DeliveryId>) {
+        self.delivery = id;
     }
 
     /// So many octets at the front are the recipient's own.
@@ -126,6 +133,7 @@ impl Arriving {
             pop3_order: 0,
             key_id: 0,
             mailbox_name: self.mailbox_name,
+            delivery: self.delivery,
         };
         if self.octets <= self.inline_octets_max {
             return Ok((message, self.writer.finish().await?));

@@ -9,7 +9,7 @@
 
 use crate::rebuild::Unfinished;
 use crate::record::{Message, Record, StoreOp};
-use crate::state::{ACCOUNT_KEY, is_mailbox_key};
+use crate::state::{ACCOUNT_KEY, DELIVERIES_KEY, is_mailbox_key};
 use culver_index::{Opaque, PLACE_OCTETS};
 use culver_model::mime::{PartTable, TablePart};
 use culver_model::{FlagSet, Guid, InternalDate, SystemFlag};
@@ -31,6 +31,9 @@ pub fn describe(piece: Piece<'_>) -> Result<Option<String>, String> {
         Piece::Block { guid, octets } if guid == Unfinished::KEY => {
             Unfinished::decode(octets).map(|left| left.to_string()).map_err(|error| error.to_string())
         }
+        Piece::Block { guid, octets } if guid == DELIVERIES_KEY => culver_index::deliveries::dump(octets)
+            .map(|lines| lines.to_string())
+            .map_err(|error| error.to_string()),
         Piece::Block { guid, .. } if !is_mailbox_key(guid) => return Ok(None),
         Piece::Block { octets, .. } => culver_index::dump(octets, &opaque_in_words)
             .map(|lines| lines.to_string())
@@ -82,6 +85,9 @@ impl Display for InWords<'_> {
         match self.0 {
             Record::Append { mailbox, message } => {
                 write!(f, "Append mailbox={} uid=given when applied", mailbox_in_words(*mailbox))?;
+                if let Some(id) = &message.delivery {
+                    write!(f, " delivery={id}")?;
+                }
                 message_in_words(f, message)
             }
             Record::Store { mailbox, uids, op, flags, unchanged_since } => {

@@ -16,7 +16,7 @@ pub mod search;
 pub mod state;
 pub mod view;
 
-pub use accounts::{Account, Accounts, ChangeError, Limits, OpenError, Session, Watch};
+pub use accounts::{Account, Accounts, ChangeError, Late, Limits, OpenError, Session, Watch};
 pub use arriving::{ArriveError, Arriving};
 pub use dump::describe;
 pub use inside::inside;

@@ -10,11 +10,15 @@
 //! Every count and length is checked against what is left of the bytes before anything is allocated for it.
 
 use culver_index::{NewMessage, PLACE_OCTETS};
-use culver_model::{Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, UidSet};
+use culver_model::{DeliveryId, Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, UidSet};
 use thiserror::Error;
 
-/// The version that this build writes. Readers accept it and the one before.
+/// The version of all kinds that there are. What a build does not know yet it refuses, by version or by kind.
 pub const RECORD_VERSION: u8 = 1;
+
+/// What an Append of kind 12 tells more than one of kind 1: the id of its delivery, the name of its mailbox.
+const MORE_DELIVERY: u8 = 1;
+const MORE_NAME: u8 = 2;
 
 /// Bytes that are no record.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -66,9 +70,16 @@ pub struct Message {
     /// Of the mailbox that it enters, where that is not INBOX: a rebuild learns it here when everything else is lost. The index
     /// does not keep it.
     pub mailbox_name: Option<MailboxName>,
+    /// A record with an id that the account has seen brings no message. `None`: every record brings one.
+    pub delivery: Option<DeliveryId>,
 }
 
 impl Message {
+    /// Whether its record is of kind 12.
+    fn tells_more(&self) -> bool {
+        self.delivery.is_some() || self.mailbox_name.is_some()
+    }
+
     /// As the index takes it. `place` and `origin` are known only when it is applied.
     pub fn as_new(&self, place: [u8; PLACE_OCTETS], origin: Guid) -> NewMessage<'_> {
         NewMessage {
@@ -175,6 +186,13 @@ impl Record {
         match self {
             Record::Append { mailbox, message } => {
                 w.guid(mailbox);
+                if message.tells_more() {
+                    let known = [message.delivery.is_some(), message.mailbox_name.is_some()];
+                    w.u8(u8::from(known[0]) * MORE_DELIVERY | u8::from(known[1]) * MORE_NAME);
+                }
+                if let Some(id) = &message.delivery {
+                    w.0.extend_from_slice(&id.0);
+                }
                 w.message(message);
                 if let Some(name) = &message.mailbox_name {
                     w.bytes(name.as_str().as_bytes());
@@ -236,8 +254,8 @@ impl Record {
 
     fn kind(&self) -> u8 {
         match self {
-            Record::Append { message, .. } if message.mailbox_name.is_none() => 1,
-            Record::Append { .. } => 12,
+            Record::Append { message, .. } if message.tells_more() => 12,
+            Record::Append { .. } => 1,
             Record::Store { .. } => 2,
             Record::Expunge { .. } => 3,
             Record::Copy { .. } => 4,
@@ -310,8 +328,15 @@ impl Record {
             }
             11 => Record::DeleteAccount,
             12 => {
-                let (mailbox, mut message) = (r.guid()?, r.message()?);
-                message.mailbox_name = Some(r.name()?);
+                let (mailbox, more) = (r.guid()?, r.u8()?);
+                if more & !(MORE_DELIVERY | MORE_NAME) != 0 || more == 0 {
+                    return Err(r.malformed());
+                }
+                let delivery = if more & MORE_DELIVERY != 0 { Some(DeliveryId(r.array()?)) } else { None };
+                let mut message = Message { delivery, ..r.message()? };
+                if more & MORE_NAME != 0 {
+                    message.mailbox_name = Some(r.name()?);
+                }
                 Record::Append { mailbox, message: Box::new(message) }
             }
             13 => {
@@ -509,6 +534,7 @@ impl<'a> Reader<'a> {
             parts: self.bytes()?.to_vec(),
             headers: self.bytes()?.to_vec(),
             mailbox_name: None,
+            delivery: None,
         })
     }
 }

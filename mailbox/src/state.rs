@@ -9,6 +9,7 @@ use crate::fault::{self, Fault};
 use crate::rebuild::Unfinished;
 use crate::record::{Message, Record, StoreOp};
 use culver_index::account::{AccountState, MailboxEntry};
+use culver_index::deliveries::Deliveries;
 use culver_index::{Block, Expunged, FormatError, IndexError, MailboxIndex, PLACE_OCTETS};
 use culver_model::{Flag, FlagSet, Guid, MailboxName, ModSeq, Uid, UidSet, UidValidity};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,8 +22,12 @@ pub const SUBSCRIPTIONS_MAX: usize = 10_000;
 /// The key under which the account's own block is stored; mailbox blocks stand under their GUID.
 pub const ACCOUNT_KEY: Guid = Guid([0xff; 16]);
 
+/// The key under which the ids of the account's latest deliveries are stored: number 0 of class 1.
+pub const DELIVERIES_KEY: Guid =
+    Guid([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0, 0, 0, 0]);
+
 /// Whether a block of this key is a mailbox's. Keys that begin with eight octets ff are the account's own: its list
-/// ([`ACCOUNT_KEY`]), and classes of blocks that later versions bring (a class and a number, four octets each).
+/// ([`ACCOUNT_KEY`]), its deliveries ([`DELIVERIES_KEY`]), and classes of blocks that later versions bring (a class and a number, four octets each).
 pub fn is_mailbox_key(key: Guid) -> bool {
     key.0[..8] != [0xff; 8]
 }
@@ -51,6 +56,8 @@ pub enum Applied {
         uid_validity: UidValidity,
         uid: Uid,
     },
+    /// A delivery that was sent again: the account has its message, or had it, and nothing changed.
+    Repeated,
     /// `modified`: failed UNCHANGEDSINCE.
     Store {
         changed: UidSet,
@@ -86,6 +93,10 @@ pub struct State {
     pub mailboxes: BTreeMap<Guid, MailboxIndex>,
     /// Octets of bodies that expunges set free since the last flush, by place.
     pub freed: Vec<[u8; PLACE_OCTETS]>,
+    /// Bodies that a record brought and no message took, by place.
+    pub untaken: Vec<[u8; PLACE_OCTETS]>,
+    /// Ids of the latest deliveries.
+    pub deliveries: Deliveries,
     /// Mailboxes deleted since the last flush: their blocks are to be removed.
     pub removed: Vec<Guid>,
     pub stored: BTreeMap<Guid, Stored>,
@@ -102,6 +113,8 @@ impl State {
             account: AccountState::default(),
             mailboxes: BTreeMap::new(),
             freed: Vec::new(),
+            untaken: Vec::new(),
+            deliveries: Deliveries::default(),
             removed: Vec::new(),
             stored: BTreeMap::new(),
             base_due: BTreeSet::new(),
@@ -124,6 +137,8 @@ impl State {
             account: AccountState::default(),
             mailboxes: BTreeMap::new(),
             freed: Vec::new(),
+            untaken: Vec::new(),
+            deliveries: Deliveries::default(),
             removed: Vec::new(),
             stored: BTreeMap::new(),
             base_due: BTreeSet::new(),
@@ -140,6 +155,11 @@ impl State {
                 continue;
             }
             state.stored.insert(key, stored);
+            if key == DELIVERIES_KEY {
+                let blocks: Vec<Block> = std::iter::once(base).chain(blocks).collect();
+                state.deliveries = Deliveries::load(blocks.iter().map(|block| &block[..]))?;
+                continue;
+            }
             if key != ACCOUNT_KEY && !is_mailbox_key(key) {
                 // Of a later version: what it is, that version knows.
                 continue;
@@ -246,11 +266,21 @@ impl State {
         message: &Message,
         place: [u8; PLACE_OCTETS],
     ) -> Result<Applied, Refusal> {
+        if let Some(id) = &message.delivery
+            && self.deliveries.knows(id, message.save_date)
+            && !fault::on(Fault::ForgetDeliveries)
+        {
+            self.untaken.push(place);
+            return Ok(Applied::Repeated);
+        }
         let modseq = self.account.modseq.next();
         let index = self.selectable_mut(guid)?;
         let uid = index.append(message.as_new(place, guid), modseq).map_err(refusal)?;
         let uid_validity = index.uid_validity();
         self.account.modseq = modseq;
+        if let Some(id) = message.delivery {
+            self.deliveries.note(id, message.save_date);
+        }
         Ok(Applied::Append { uid_validity, uid })
     }
 
@@ -510,6 +540,7 @@ impl State {
             return Applied::Done;
         }
         let moved: BTreeMap<&[u8; PLACE_OCTETS], &[u8; PLACE_OCTETS]> = from.iter().zip(to).collect();
+        let mut taken = BTreeSet::new();
         for index in self.mailboxes.values_mut() {
             let hits: Vec<_> = index
                 .rows_all()
@@ -517,8 +548,12 @@ impl State {
                 .collect();
             for (uid, from, to) in hits {
                 index.set_place(uid, &from, to);
+                taken.insert(from);
             }
         }
+        // A body that a flush moved before the account was looked at may be one that no message took, or none has by now.
+        let untaken = moved.iter().filter(|(from, _)| !taken.contains(**from));
+        self.untaken.extend(untaken.map(|(_, to)| **to));
         Applied::Done
     }
 
@@ -535,6 +570,7 @@ impl State {
         }
         self.account.mailboxes.clear();
         self.account.subscriptions.clear();
+        self.deliveries.clear();
         let next = u128::from_le_bytes(self.account.incarnation.0).wrapping_add(1);
         self.account.incarnation = Guid(next.to_le_bytes());
         self.found_inbox();
