@@ -262,10 +262,11 @@ pub async fn cost(config: &StorageConfig, query: &str) -> (StatusCode, Value) {
         }
     }
     spent.keep_dearest(accounts, &config.prices);
-    (StatusCode::OK, told(&spent, &config.prices))
+    let node = local::<Node>();
+    (StatusCode::OK, told(node.as_deref().map(Node::name), &spent, &config.prices))
 }
 
-fn told(spent: &Spent, prices: &Prices) -> Value {
+fn told(node: Option<&str>, spent: &Spent, prices: &Prices) -> Value {
     let line = |cost: &Cost, kind: Kind| {
         json!({
             "requests": cost.requests,
@@ -311,7 +312,7 @@ fn told(spent: &Spent, prices: &Prices) -> Value {
     let others = summed(&mut spent.others.iter().map(|(kind, cost)| (*kind, *cost)));
     let shared = summed(&mut spent.shared().into_iter());
     json!({
-        "node": local::<Node>().map(|node| node.name().to_owned()),
+        "node": node,
         "currency": prices.currency,
         "kinds": kinds,
         "money": total,
@@ -351,7 +352,7 @@ mod tests {
         };
         let prices = Prices { put: 5.0, get: 0.4, ..Prices::default() };
         spent.keep_dearest(2, &prices);
-        let told = told(&spent, &prices);
+        let told = told(None, &spent, &prices);
         let names: Vec<_> = told["accounts"].as_array().unwrap().iter().map(|one| &one["account"]).collect();
         assert_eq!(names, ["u5@example.org", "u4@example.org"]);
         assert_eq!(told["other_accounts"]["requests"], 20 + 1 + 2 + 3);
