@@ -65,8 +65,8 @@ It looks through the partitions that the node has, and through all journals. Run
     /// Tell what the requests to a shared store cost: of a node that runs in DIR
     #[command(after_help = "Examples:
   culver cost --dir culver-data
-  culver cost --json --dir /var/lib/culver
-Since the node's start. Prices are those of [storage.prices].")]
+  culver cost --accounts 100 --json --dir /var/lib/culver
+Reads of blocks and bodies are on an account's bill; what is written for many together is shared. Since the node's start. Prices are those of [storage.prices].")]
     Cost(nodes::Cost),
     /// Restore an account whose index is damaged or lost, from what is left of it and from its message bodies
     #[command(after_help = "Examples:

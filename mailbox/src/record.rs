@@ -187,8 +187,9 @@ impl Record {
             Record::Append { mailbox, message } => {
                 w.guid(mailbox);
                 if message.tells_more() {
-                    let known = [message.delivery.is_some(), message.mailbox_name.is_some()];
-                    w.u8(u8::from(known[0]) * MORE_DELIVERY | u8::from(known[1]) * MORE_NAME);
+                    let id = if message.delivery.is_some() { MORE_DELIVERY } else { 0 };
+                    let name = if message.mailbox_name.is_some() { MORE_NAME } else { 0 };
+                    w.u8(id | name);
                 }
                 if let Some(id) = &message.delivery {
                     w.0.extend_from_slice(&id.0);

@@ -5,7 +5,7 @@
 //! | `/metrics` | the counters of all shards, as OpenMetrics or Prometheus text |
 //! | `/health` | 200 as long as the process answers |
 //! | `/ready` | 200, or 503 while it starts and while it drains |
-//! | `/cost` | on a shared store, what its requests cost: for the operator, as JSON |
+//! | `/cost?accounts=20` | on a shared store, what its requests cost: for the operator, as JSON |
 //! | POST `/gc?part=0&remove=false` | on a shared store, looks for orphans in a partition, or in `journals`: for the operator |
 //! | POST `/takeover?partitions=all` | on a shared store, takes partitions from other nodes: for the operator |
 //! | POST `/rebuild?dry_run=false&account=…` | begins to rebuild an account: for the operator |
@@ -215,7 +215,10 @@ async fn respond(shard: &Shard, request: &Request<Incoming>) -> Answer {
         Route::Cost | Route::Gc | Route::Takeover if !node::is_here() => json_answer(node::alone()),
         Route::Rebuild => json_answer(rebuild::begin(shard, request.uri().query().unwrap_or_default())),
         Route::Rebuilding => json_answer(rebuild::told().await),
-        Route::Cost => json_answer(node::cost(&shard.config().storage).await),
+        Route::Cost => {
+            let query = request.uri().query().unwrap_or_default();
+            json_answer(node::cost(&shard.config().storage, query).await)
+        }
         Route::Gc => json_answer(node::gc(shard, request.uri().query().unwrap_or_default()).await),
         Route::Takeover => {
             json_answer(node::takeover(shard, request.uri().query().unwrap_or_default()).await)

@@ -396,6 +396,18 @@ impl Storage {
         Frame::open(&self.0, partition, place, wanted, Reading::Client).await?.range(range).await
     }
 
+    /// As [`Storage::read_place`]; what a store is asked for it goes on the bill of an account.
+    pub async fn read_place_for(
+        &self,
+        partition: PartitionId,
+        account: &AccountId,
+        place: &Place,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, ReadError> {
+        let wanted = if range.start == 0 { range.end } else { 0 };
+        Frame::open_for(&self.0, partition, account, place, wanted).await?.range(range).await
+    }
+
     /// A whole body, chunk by chunk.
     pub async fn reader(&self, partition: PartitionId, place: &Place) -> Result<Reader, ReadError> {
         // Of a file the chunks are read as they are asked for; a store is not asked twice for what one request brings.
@@ -743,8 +755,9 @@ impl Inner {
             }
         }
         let min = self.limits.map_octets_min;
-        let reads =
-            wanted.iter().map(|of| -> LocalFuture<'_, _> { Box::pin(of.table.blocks(&of.entries, min)) });
+        let reads = wanted
+            .iter()
+            .map(|of| -> LocalFuture<'_, _> { Box::pin(of.table.blocks(account, &of.entries, min)) });
         let read = sync::all(reads.collect()).await;
         let mut blocks: Vec<Option<Block>> = vec![None; guids.len()];
         for (of, read) in wanted.iter().zip(read) {
@@ -772,7 +785,7 @@ impl Inner {
     ) -> Result<(Vec<u8>, Vec<Place>), ReadError> {
         let place =
             Place { object: record.segment, offset: record.offset, length: u64::from(record.head_octets) };
-        let file = self.open_object(partition, &place).await?;
+        let file = self.open_object(partition, &place).await?.on_bill_of(account);
         let path = self.objects.name(partition, record.segment);
         let octets = record.head_octets as usize;
         let bytes = match file.stored() {

@@ -18,7 +18,7 @@ use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use culver_model::{Guid, PartitionId};
+use culver_model::{AccountId, Guid, PartitionId};
 use culver_shard::disk::{self, File};
 use culver_shard::map::Map;
 use culver_shard::{sync, yield_if_needed};
@@ -233,8 +233,15 @@ impl Table {
 
     /// The octets of blocks, checked, in their order: as [`Table::map_block`] where the table is a file; of a store what is not
     /// cached, in few requests that run at once.
-    pub async fn blocks(&self, entries: &[BlockEntry], map_octets_min: u64) -> Result<Vec<Block>, ReadError> {
-        let Some(object) = self.file.stored() else {
+    /// What a store is asked goes on the account's bill.
+    pub async fn blocks(
+        &self,
+        account: &AccountId,
+        entries: &[BlockEntry],
+        map_octets_min: u64,
+    ) -> Result<Vec<Block>, ReadError> {
+        let object = self.file.stored().map(|object| object.on_bill_of(account));
+        let Some(object) = &object else {
             let mut blocks = Vec::with_capacity(entries.len());
             for entry in entries {
                 blocks.push(self.map_block(entry, map_octets_min).await?);

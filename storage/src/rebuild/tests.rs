@@ -133,13 +133,13 @@ fn a_changed_octet_of_a_pack_costs_one_body_at_most() {
         let (path, all) = (here.path(object), wanted(&known));
         assert_eq!(here.scan(object).await, (all.clone(), Vec::new()));
         let bytes = disk::read(&path).await.unwrap();
-        for at in 0..bytes.len() {
-            put(&path, at as u64, bytes[at] ^ 0x11).await;
+        for (at, octet) in bytes.iter().enumerate() {
+            put(&path, at as u64, octet ^ 0x11).await;
             let (found, findings) = here.scan(object).await;
             assert!(found.iter().all(|one| all.contains(one)), "octet {at}: {found:?}");
             assert!(found.len() + 1 >= all.len(), "octet {at}: {found:?}, {findings:?}");
             assert!(found.len() == all.len() || !findings.is_empty(), "octet {at}: nothing is told");
-            put(&path, at as u64, bytes[at]).await;
+            put(&path, at as u64, *octet).await;
         }
     });
 }
@@ -180,14 +180,15 @@ fn a_changed_octet_of_a_segment_costs_one_body_at_most() {
         let end = bytes.iter().rposition(|octet| *octet != 0).unwrap() + 1;
         // The last batch may be taken for a torn one.
         let last = known.last().map(|one| one.place.offset as usize).unwrap();
-        for at in crate::journal::format::HEADER_BLOCK as usize..end {
-            put(&path, at as u64, bytes[at] ^ 0x11).await;
+        let begin = crate::journal::format::HEADER_BLOCK as usize;
+        for (at, octet) in bytes.iter().enumerate().take(end).skip(begin) {
+            put(&path, at as u64, octet ^ 0x11).await;
             let (found, findings) = here.scan(object).await;
             assert!(found.iter().all(|one| all.contains(one)), "octet {at}: {found:?}");
             assert!(found.len() + 1 >= all.len(), "octet {at}: {found:?}, {findings:?}");
             let told = found.len() == all.len() || !findings.is_empty() || at + 400 > last;
             assert!(told, "octet {at}: nothing is told");
-            put(&path, at as u64, bytes[at]).await;
+            put(&path, at as u64, *octet).await;
         }
         put(&path, 20, bytes[20] ^ 1).await;
         let (found, findings) = here.scan(object).await;
