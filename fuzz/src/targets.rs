@@ -307,8 +307,8 @@ pub fn index_block(data: &[u8]) {
     for bytes in [data, &octets] {
         let piece = |guid| culver_storage::Piece::Block { guid, octets: bytes };
         use culver_mailbox::state::{ACCOUNT_KEY, DELIVERIES_KEY};
-        let said = [Guid::INBOX, ACCOUNT_KEY, DELIVERIES_KEY]
-            .map(|guid| culver_mailbox::describe(piece(guid)));
+        let said =
+            [Guid::INBOX, ACCOUNT_KEY, DELIVERIES_KEY].map(|guid| culver_mailbox::describe(piece(guid)));
         if culver_index::check(bytes).is_ok() {
             assert!(said[0].is_ok(), "what passes the check can be described");
         }

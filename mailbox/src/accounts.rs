@@ -89,9 +89,7 @@ impl Late {
         Some(match answered {
             Ok(Ok(Some(applied))) => Ok(applied),
             Ok(Err(error)) => Err(error),
-            Ok(Ok(None)) | Err(_) => {
-                Err(ChangeError::Unavailable("the account was closed meanwhile".into()))
-            }
+            Ok(Ok(None)) | Err(_) => Err(ChangeError::Unavailable("the account was closed meanwhile".into())),
         })
     }
 }

@@ -417,7 +417,13 @@ impl Imap {
             Ok(session) => {
                 self.make_mailboxes(&session).await;
                 self.server.set_stage(Stage::Authenticated);
-                self.user = Some(User { session, selected: None, saved: UidSet::new(), connection, late: Vec::new() });
+                self.user = Some(User {
+                    session,
+                    selected: None,
+                    saved: UidSet::new(),
+                    connection,
+                    late: Vec::new(),
+                });
                 let capabilities = self.capabilities();
                 let code = Code::Capability(&capabilities);
                 response::tagged(&mut self.out, tag, Status::Ok, Some(&code), "Logged in");

@@ -10,10 +10,17 @@ use super::xforward;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Command<'a> {
     Lhlo(&'a str),
-    Mail { sender: Option<Address>, size: Option<u64>, eight_bit: bool },
+    Mail {
+        sender: Option<Address>,
+        size: Option<u64>,
+        eight_bit: bool,
+    },
     Rcpt(Address),
     Data,
-    Bdat { octets: u64, last: bool },
+    Bdat {
+        octets: u64,
+        last: bool,
+    },
     Rset,
     Noop,
     Vrfy,

@@ -264,7 +264,10 @@ mod tests {
     #[test]
     fn the_id_of_the_topmost_received_is_seen_at_any_split() {
         for (message, id) in [
-            ("A: 1\r\nReceived: from a\r\n\tby b with LMTP id X1; now\r\nReceived: by c id Y2; x\r\n\r\n", Some("X1")),
+            (
+                "A: 1\r\nReceived: from a\r\n\tby b with LMTP id X1; now\r\nReceived: by c id Y2; x\r\n\r\n",
+                Some("X1"),
+            ),
             ("Received: from a by b; now\r\nReceived: by c id Y2; then\r\n\r\n", None),
             ("received : by b id X1\r\n\r\nb", Some("X1")),
             ("Received: by b\r\n id X1", Some("X1")),

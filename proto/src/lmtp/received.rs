@@ -80,14 +80,29 @@ mod tests {
     fn ids_of_what_is_in_use() {
         for (field, expected) in [
             // Postfix.
-            (" from mx.example.net (mx.example.net [192.0.2.1])\r\n\tby mail.example.org (Postfix) with ESMTPS id 4XyZ0123ABz1\r\n\tfor <a@example.org>; Mon, 23 Nov 2026 10:00:00 +0000 (UTC)", Some("4XyZ0123ABz1")),
-            (" by mail.example.org (Postfix, from userid 1000)\r\n\tid 5DA2F40123; Mon, 23 Nov 2026 10:00:00 +0000", Some("5DA2F40123")),
+            (
+                " from mx.example.net (mx.example.net [192.0.2.1])\r\n\tby mail.example.org (Postfix) with ESMTPS id 4XyZ0123ABz1\r\n\tfor <a@example.org>; Mon, 23 Nov 2026 10:00:00 +0000 (UTC)",
+                Some("4XyZ0123ABz1"),
+            ),
+            (
+                " by mail.example.org (Postfix, from userid 1000)\r\n\tid 5DA2F40123; Mon, 23 Nov 2026 10:00:00 +0000",
+                Some("5DA2F40123"),
+            ),
             // Exim.
-            (" from [192.0.2.1] (helo=mx)\r\n\tby mail.example.org with esmtps  (TLS1.3) tls TLS_AES_256_GCM_SHA384\r\n\t(Exim 4.98)\r\n\t(envelope-from <b@example.net>)\r\n\tid 1tXyZ0-000000012AB-0cDe\r\n\tfor a@example.org;\r\n\tMon, 23 Nov 2026 10:00:00 +0000", Some("1tXyZ0-000000012AB-0cDe")),
+            (
+                " from [192.0.2.1] (helo=mx)\r\n\tby mail.example.org with esmtps  (TLS1.3) tls TLS_AES_256_GCM_SHA384\r\n\t(Exim 4.98)\r\n\t(envelope-from <b@example.net>)\r\n\tid 1tXyZ0-000000012AB-0cDe\r\n\tfor a@example.org;\r\n\tMon, 23 Nov 2026 10:00:00 +0000",
+                Some("1tXyZ0-000000012AB-0cDe"),
+            ),
             // Sendmail.
-            (" (from root@localhost)\r\n\tby mail.example.org (8.18.1/8.18.1/Submit) id 4ANA0000123456;\r\n\tMon, 23 Nov 2026 10:00:00 GMT", Some("4ANA0000123456")),
+            (
+                " (from root@localhost)\r\n\tby mail.example.org (8.18.1/8.18.1/Submit) id 4ANA0000123456;\r\n\tMon, 23 Nov 2026 10:00:00 GMT",
+                Some("4ANA0000123456"),
+            ),
             // OpenSMTPD.
-            (" from mx.example.net (mx.example.net [192.0.2.1])\r\n\tby mail.example.org (OpenSMTPD) with ESMTPS id 0a1b2c3d (TLSv1.3:TLS_AES_256_GCM_SHA384:256:NO)\r\n\tfor <a@example.org>;\r\n\tMon, 23 Nov 2026 10:00:00 +0000 (UTC)", Some("0a1b2c3d")),
+            (
+                " from mx.example.net (mx.example.net [192.0.2.1])\r\n\tby mail.example.org (OpenSMTPD) with ESMTPS id 0a1b2c3d (TLSv1.3:TLS_AES_256_GCM_SHA384:256:NO)\r\n\tfor <a@example.org>;\r\n\tMon, 23 Nov 2026 10:00:00 +0000 (UTC)",
+                Some("0a1b2c3d"),
+            ),
             // qmail.
             (" (qmail 1234 invoked by uid 89); 23 Nov 2026 10:00:00 -0000", None),
             (" from id by with id X1", Some("X1")),

@@ -290,7 +290,8 @@ impl Server {
         }
         reply::write(out, (250, "2.1.0", "sender OK"));
         let ident = self.ident.take();
-        self.state = State::Envelope(Transaction { sender, size, eight_bit, ident, ..Transaction::default() });
+        self.state =
+            State::Envelope(Transaction { sender, size, eight_bit, ident, ..Transaction::default() });
     }
 
     fn rcpt<'a>(&mut self, recipient: Address, out: &mut Vec<u8>) -> Option<Event<'a>> {

@@ -213,7 +213,10 @@ fn xforward_gives_the_next_transaction_its_id_where_the_client_is_trusted() {
     let said = session.answer("LHLO x");
     assert!(said.contains("250-XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE\r\n250 ENHANCED"), "{said}");
     for (lines, expected) in [
-        ("XFORWARD NAME=a.example ADDR=192.0.2.1 PORT=25\r\nXFORWARD PROTO=ESMTP HELO=a IDENT=4X+2BY SOURCE=REMOTE", Some("4X+Y")),
+        (
+            "XFORWARD NAME=a.example ADDR=192.0.2.1 PORT=25\r\nXFORWARD PROTO=ESMTP HELO=a IDENT=4X+2BY SOURCE=REMOTE",
+            Some("4X+Y"),
+        ),
         ("XFORWARD ident=1\r\nxforward IDENT=2", Some("2")),
         ("XFORWARD IDENT=1\r\nXFORWARD HELO=x", Some("1")),
         ("XFORWARD IDENT=1\r\nXFORWARD IDENT=[UNAVAILABLE]", None),

@@ -27,7 +27,8 @@ pub(super) fn parse(rest: &[u8]) -> Result<Option<Option<String>>, Reply> {
         }
         any = true;
         if name.eq_ignore_ascii_case(b"IDENT") {
-            ident = Some(Some(value).filter(|value| !matches!(&value[..], "[UNAVAILABLE]" | "[TEMPUNAVAIL]")));
+            ident =
+                Some(Some(value).filter(|value| !matches!(&value[..], "[UNAVAILABLE]" | "[TEMPUNAVAIL]")));
         }
     }
     if any { Ok(ident) } else { Err(SYNTAX) }

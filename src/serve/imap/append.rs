@@ -72,7 +72,8 @@ impl Imap {
         let tag = offer.tag.to_owned();
         let Append { literal8, internal_date, .. } = offer;
         let fingerprint = late::fingerprint(user);
-        let incoming = Incoming { tag, mailbox, arriving, internal_date, fingerprint, refused: None, literal8 };
+        let incoming =
+            Incoming { tag, mailbox, arriving, internal_date, fingerprint, refused: None, literal8 };
         Ok(Flow::Append(Box::new(incoming)))
     }
 

@@ -77,7 +77,12 @@ mod tests {
     use super::*;
 
     /// The id of a message, with all that may differ between two.
-    fn id(ident: Option<&str>, message: &str, sender: Option<&str>, to: (&str, Option<&str>)) -> Option<DeliveryId> {
+    fn id(
+        ident: Option<&str>,
+        message: &str,
+        sender: Option<&str>,
+        to: (&str, Option<&str>),
+    ) -> Option<DeliveryId> {
         let (mut watch, mut scratch, mut fingerprint) = (HeaderWatch::new(), Vec::new(), Fingerprint::new());
         for piece in message.as_bytes().chunks(7) {
             fingerprint.push(watch.push(piece, &mut scratch));
