@@ -577,7 +577,7 @@ impl Named {
     ) -> Result<Named, ReadError> {
         match opened {
             Ok(table) => Ok(Named::Open(Rc::new(table))),
-            Err(error) if error.is_damage() => {
+            Err(error) if error.is_loss() => {
                 let why = match error {
                     ReadError::Corrupt { offset, what, .. } => format!("at octet {offset}: {what}"),
                     ReadError::Io { source, .. } => source.to_string(),
