@@ -127,7 +127,7 @@ impl Inner {
         if let Err(error) = self.trim().await {
             tracing::warn!(shard = self.shard, %error, "cannot trim the journal; tried again later");
         }
-        if ticked && let Err(error) = self.compact_one().await {
+        if ticked && let Err(error) = self.compact_if_free().await {
             tracing::warn!(shard = self.shard, %error, "a compaction failed; tried again later");
         }
     }
