@@ -30,7 +30,7 @@ pub use crate::table::salvage::SalvagedKey;
 
 use crate::check::Finding;
 use crate::error::{FlushError, ReadError, SourceError};
-use crate::partition::{Partition, Unflushed};
+use crate::partition::{Partition, Unflushed, UnflushedBody};
 use crate::place::{ObjectId, Place, Position};
 use crate::source::{AccountBlocks, BlockKind, LocalFuture};
 use crate::storage::{Inner, LoadedRecord, Storage};
@@ -48,20 +48,33 @@ pub struct Salvaged {
     pub keys: Vec<SalvagedKey>,
     /// Committed records beyond the blocks, in order.
     pub records: Vec<LoadedRecord>,
+    /// Positions of such records that cannot be read, in order.
+    pub unreadable: Vec<Position>,
     pub findings: Vec<Finding>,
     /// Objects in which bodies of the partition stand.
     objects: BTreeSet<ObjectId>,
+    /// Those of them that the next flush leaves out, for their bodies were moved.
+    retiring: BTreeSet<ObjectId>,
+    /// Bodies of `records` that no message named any more.
+    dead: BTreeSet<Place>,
 }
 
 impl Salvaged {
     /// The newest record that is in here.
     pub fn newest(&self) -> Position {
-        self.records.last().map_or(self.position, |record| record.position.max(self.position))
+        let read = self.records.last().map(|record| record.position);
+        let newest = read.into_iter().chain(self.unreadable.last().copied()).max();
+        newest.map_or(self.position, |newest| newest.max(self.position))
     }
 
     /// Whether the object of a place is still there.
     pub fn is_there(&self, place: &Place) -> bool {
         self.objects.contains(&place.object)
+    }
+
+    /// Whether the body at a place is still there behind the next flush.
+    pub fn stays(&self, place: &Place) -> bool {
+        self.is_there(place) && !self.retiring.contains(&place.object) && !self.dead.contains(place)
     }
 }
 
@@ -93,10 +106,15 @@ impl Storage {
         self.0.flush_rebuilt(partition, &cut).await.map_err(std::io::Error::other)
     }
 
-    /// The bodies that are labelled as an account's own, one after the other.
+    /// The bodies that are labelled as an account's own, one after the other: those that are committed now and stay.
     pub fn scan(&self, partition: PartitionId, account: &AccountId) -> Scan {
-        let objects = objects_of(&self.0.partition(partition).borrow());
-        Scan::new(self.0.clone(), partition, account.clone(), objects)
+        let (objects, dead) = {
+            let partition = self.0.partition(partition).borrow();
+            let mut objects = objects_of(&partition, |body| !body.dead);
+            objects.retain(|object| !partition.retiring.contains_key(object));
+            (objects, dead_of(&partition, account))
+        };
+        Scan::new(self.0.clone(), partition, account.clone(), objects, dead)
     }
 
     /// No compaction of this shard runs while this is held: what is found stays where it is.
@@ -105,14 +123,22 @@ impl Storage {
     }
 }
 
-/// The objects in which bodies of a partition stand.
-fn objects_of(partition: &Partition) -> BTreeSet<ObjectId> {
+/// The objects in which bodies of a partition stand; of unflushed ones only those that are wanted.
+fn objects_of(partition: &Partition, wanted: impl Fn(&UnflushedBody) -> bool) -> BTreeSet<ObjectId> {
     let mut objects: BTreeSet<ObjectId> =
         partition.manifest.iter().flat_map(|manifest| manifest.bodies.keys().copied()).collect();
     let records = partition.unflushed.values().flatten();
-    objects.extend(records.flat_map(|record| record.bodies.iter()).map(|body| body.place.object));
+    let bodies = records.flat_map(|record| record.bodies.iter()).filter(|body| wanted(body));
+    objects.extend(bodies.map(|body| body.place.object));
     objects.retain(|object| !partition.missing.contains(object));
     objects
+}
+
+/// Unflushed bodies of an account that no message names any more: their objects may go with the next flush.
+fn dead_of(partition: &Partition, account: &AccountId) -> BTreeSet<Place> {
+    let records = partition.unflushed.get(account).into_iter().flatten();
+    let bodies = records.flat_map(|record| record.bodies.iter());
+    bodies.filter(|body| body.dead).map(|body| body.place).collect()
 }
 
 impl Inner {
@@ -122,7 +148,6 @@ impl Inner {
         let mut salvaged = Salvaged::default();
         {
             let partition = self.partition(id).borrow();
-            salvaged.objects = objects_of(&partition);
             for object in &partition.missing {
                 salvaged.findings.push(Finding::new(&self.objects.name(id, *object), 0, "missing"));
             }
@@ -137,14 +162,23 @@ impl Inner {
                 let records = partition.unflushed.get(account).into_iter().flatten();
                 records.filter(|record| record.position > after).cloned().collect()
             };
-            let Some(last) = wanted.last() else { return Ok(salvaged) };
+            let Some(last) = wanted.last() else {
+                let partition = self.partition(id).borrow();
+                salvaged.objects = objects_of(&partition, |_| true);
+                salvaged.retiring = partition.retiring.keys().copied().collect();
+                salvaged.dead = dead_of(&partition, account);
+                return Ok(salvaged);
+            };
             after = last.position;
             for record in &wanted {
                 match self.read_record(id, account, record).await {
                     Ok((meta, bodies)) => {
                         salvaged.records.push(LoadedRecord { position: record.position, meta, bodies });
                     }
-                    Err(error) if error.is_damage() => salvaged.findings.push(Finding::of(error)),
+                    Err(error) if error.is_loss() => {
+                        salvaged.findings.push(Finding::of(error));
+                        salvaged.unreadable.push(record.position);
+                    }
                     Err(error) => return Err(error),
                 }
             }

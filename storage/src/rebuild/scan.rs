@@ -1,6 +1,7 @@
 //! Scan: the bodies of one account in all objects of its partition, passing over what is damaged.
 //!
 //! # Invariants
+//! What is committed after the scan began is not given: nobody needs to find it.
 //! What is given was read whole and its checksums were right. What stands in a batch of a journal that is broken counts only
 //! where a whole batch follows: the last one may have been torn before anybody was told of it.
 //!
@@ -48,6 +49,10 @@ pub struct Scan {
     walk: Option<Walk>,
     met: VecDeque<Met>,
     octets: u64,
+    /// Bodies that no message names any more.
+    dead: BTreeSet<Place>,
+    /// What comes into this shard's journal from here on is passed over.
+    until_lsn: u64,
 }
 
 /// The way through one object.
@@ -128,13 +133,16 @@ impl Scan {
         partition: PartitionId,
         account: AccountId,
         objects: BTreeSet<ObjectId>,
+        dead: BTreeSet<Place>,
     ) -> Scan {
         let mut objects: Vec<ObjectId> = objects.into_iter().collect();
         // About as they came.
         objects.sort_by_key(|object| (object.epoch, object.number, object.kind));
         let total = objects.len();
         let objects = objects.into_iter();
-        Scan { inner, partition, account, objects, total, walk: None, met: VecDeque::new(), octets: 0 }
+        let until_lsn = inner.journal.next_lsn();
+        let (walk, met, octets) = (None, VecDeque::new(), 0);
+        Scan { inner, partition, account, objects, total, walk, met, octets, dead, until_lsn }
     }
 
     /// Objects that were looked through, and how many there are.
@@ -151,7 +159,10 @@ impl Scan {
     pub async fn next(&mut self) -> Result<Option<Met>, ReadError> {
         loop {
             if let Some(met) = self.met.pop_front() {
-                return Ok(Some(met));
+                match &met {
+                    Met::Body { place, .. } if self.dead.contains(place) => continue,
+                    _ => return Ok(Some(met)),
+                }
             }
             let Some(mut walk) = self.walk.take() else {
                 let Some(object) = self.objects.next() else { return Ok(None) };
@@ -319,12 +330,23 @@ impl Scan {
             walk.at = walk.end;
             return Ok(());
         };
+        let own = (walk.object.epoch, walk.object.shard) == (self.inner.epoch, self.inner.shard);
+        let until_lsn = if own { self.until_lsn } else { u64::MAX };
         let header = match step {
+            Step::Whole(header) if header.lsn >= until_lsn => {
+                walk.at = walk.end;
+                return Ok(());
+            }
             Step::Whole(header) => header,
             Step::Broken(Some(header)) => {
                 let behind = at + u64::from(header.length);
                 let next = batch_at(&mut walk.window, behind, seed).await;
                 match self.noted(next)? {
+                    // Its own number may be what is broken.
+                    Some(Step::Whole(next)) if next.lsn > until_lsn => {
+                        walk.at = walk.end;
+                        return Ok(());
+                    }
                     Some(Step::Whole(_)) => {
                         self.damaged(
                             &walk.window.path,

@@ -76,7 +76,8 @@ impl Here {
     }
 
     async fn scan(&self, object: ObjectId) -> (Vec<(Vec<u8>, Place)>, Vec<Finding>) {
-        let mut scan = Scan::new(self.storage.0.clone(), PARTITION, account("joe"), [object].into());
+        let mut scan =
+            Scan::new(self.storage.0.clone(), PARTITION, account("joe"), [object].into(), Default::default());
         let (mut bodies, mut findings) = (Vec::new(), Vec::new());
         while let Some(met) = scan.next().await.unwrap() {
             match met {
@@ -141,6 +142,36 @@ fn a_changed_octet_of_a_pack_costs_one_body_at_most() {
             assert!(found.len() == all.len() || !findings.is_empty(), "octet {at}: nothing is told");
             put(&path, at as u64, *octet).await;
         }
+    });
+}
+
+#[test]
+fn what_comes_while_a_scan_runs_is_not_found_by_it() {
+    run(|here| async move {
+        let known = here.commit(3).await;
+        let mut scan = here.storage.scan(PARTITION, &account("joe"));
+        // In the same segment.
+        let later = here.commit(3).await;
+        assert_eq!(later[0].place.object, known[0].place.object);
+        let mut found = Vec::new();
+        while let Some(Met::Body { meta, place }) = scan.next().await.unwrap() {
+            found.push((meta, place));
+        }
+        assert_eq!(found, wanted(&known));
+    });
+}
+
+#[test]
+fn a_body_that_no_message_names_is_not_found() {
+    run(|here| async move {
+        let known = here.commit(5).await;
+        here.storage.released(PARTITION, &account("joe"), &known[2].place);
+        let mut scan = here.storage.scan(PARTITION, &account("joe"));
+        let mut found = Vec::new();
+        while let Some(Met::Body { meta, place }) = scan.next().await.unwrap() {
+            found.push((meta, place));
+        }
+        assert_eq!(found, [wanted(&known)[0].clone(), wanted(&known)[2].clone()]);
     });
 }
 

@@ -52,7 +52,7 @@ pub(crate) async fn salvage_account(
     for named in tables.iter().rev() {
         let entry = match named.find(account).await {
             Ok(entry) => entry,
-            Err(error) if error.is_damage() => {
+            Err(error) if error.is_loss() => {
                 found.certain = false;
                 findings.push(Finding::of(error));
                 continue;
