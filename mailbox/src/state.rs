@@ -551,9 +551,12 @@ impl State {
                 taken.insert(from);
             }
         }
-        // A body that a flush moved before the account was looked at may be one that no message took, or none has by now.
-        let untaken = moved.iter().filter(|(from, _)| !taken.contains(**from));
-        self.untaken.extend(untaken.map(|(_, to)| **to));
+        // A body that a flush moved before the account was looked at may be one that no message took, or none has by now. While a
+        // rebuild has messages to restore, it may be one of theirs.
+        if self.unfinished.is_none() {
+            let untaken = moved.iter().filter(|(from, _)| !taken.contains(**from));
+            self.untaken.extend(untaken.map(|(_, to)| **to));
+        }
         Applied::Done
     }
 

@@ -165,3 +165,17 @@ fn a_moved_body_that_no_message_names_is_nobodys() {
     state.apply(&record, &[[3; PLACE_OCTETS], [4; PLACE_OCTETS]]).expect("moved");
     assert_eq!(state.untaken, [[4; PLACE_OCTETS]]);
 }
+
+#[test]
+fn a_body_that_an_unfinished_rebuild_may_restore_is_not_told_to_be_dead() {
+    let relocate = Record::Relocate { from: vec![[1; PLACE_OCTETS], [2; PLACE_OCTETS]] };
+    let to = [[3; PLACE_OCTETS], [4; PLACE_OCTETS]];
+    for unfinished in [None, Some(Unfinished::default())] {
+        let mut state = State::new();
+        append(&mut state, Guid::INBOX, 1, FlagSet::default()).expect("room");
+        state.unfinished = unfinished.clone();
+        assert_eq!(state.apply(&relocate, &to), Ok(Applied::Done));
+        let untaken: &[_] = if unfinished.is_none() { &to[1..] } else { &[] };
+        assert_eq!(state.untaken, untaken);
+    }
+}
