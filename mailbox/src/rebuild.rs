@@ -13,6 +13,7 @@
 //! [`BATCH_OCTETS`] and [`BATCH_MESSAGES`] of what is found are held, and 16 octets for each message of the account.
 
 pub(crate) mod remake;
+mod replay;
 
 use self::remake::{Remade, Told, blocks, remake};
 use crate::accounts::{Accounts, ChangeError, OpenError, Session};
@@ -21,7 +22,7 @@ use crate::state::{Applied, State};
 pub use culver_index::Unfinished;
 use culver_model::{AccountId, Guid, MailboxName};
 use culver_shard::{random, sync, time};
-use culver_storage::{Finding, LocalFuture, Met, Place, ReadError, Salvaged, Standing};
+use culver_storage::{Finding, LocalFuture, Met, Place, ReadError, Salvaged, Scan, Standing};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
@@ -145,22 +146,29 @@ impl Accounts {
         let partition = self.storage().partition_of(id);
         let _whole = self.storage().hold_compaction().await;
         let mut report = Rebuilt { account: id.as_str().to_owned(), dry_run, ..Rebuilt::default() };
+        // Begun before anything is known, so that what comes meanwhile is not counted as found.
+        let scan = self.storage().scan(partition, id);
         let looked = remake(self.storage().salvage(partition, id).await?, now()).await;
-        let damaged = looked.told.damaged;
-        if dry_run || looked.state.unfinished.is_none() {
-            let Remade { state, told, .. } = looked;
+        let Remade { state, told, .. } = looked;
+        let damaged = told.damaged;
+        if dry_run || !(damaged || state.unfinished.is_some()) {
             report.tell(told, &state);
-            if report.damaged {
-                self.look_for(id, &state, &mut report, progress).await?;
+            if state.unfinished.is_some() {
+                look_for(scan, &state, &mut report, progress).await?;
             }
             return Ok(report);
         }
+        drop(scan);
         match damaged {
             true => self.replace(id, &mut report).await?,
-            false => report.tell(looked.told.clone(), &looked.state),
+            false => report.tell(told, &state),
         }
-        drop(looked);
+        drop(state);
         let session = self.session(id).await?;
+        if session.account().state().unfinished.is_none() {
+            // What was damaged is of no mailbox: no message is missing.
+            return Ok(report);
+        }
         self.restore(&session, &mut report, progress).await?;
         session.change(Record::Rebuilt).await?;
         drop(session);
@@ -190,27 +198,6 @@ impl Accounts {
         Ok(())
     }
 
-    /// Counts what would be restored.
-    async fn look_for(
-        &self,
-        id: &AccountId,
-        state: &State,
-        report: &mut Rebuilt,
-        progress: &Cell<Progress>,
-    ) -> Result<(), RebuildError> {
-        let mut known = known(state);
-        let mut scan = self.storage().scan(self.storage().partition_of(id), id);
-        while let Some(met) = scan.next().await? {
-            if let Some(found) = take(met, &mut known, report) {
-                let (Target::In(_, name) | Target::Make(_, name)) = target(state, &found);
-                count(report, &name, 0);
-            }
-            tell_progress(progress, &scan, report);
-        }
-        (report.objects, report.octets) = (scan.progress().1 as u64, scan.octets());
-        Ok(())
-    }
-
     /// Restores what is found and not known, in the order in which it came as far as a batch goes.
     async fn restore(
         &self,
@@ -219,6 +206,7 @@ impl Accounts {
         progress: &Cell<Progress>,
     ) -> Result<(), RebuildError> {
         let id = session.account().id();
+        // Of one moment: what comes later is neither known nor found.
         let mut known = known(&session.account().state());
         let mut scan = self.storage().scan(session.account().partition(), id);
         let (mut batch, mut octets) = (Vec::new(), 0);
@@ -243,11 +231,30 @@ impl Accounts {
     }
 }
 
+/// Counts what would be restored.
+async fn look_for(
+    mut scan: Scan,
+    state: &State,
+    report: &mut Rebuilt,
+    progress: &Cell<Progress>,
+) -> Result<(), RebuildError> {
+    let mut known = known(state);
+    while let Some(met) = scan.next().await? {
+        if let Some(found) = take(met, &mut known, report) {
+            let (Target::In(_, name) | Target::Make(_, name)) = target(state, &found);
+            count(report, &name, 0);
+        }
+        tell_progress(progress, &scan, report);
+    }
+    (report.objects, report.octets) = (scan.progress().1 as u64, scan.octets());
+    Ok(())
+}
+
 fn now() -> u32 {
     u32::try_from(time::wall().0).unwrap_or(u32::MAX / 2)
 }
 
-fn tell_progress(progress: &Cell<Progress>, scan: &culver_storage::Scan, report: &Rebuilt) {
+fn tell_progress(progress: &Cell<Progress>, scan: &Scan, report: &Rebuilt) {
     let (objects, objects_all) = scan.progress();
     progress.set(Progress { objects, objects_all, restored: report.restored });
 }
@@ -267,7 +274,9 @@ fn take(met: Met, known: &mut HashSet<Guid>, report: &mut Rebuilt) -> Option<Fou
         }
     };
     match Record::decode(&meta) {
-        Ok(Record::Append { mailbox, message }) => {
+        Ok(Record::Append { mailbox, mut message }) => {
+            // Of a delivery of long ago, and the record that restores it does not have it: a replay must do the same.
+            message.delivery = None;
             known.insert(message.guid).then_some(FoundMessage { mailbox, place, message })
         }
         // A body that a record of another kind brought has its message elsewhere.
@@ -356,4 +365,27 @@ async fn put_back(
         told(report);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use culver_model::DeliveryId;
+    use culver_storage::{ObjectId, ObjectKind};
+
+    #[test]
+    fn a_message_that_is_found_is_no_delivery_once_more() {
+        let delivery = Some(DeliveryId([7; DeliveryId::OCTETS]));
+        let message = Box::new(Message { guid: Guid([3; 16]), delivery, ..Message::default() });
+        let meta = Record::Append { mailbox: Guid::INBOX, message }.encode();
+        let object = ObjectId { kind: ObjectKind::Pack, shard: 0, epoch: 1, number: 1 };
+        let place = Place { object, offset: 64, length: 1 };
+        let (mut known, mut report) = (HashSet::new(), Rebuilt::default());
+        let found = take(Met::Body { meta: meta.clone(), place }, &mut known, &mut report).expect("new");
+        assert_eq!(found.message.delivery, None);
+        let record =
+            Record::Restore { mailbox: found.mailbox, place: place.to_bytes(), message: found.message };
+        assert_eq!(Record::decode(&record.encode()).as_ref(), Ok(&record), "a replay does the same");
+        assert!(take(Met::Body { meta, place }, &mut known, &mut report).is_none(), "it is known now");
+    }
 }

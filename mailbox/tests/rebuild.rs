@@ -2,9 +2,9 @@
 //! UID is ever given to another message under one UIDVALIDITY.
 
 use culver_mailbox::record::{Record, StoreOp};
-use culver_mailbox::{Accounts, Arriving, Limits, Progress, Rebuilt, Session};
+use culver_mailbox::{Accounts, Applied, Arriving, Limits, Progress, Rebuilt, Session};
 use culver_model::{
-    AccountId, Flag, FlagSet, Guid, InternalDate, MailboxName, PartitionId, SystemFlag, UidSet,
+    AccountId, DeliveryId, Flag, FlagSet, Guid, InternalDate, MailboxName, PartitionId, SystemFlag, UidSet,
 };
 use culver_shard::disk::{self, File};
 use culver_shard::sim::{NodeId, Sim, SimConfig};
@@ -47,15 +47,27 @@ fn text(account: &str, nth: usize, octets: usize) -> Vec<u8> {
 }
 
 async fn append(session: &Session, mailbox: Guid, nth: usize, octets: usize) {
+    append_delivery(session, mailbox, nth, octets, None).await;
+}
+
+async fn append_delivery(
+    session: &Session,
+    mailbox: Guid,
+    nth: usize,
+    octets: usize,
+    id: Option<u8>,
+) -> Applied {
     let text = text(session.account().id().as_str(), nth, octets);
     let date = InternalDate::new(1_700_000_000 + nth as i64, 60);
     let mut arriving = Arriving::begin(session, mailbox, date, FlagSet::default(), text.len() as u64);
+    arriving.set_delivery(id.map(|id| DeliveryId([id; DeliveryId::OCTETS])));
     arriving.feed(&text).await.expect("there is room");
     let (message, body) = arriving.finish().await.expect("there is room");
     let record = Record::Append { mailbox, message: Box::new(message) };
-    session.change_with(record, Some(body)).await.expect("it is taken");
+    let applied = session.change_with(record, Some(body)).await.expect("it is taken");
     // Messages are put in order by the second in which they came.
     time::sleep(Duration::from_secs(1)).await;
+    applied
 }
 
 /// Messages in two mailboxes, some large, one seen, one expunged after a flush.
@@ -173,6 +185,15 @@ impl Disk {
         F: Fn(Rc<Accounts>) -> Fut + 'static,
         Fut: Future<Output = T> + 'static,
     {
+        self.live_until(salvage, true, work)
+    }
+
+    /// One life of a server, with a flush at its end or without.
+    fn live_until<F, Fut, T: 'static>(&self, salvage: bool, flush: bool, work: F) -> Result<T, String>
+    where
+        F: Fn(Rc<Accounts>) -> Fut + 'static,
+        Fut: Future<Output = T> + 'static,
+    {
         let work = Rc::new(work);
         self.at(move || {
             let work = work.clone();
@@ -190,7 +211,7 @@ impl Disk {
                 let accounts = Accounts::new(Limits::default());
                 accounts.attach(storage.clone());
                 let done = work(accounts).await;
-                storage.close(true).await;
+                storage.close(flush).await;
                 Ok(done)
             }
         })
@@ -323,6 +344,116 @@ fn a_damaged_mailbox_begins_anew_and_the_others_stay_as_they_are() {
     assert!(after[NAME].uid_validity > before[NAME].uid_validity);
     // INBOX knows that it has not the expunged one, but not whether it was moved to the mailbox that was damaged.
     assert_eq!(after["Recovered"].texts(), vec![(text("joe@example.org", 0, 200), 1_700_000_000)]);
+}
+
+#[test]
+fn a_mailbox_whose_copy_cannot_be_told_begins_anew() {
+    let (disk, _) = Disk::filled(&["joe"]);
+    let before = disk.live_until(false, false, |accounts| async move {
+        let session = accounts.session(&account("joe")).await.expect("it opens");
+        append(&session, Guid::INBOX, 20, 200).await;
+        let (to, uids) = (Guid::INBOX, [1..=2].into_iter().collect());
+        let copy = Record::Copy { from: REPORTS, uids, to, save_date: 0, remove: false, whole: false };
+        session.change(copy).await.expect("copied");
+        append(&session, Guid::INBOX, 21, 200).await;
+        pictures(&accounts, "joe").await.expect("it is whole")
+    });
+    let before = before.expect("it starts");
+    let table = disk.data(".table").into_iter().next().expect("there is a table");
+    disk.flip(table, REPORTS.0.to_vec(), 40);
+    let told = disk.live(false, |accounts| async move { rebuild(&accounts, "joe").await });
+    let told = told.expect("it starts");
+    assert!(told.damaged && told.changes_lost == 1, "{told:?}");
+    let after = disk.pictures("joe").expect("it is whole");
+    assert!(after["INBOX"].uid_validity > before["INBOX"].uid_validity, "its UIDs are others now");
+    assert_eq!(before[NAME].texts(), after[NAME].texts());
+    let texts = after["INBOX"].texts();
+    for nth in [20, 21] {
+        let wanted = text("joe@example.org", nth, 200);
+        assert_eq!(texts.iter().filter(|(text, _)| *text == wanted).count(), 1, "{nth}");
+    }
+}
+
+#[test]
+fn a_delivery_that_was_sent_again_takes_no_uid_of_a_whole_mailbox() {
+    let (disk, _) = Disk::filled(&["joe"]);
+    let deliver = |flush, steps: &'static [(u8, usize, bool)]| {
+        let all = disk.live_until(false, flush, move |accounts| async move {
+            let session = accounts.session(&account("joe")).await.expect("it opens");
+            for (id, nth, repeated) in steps {
+                let applied = append_delivery(&session, Guid::INBOX, *nth, 200, Some(*id)).await;
+                assert_eq!(applied == Applied::Repeated, *repeated, "{id}");
+            }
+            pictures(&accounts, "joe").await.expect("it is whole")
+        });
+        all.expect("it starts")
+    };
+    deliver(true, &[(1, 30, false)]);
+    let before = deliver(false, &[(1, 30, true), (2, 31, false)]);
+    let table = disk.data(".table").into_iter().next().expect("there is a table");
+    disk.flip(table, REPORTS.0.to_vec(), 40);
+    let told = disk.live(false, |accounts| async move { rebuild(&accounts, "joe").await });
+    assert!(told.expect("it starts").damaged);
+    let after = disk.pictures("joe").expect("it is whole");
+    assert_eq!(after["INBOX"], before["INBOX"], "with UIDs and UIDVALIDITY");
+    assert_eq!(before[NAME].texts(), after[NAME].texts());
+    assert_eq!(
+        deliver(true, &[(1, 30, true), (2, 31, true)])["INBOX"],
+        before["INBOX"],
+        "both are known still"
+    );
+}
+
+#[test]
+fn a_pack_that_is_gone_is_taken_out_of_a_mailbox_that_stays_as_it_is() {
+    let (disk, before) = Disk::filled(&["joe"]);
+    let before = &before["joe"];
+    disk.remove(vec![disk.data(".pack")[0].clone()]);
+    disk.pictures("joe").expect_err("a pack is missing");
+    let told = disk.live(true, |accounts| async move { rebuild(&accounts, "joe").await });
+    let told = told.expect("it starts to be salvaged");
+    assert!(told.damaged && told.gone == 1 && told.restored == 0 && told.mailboxes.is_empty(), "{told:?}");
+    let after = disk.pictures("joe").expect("it is whole, and the store starts");
+    let mut lost = 0;
+    for (name, before) in before {
+        let kept: Vec<_> = before
+            .messages
+            .iter()
+            .filter(|message| after[name].messages.contains(message))
+            .cloned()
+            .collect();
+        lost += before.messages.len() - kept.len();
+        assert_eq!(after[name], Picture { messages: kept, ..*before }, "{name}");
+    }
+    assert_eq!(lost, 1);
+}
+
+#[test]
+fn mail_that_comes_while_an_account_is_rebuilt_comes_once() {
+    let (disk, before) = Disk::filled(&["joe"]);
+    disk.remove(disk.data(".table"));
+    let told = disk.live(true, |accounts| async move {
+        let coming = accounts.clone();
+        let delivery = culver_shard::spawn(culver_shard::Queue::Background, "delivery", async move {
+            // The account opens in the middle of it.
+            for nth in 40..60 {
+                loop {
+                    if let Ok(session) = coming.session(&account("joe")).await {
+                        append(&session, Guid::INBOX, nth, 200).await;
+                        break;
+                    }
+                    time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        });
+        let told = rebuild(&accounts, "joe").await;
+        delivery.await.expect("it ends");
+        told
+    });
+    told.expect("it starts to be salvaged");
+    let after = disk.pictures("joe").expect("it is whole");
+    // As before, with the one that was expunged.
+    assert_eq!(after["INBOX"].messages.len(), before["joe"]["INBOX"].messages.len() + 1 + 20);
 }
 
 #[test]

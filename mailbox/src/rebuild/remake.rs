@@ -1,18 +1,19 @@
 //! Remaking: the state of an account of what can still be read of it.
 //!
 //! # Invariants
-//! A mailbox of which nothing is missing stays as it is. Every other one gets a new UIDVALIDITY, for its UIDNEXT is not known:
+//! A mailbox of which nothing is missing, neither in blocks nor in records (see [`super::replay`]), stays as it is. Every other one gets a new UIDVALIDITY, for its UIDNEXT is not known:
 //! so no UID is ever given to another message under one UIDVALIDITY, and clients begin anew. What its blocks still say of
 //! messages, flags above all, stays.
-//! A record that names UIDs of such a mailbox is left out: it speaks of messages that cannot be told.
+//! No row of what is remade names a body that is gone, or that goes with the flush that stores it.
 
+use super::replay::{Replay, fresh_above};
 use crate::flush::STEP_ROWS;
 use crate::rebuild::Unfinished;
-use crate::record::Record;
-use crate::state::{ACCOUNT_KEY, MAILBOXES_MAX, State, is_mailbox_key};
+use crate::state::{ACCOUNT_KEY, DELIVERIES_KEY, MAILBOXES_MAX, State, is_mailbox_key};
 use culver_index::account::{AccountState, MailboxEntry};
+use culver_index::deliveries::Deliveries;
 use culver_index::{Block, MailboxIndex};
-use culver_model::{Guid, MailboxName, ModSeq, UidValidity};
+use culver_model::{Guid, MailboxName, ModSeq, UidSet, UidValidity};
 use culver_shard::Pace;
 use culver_storage::{AccountBlocks, BlockKind, Finding, Place, Position, Salvaged, SalvagedKey};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -45,6 +46,9 @@ pub(crate) struct Told {
 struct Read {
     list: Option<(AccountState, bool)>,
     unfinished: Option<Unfinished>,
+    deliveries: Deliveries,
+    /// Of their key, if there is one.
+    deliveries_whole: Option<bool>,
     /// With each, whether nothing of it is missing.
     indexes: BTreeMap<Guid, (MailboxIndex, bool)>,
     /// Mailboxes that have blocks of which none can be read.
@@ -55,12 +59,16 @@ struct Read {
 pub(crate) async fn remake(salvaged: Salvaged, now: u32) -> Remade {
     let mut told = Told { findings: salvaged.findings.clone(), ..Told::default() };
     let never = salvaged.certain && salvaged.keys.is_empty();
-    let Read { list, unfinished, mut indexes, lost } = read(&salvaged.keys, &mut told.findings);
+    let read = read(&salvaged.keys, &mut told.findings);
+    let deliveries_whole = read.deliveries_whole.unwrap_or(salvaged.certain);
+    let Read { list, unfinished, deliveries, mut indexes, lost, .. } = read;
     let (account, list_whole) = list.unwrap_or((State::new().account, never));
-    let mut state = State { account, mailboxes: BTreeMap::new(), ..State::new() };
+    let mut state = State { account, mailboxes: BTreeMap::new(), unfinished, deliveries, ..State::new() };
     told.list_lost = !list_whole;
     let highest = indexes.values().map(|(index, _)| index.highest_modseq()).max();
     state.account.modseq = state.account.modseq.max(highest.unwrap_or_default());
+    let validities = indexes.values().map(|(index, _)| index.uid_validity().get());
+    state.account.uid_validity = state.account.uid_validity.max(validities.max().unwrap_or_default());
     if !list_whole {
         // RFC 3501 §2.3.1.1: a UIDVALIDITY is greater than all before it; the time is, when the counter is lost.
         state.account.uid_validity = state.account.uid_validity.max(now);
@@ -71,13 +79,14 @@ pub(crate) async fn remake(salvaged: Salvaged, now: u32) -> Remade {
         .filter(|(_, whole)| *whole)
         .flat_map(|(index, _)| index.rows_all().filter(|row| !row.shared()).map(|row| row.guid()))
         .collect();
+    // Records make mailboxes, and count their UIDVALIDITYs as they did.
+    let fresh_from = fresh_above(state.account.uid_validity, &salvaged);
+    let mut fresh = fresh_from;
     for at in 0..state.account.mailboxes.len() {
         let entry = state.account.mailboxes[at].clone();
         match indexes.remove(&entry.guid) {
             Some((index, true)) => {
-                let validity = index.uid_validity();
-                state.account.uid_validity = state.account.uid_validity.max(validity.get());
-                state.account.mailboxes[at].uid_validity = validity;
+                state.account.mailboxes[at].uid_validity = index.uid_validity();
                 state.mailboxes.insert(entry.guid, index);
             }
             None if salvaged.certain && list_whole && !lost.contains(&entry.guid) => {
@@ -86,19 +95,33 @@ pub(crate) async fn remake(salvaged: Salvaged, now: u32) -> Remade {
             }
             remains => {
                 let old = remains.map(|(index, _)| index);
-                renew(&mut state, at, old, &salvaged, &moved, &mut told).await;
+                renew(&mut state, at, old, &mut fresh, (&salvaged, &moved), &mut told).await;
             }
         }
     }
     let position = salvaged.newest();
-    replay(&mut state, &salvaged, &mut told);
+    let unsure = Replay::new(&mut state, &mut told, &salvaged, deliveries_whole, fresh).run();
+    fresh = fresh.max(state.account.uid_validity);
+    for at in 0..state.account.mailboxes.len() {
+        let guid = state.account.mailboxes[at].guid;
+        if unsure.contains(&guid) && !told.renewed.contains_key(&guid) {
+            let old = state.mailboxes.remove(&guid);
+            renew(&mut state, at, old, &mut fresh, (&salvaged, &HashSet::new()), &mut told).await;
+        }
+    }
+    if fresh > fresh_from {
+        state.account.uid_validity = state.account.uid_validity.max(fresh);
+    }
     told.renewed.retain(|guid, _| state.mailboxes.contains_key(guid));
-    told.damaged = told.list_lost || !told.renewed.is_empty();
-    let fresh = told.damaged.then(|| Unfinished {
+    drop_dangling(&mut state, &salvaged, &mut told).await;
+    let begun = told.list_lost || !told.renewed.is_empty();
+    told.damaged = begun || !told.findings.is_empty() || told.gone > 0 || told.changes_lost > 0;
+    let fresh = begun.then(|| Unfinished {
         list_whole: !told.list_lost,
         whole: state.mailboxes.keys().copied().filter(|guid| !told.renewed.contains_key(guid)).collect(),
     });
-    state.unfinished = match (fresh, unfinished) {
+    let before = state.unfinished.take();
+    state.unfinished = match (fresh, before) {
         (Some(fresh), Some(before)) => Some(Unfinished {
             list_whole: fresh.list_whole && before.list_whole,
             whole: fresh.whole.intersection(&before.whole).copied().collect(),
@@ -109,13 +132,38 @@ pub(crate) async fn remake(salvaged: Salvaged, now: u32) -> Remade {
 }
 
 fn read(keys: &[SalvagedKey], findings: &mut Vec<Finding>) -> Read {
-    let mut read = Read { list: None, unfinished: None, indexes: BTreeMap::new(), lost: BTreeSet::new() };
+    let mut read = Read {
+        list: None,
+        unfinished: None,
+        deliveries: Deliveries::default(),
+        deliveries_whole: None,
+        indexes: BTreeMap::new(),
+        lost: BTreeSet::new(),
+    };
     let mut wrong = |guid: Guid, what: String| {
         let path = Path::new("table").to_owned();
         findings.push(Finding { path, offset: 0, what: format!("blocks of key {guid}: {what}") });
     };
     for key in keys {
         let mut blocks = key.blocks.iter().map(|block| Block::shared(Rc::new(block.clone())));
+        if key.guid == DELIVERIES_KEY {
+            let loaded = Deliveries::load(key.blocks.iter().map(|block| &block[..]));
+            read.deliveries_whole = Some(key.whole && loaded.is_ok());
+            match loaded {
+                Ok(deliveries) => read.deliveries = deliveries,
+                Err(error) => wrong(key.guid, error.to_string()),
+            }
+            continue;
+        }
+        if key.guid == Unfinished::KEY {
+            // Where it is damaged nothing tells which mailboxes were whole.
+            let decoded = key.blocks.first().filter(|_| key.whole).map(|block| Unfinished::decode(block));
+            if let Some(Err(error)) = &decoded {
+                wrong(key.guid, error.to_string());
+            }
+            read.unfinished = Some(decoded.and_then(Result::ok).unwrap_or_default());
+            continue;
+        }
         let Some(base) = blocks.next() else {
             read.lost.insert(key.guid);
             continue;
@@ -123,11 +171,6 @@ fn read(keys: &[SalvagedKey], findings: &mut Vec<Finding>) -> Read {
         if key.guid == ACCOUNT_KEY {
             match AccountState::decode(&base) {
                 Ok(account) => read.list = Some((account, key.whole)),
-                Err(error) => wrong(key.guid, error.to_string()),
-            }
-        } else if key.guid == Unfinished::KEY {
-            match Unfinished::decode(&base) {
-                Ok(unfinished) => read.unfinished = Some(unfinished),
                 Err(error) => wrong(key.guid, error.to_string()),
             }
         } else if is_mailbox_key(key.guid) {
@@ -178,15 +221,15 @@ async fn renew(
     state: &mut State,
     at: usize,
     old: Option<MailboxIndex>,
-    salvaged: &Salvaged,
-    moved: &HashSet<Guid>,
+    fresh: &mut u32,
+    (salvaged, moved): (&Salvaged, &HashSet<Guid>),
     told: &mut Told,
 ) {
     let modseq = state.account.modseq.next();
     state.account.modseq = modseq;
     let entry = &mut state.account.mailboxes[at];
-    if let Some(validity) = state.account.uid_validity.checked_add(1).and_then(UidValidity::new) {
-        state.account.uid_validity = validity.get();
+    if let Some(validity) = fresh.checked_add(1).and_then(UidValidity::new) {
+        *fresh = validity.get();
         entry.uid_validity = validity;
     }
     entry.created = modseq;
@@ -215,43 +258,29 @@ async fn renew(
     state.mailboxes.insert(entry.guid, index);
 }
 
-/// What is committed beyond the blocks, as far as it can be told what it means.
-fn replay(state: &mut State, salvaged: &Salvaged, told: &mut Told) {
-    for record in &salvaged.records {
-        let decoded = match Record::decode(&record.meta) {
-            Ok(decoded) => decoded,
-            Err(error) => {
-                let what = format!("record {}: {error}", record.position);
-                let path = Path::new("journal").to_owned();
-                told.findings.push(Finding { path, offset: 0, what });
-                continue;
+/// Takes away rows whose body is gone; of mailboxes that began anew also those whose body goes with the next flush, for what is
+/// left of an index may be of a time before the body was moved or expunged.
+async fn drop_dangling(state: &mut State, salvaged: &Salvaged, told: &mut Told) {
+    let mut pace = Pace::new();
+    for (guid, index) in &mut state.mailboxes {
+        let renewed = told.renewed.contains_key(guid);
+        let mut dangling = UidSet::new();
+        for (nth, row) in index.rows_all().enumerate() {
+            if nth.is_multiple_of(STEP_ROWS) {
+                pace.breathe().await;
             }
-        };
-        let renewed = |guid: &Guid| told.renewed.contains_key(guid);
-        let lost = match &decoded {
-            Record::Append { .. } => record.bodies.iter().any(|place| !salvaged.is_there(place)),
-            Record::Restore { place, .. } => {
-                Place::from_bytes(place).is_none_or(|place| !salvaged.is_there(&place))
+            let place = Place::from_bytes(row.place());
+            let gone = place.is_none_or(|place| !salvaged.is_there(&place));
+            if gone || (renewed && place.is_some_and(|place| !salvaged.stays(&place))) {
+                dangling.insert(row.uid().get());
+                told.gone += u64::from(gone);
             }
-            Record::Store { mailbox, .. } | Record::Expunge { mailbox, .. } => renewed(mailbox),
-            Record::Copy { from, .. } => renewed(from),
-            Record::RenameInbox { .. } => renewed(&Guid::INBOX),
-            _ => false,
-        };
-        if lost {
-            told.changes_lost += 1;
-            continue;
         }
-        let places: Vec<_> = record.bodies.iter().map(Place::to_bytes).collect();
-        // What was refused is refused again; what names a mailbox that is lost comes back with the bodies that are found.
-        let _ = state.apply(&decoded, &places);
-        if decoded == Record::DeleteAccount {
-            told.renewed.clear();
-            told.list_lost = false;
+        if !dangling.is_empty() {
+            state.account.modseq = state.account.modseq.next();
+            index.expunge(&dangling, false, state.account.modseq);
         }
     }
-    state.freed.clear();
-    state.removed.clear();
 }
 
 /// New blocks of everything.
@@ -260,6 +289,10 @@ pub(crate) async fn blocks(remade: &mut Remade) -> AccountBlocks {
     let mut blocks = vec![(ACCOUNT_KEY, BlockKind::Base, state.account.encode())];
     if let Some(unfinished) = &state.unfinished {
         blocks.push((Unfinished::KEY, BlockKind::Base, unfinished.encode()));
+    }
+    if !state.deliveries.is_empty() {
+        let (block, _) = state.deliveries.encode(culver_index::BlockKind::Base);
+        blocks.push((DELIVERIES_KEY, BlockKind::Base, block));
     }
     let mut pace = Pace::new();
     for (guid, index) in &mut state.mailboxes {
