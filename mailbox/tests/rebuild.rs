@@ -429,6 +429,70 @@ fn a_pack_that_is_gone_is_taken_out_of_a_mailbox_that_stays_as_it_is() {
 }
 
 #[test]
+fn an_append_whose_pack_is_gone_gives_its_uid_to_nobody() {
+    let (disk, _) = Disk::filled(&["joe"]);
+    let packs = disk.data(".pack");
+    let before = disk.live_until(false, false, |accounts| async move {
+        let session = accounts.session(&account("joe")).await.expect("it opens");
+        append(&session, Guid::INBOX, 20, 9_000).await;
+        append(&session, Guid::INBOX, 21, 200).await;
+        pictures(&accounts, "joe").await.expect("it is whole")
+    });
+    let before = before.expect("it starts");
+    let new: Vec<_> = disk.data(".pack").into_iter().filter(|pack| !packs.contains(pack)).collect();
+    assert_eq!(new.len(), 1, "{new:?}");
+    disk.remove(new);
+    disk.pictures("joe").expect_err("a pack is missing");
+    let told = disk.live(true, |accounts| async move { rebuild(&accounts, "joe").await });
+    let told = told.expect("it starts to be salvaged");
+    assert!(told.damaged && told.changes_lost == 1, "{told:?}");
+    let after = disk.pictures("joe").expect("it is whole, and the store starts");
+    assert_eq!(after[NAME], before[NAME], "with UIDs, flags and UIDVALIDITY");
+    assert!(after["INBOX"].uid_validity > before["INBOX"].uid_validity, "its UIDs are others now");
+    let mut wanted = before["INBOX"].texts();
+    wanted.retain(|(body, _)| *body != text("joe@example.org", 20, 9_000));
+    // What was expunged and not reclaimed comes back with a mailbox that begins anew.
+    wanted.push((text("joe@example.org", 0, 200), 1_700_000_000));
+    wanted.sort();
+    assert!(after["INBOX"].texts() == wanted, "{} messages", after["INBOX"].messages.len());
+}
+
+#[test]
+fn damaged_ids_of_deliveries_are_mended_and_mailboxes_stay_as_they_are() {
+    let (disk, _) = Disk::filled(&["joe"]);
+    let before = disk.live(false, |accounts| async move {
+        let session = accounts.session(&account("joe")).await.expect("it opens");
+        append_delivery(&session, Guid::INBOX, 30, 200, Some(1)).await;
+        pictures(&accounts, "joe").await.expect("it is whole")
+    });
+    let before = before.expect("it starts");
+    let table = disk.data(".table").pop().expect("there is a table");
+    disk.flip(table, b"CULVDLV\n".to_vec(), 34);
+    disk.pictures("joe").expect_err("a block is damaged");
+    let told = disk.live(false, |accounts| async move { rebuild(&accounts, "joe").await });
+    let told = told.expect("it starts");
+    assert!(told.damaged && told.mailboxes.is_empty() && told.restored == 0, "{told:?}");
+    assert_eq!(disk.pictures("joe"), Ok(before));
+    let again = disk.live(false, |accounts| async move { rebuild(&accounts, "joe").await });
+    assert!(!again.expect("it starts").damaged, "nothing is left to do");
+}
+
+#[test]
+fn flushes_go_on_while_a_rebuild_keeps_compactions_out() {
+    let disk = Disk::new(1);
+    let flushes = disk.live(false, |accounts| async move {
+        let _held = accounts.storage().hold_compaction().await;
+        // The housekeeping has its tick, and would wait.
+        time::sleep(Duration::from_secs(60)).await;
+        let session = accounts.session(&account("joe")).await.expect("it opens");
+        append(&session, Guid::INBOX, 1, 200).await;
+        time::sleep(2 * limits().flush_age).await;
+        accounts.storage().status().flushes
+    });
+    assert_eq!(flushes, Ok(1));
+}
+
+#[test]
 fn mail_that_comes_while_an_account_is_rebuilt_comes_once() {
     let (disk, before) = Disk::filled(&["joe"]);
     disk.remove(disk.data(".table"));
