@@ -74,11 +74,7 @@ pub(crate) async fn remake(salvaged: Salvaged, now: u32) -> Remade {
         state.account.uid_validity = state.account.uid_validity.max(now);
         list_unlisted(&mut state.account, &indexes);
     }
-    let moved: HashSet<Guid> = indexes
-        .values()
-        .filter(|(_, whole)| *whole)
-        .flat_map(|(index, _)| index.rows_all().filter(|row| !row.shared()).map(|row| row.guid()))
-        .collect();
+    let moved = had_by_whole(&indexes).await;
     // Records make mailboxes, and count their UIDVALIDITYs as they did.
     let fresh_from = fresh_above(state.account.uid_validity, &salvaged);
     let mut fresh = fresh_from;
@@ -129,6 +125,21 @@ pub(crate) async fn remake(salvaged: Salvaged, now: u32) -> Remade {
         (fresh, before) => fresh.or(before),
     };
     Remade { state, position, told }
+}
+
+/// Messages that mailboxes have of which nothing is missing, and nobody else has.
+async fn had_by_whole(indexes: &BTreeMap<Guid, (MailboxIndex, bool)>) -> HashSet<Guid> {
+    let (mut had, mut pace) = (HashSet::new(), Pace::new());
+    let whole = indexes.values().filter(|(_, whole)| *whole);
+    for (nth, row) in whole.flat_map(|(index, _)| index.rows_all()).enumerate() {
+        if nth.is_multiple_of(STEP_ROWS) {
+            pace.breathe().await;
+        }
+        if !row.shared() {
+            had.insert(row.guid());
+        }
+    }
+    had
 }
 
 fn read(keys: &[SalvagedKey], findings: &mut Vec<Finding>) -> Read {
