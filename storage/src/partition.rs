@@ -10,6 +10,7 @@ use crate::journal::commit::Haste;
 use crate::journal::format::FlushMeta;
 use crate::manifest::Manifest;
 use crate::place::{ObjectId, Place, Position};
+use crate::shared::format::Gap;
 use crate::table::Table;
 
 /// A committed record that no committed manifest contains.
@@ -42,6 +43,8 @@ pub(crate) struct PartitionSeed {
     /// Where another owner handed it over there is no such record here, and none is needed.
     pub flush: Option<(FlushMeta, Option<ObjectId>, Manifest)>,
     pub unflushed: BTreeMap<AccountId, Vec<Unflushed>>,
+    /// Epochs that began with a gap, ascending.
+    pub gaps: Vec<Gap>,
 }
 
 /// Whether a partition is served here.
@@ -99,13 +102,18 @@ pub(crate) struct Partition {
     pub released: BTreeMap<ObjectId, u64>,
     /// Compacted objects, with the position their relocations end before: a flush from there on leaves them out.
     pub retiring: BTreeMap<ObjectId, Position>,
+    /// Epochs that began with a gap, ascending.
+    pub gaps: Vec<Gap>,
+    /// Those of them whose missing tail has come, and is in the partition.
+    pub merged: BTreeSet<u32>,
 }
 
 impl Partition {
     /// One that is not served here.
     pub fn absent(id: PartitionId, term: u64) -> Partition {
         // No object may be named by an epoch that is somebody else's.
-        let seed = PartitionSeed { partition: id, epoch: u32::MAX, flush: None, unflushed: BTreeMap::new() };
+        let (unflushed, gaps) = (BTreeMap::new(), Vec::new());
+        let seed = PartitionSeed { partition: id, epoch: u32::MAX, flush: None, unflushed, gaps };
         Partition { serving: Serving::Absent, term, ..Partition::new(seed, Instant::default()) }
     }
 
@@ -133,7 +141,20 @@ impl Partition {
             failed: None,
             released: BTreeMap::new(),
             retiring: BTreeMap::new(),
+            gaps: seed.gaps,
+            merged: BTreeSet::new(),
         }
+    }
+
+    /// A gap that the manifest does not know: who stood on that alone would forget it.
+    pub fn has_new_gap(&self) -> bool {
+        self.manifest.as_ref().map_or(0, |manifest| manifest.gaps.len()) != self.gaps.len()
+    }
+
+    /// Whether an object of this epoch may be named by a record that has not come yet.
+    pub fn awaits(&self, epoch: u32) -> bool {
+        let after = self.gaps.iter().find(|gap| gap.epoch > epoch);
+        after.is_some_and(|gap| !self.merged.contains(&gap.epoch))
     }
 
     /// Changes with each committed flush, and when it comes or goes.

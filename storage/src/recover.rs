@@ -219,7 +219,8 @@ impl Root {
             }
             // The epoch of this very start.
             let epoch = self.owner.epoch + 1;
-            seeds.push(PartitionSeed { partition, epoch, flush, unflushed: replayed.unflushed });
+            let unflushed = replayed.unflushed;
+            seeds.push(PartitionSeed { partition, epoch, flush, unflushed, gaps: Vec::new() });
         }
         Ok(seeds)
     }

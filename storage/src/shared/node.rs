@@ -13,6 +13,9 @@
 //! # Limits
 //! [`NodeConfig`] has them.
 
+mod late;
+mod returning;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -28,9 +31,12 @@ use culver_shard::{Queue, Task, disk, local, mesh, random, set_local, shards, sp
 
 use super::format::{Base, Content, FREED, Incarnation, ObjectHead, PartitionOwner, SharedLow};
 use super::holding::{Acquired, HoldError};
-use super::journal::{Appended, Ended, NewPart, NodeJournal, Windows};
+use self::late::Awaited;
+pub use self::late::Late;
+use super::journal::{Appended, Ended, NewPart, NodeJournal, Unsent, Windows};
 use super::keys;
 use super::seal::{SealError, newest_low, seal};
+use super::tail::{self, Left};
 use super::takeover::{Taker, newest_owner};
 use crate::error::OpenError;
 use crate::fault::{self, Fault};
@@ -73,6 +79,24 @@ pub struct NodeConfig {
     pub trim_objects: u64,
     /// 60 s.
     pub trim_after: Duration,
+    pub ack: Ack,
+    /// Between two looks whether the tail of a node that has gone has come. 30 s.
+    pub late_look: Duration,
+}
+
+/// When this node acknowledges a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ack {
+    /// The store has it.
+    Store,
+    /// The local disk has it, and the store will within a second. `octets_max`: so many are acknowledged and not in the store;
+    /// above it changes wait for the store.
+    Local { octets_max: u64 },
+}
+
+impl Ack {
+    /// 64 MiB.
+    pub const UNSENT_OCTETS_MAX: u64 = 64 << 20;
 }
 
 impl NodeConfig {
@@ -85,6 +109,8 @@ impl NodeConfig {
             look: Duration::from_secs(5),
             trim_objects: 256,
             trim_after: Duration::from_secs(60),
+            ack: Ack::Store,
+            late_look: Duration::from_secs(30),
         }
     }
 }
@@ -98,6 +124,7 @@ pub struct NodeShare {
     pub(crate) store_id: [u8; 16],
     pub(crate) partition_count: u16,
     pub(crate) fresh: Arc<AtomicU64>,
+    pub(crate) acks_locally: bool,
 }
 
 /// How a shard comes to its own handle on the store.
@@ -151,6 +178,7 @@ struct Inner {
     rounds: Notify,
     stopping: Cell<bool>,
     task: RefCell<Option<Task<()>>>,
+    late: Cell<Late>,
     _lock: disk::Lock,
 }
 
@@ -176,6 +204,10 @@ struct State {
     freed: BTreeSet<(Incarnation, PartitionId, u32)>,
     /// Journals that were sealed, and whose records wait to be swept.
     dead: BTreeMap<Incarnation, Dead>,
+    /// Tails of this directory's earlier incarnations that are not in the store.
+    left: Vec<Left>,
+    /// Tails of others that this node's partitions wait for.
+    awaited: BTreeMap<Incarnation, Awaited>,
 }
 
 #[derive(Default)]
@@ -243,11 +275,14 @@ impl Node {
             store_id: identity.store,
             partition_count: identity.partitions,
             fresh: Arc::new(AtomicU64::new(0)),
+            acks_locally: config.ack != Ack::Store,
         };
         let path = dir.join("INCARNATIONS");
         let own = read_incarnations(&path).await.map_err(OpenError::io(&path))?;
-        let journal = NodeJournal::start(store.clone(), identity.store, config.windows);
-        let state = State { own, ..State::default() };
+        // Found before anything is claimed, and refused where it cannot be read: it was acknowledged.
+        let left = returning::look(dir, identity.store).await?;
+        let journal = start_journal(&store, &share, &config).await.map_err(OpenError::io(dir))?;
+        let state = State { own, left, ..State::default() };
         let node = Node(Rc::new(Inner {
             share,
             store,
@@ -261,6 +296,7 @@ impl Node {
             rounds: Notify::new(),
             stopping: Cell::new(false),
             task: RefCell::default(),
+            late: Cell::default(),
             _lock: lock,
         }));
         node.0.note_incarnation().await.map_err(OpenError::io(&path))?;
@@ -285,6 +321,26 @@ impl Node {
     pub(crate) async fn append(&self, part: NewPart) -> Result<Appended, Ended> {
         let journal = self.0.journal.borrow().clone();
         journal.append(part).await
+    }
+
+    pub(crate) fn read_unsent(
+        &self,
+        incarnation: Incarnation,
+        seq: u64,
+        range: std::ops::Range<u64>,
+    ) -> Option<Vec<u8>> {
+        let journal = self.0.journal.borrow();
+        if journal.incarnation() == incarnation { journal.read_unsent(seq, range) } else { None }
+    }
+
+    /// Whether this node acknowledges after its local disk.
+    pub fn is_local(&self) -> bool {
+        self.0.journal.borrow().is_local()
+    }
+
+    /// What this node has acknowledged and the store does not have yet.
+    pub fn unsent(&self) -> Unsent {
+        self.0.journal.borrow().unsent()
     }
 
     /// The name and address of a partition's owner, as far as this node has seen.
@@ -346,6 +402,7 @@ impl Node {
         // A node whose journal was sealed claims only in its next incarnation, which begins in a moment.
         let _ = time::deadline(RENEWAL, self.0.renewed()).await;
         let _turn = self.0.turn.acquire(1).await;
+        self.0.send_tails().await?;
         let held: BTreeSet<PartitionId> = self.held().into_iter().collect();
         let wanted: Vec<PartitionId> = partitions.iter().copied().filter(|id| !held.contains(id)).collect();
         // What is claimed already and damaged is tried again under its claim.
@@ -394,6 +451,9 @@ impl Node {
             let (store, name) = (&self.0.store, &self.0.config.name);
             let sealed =
                 seal(store, journal.incarnation(), self.0.share.store_id, name, PATIENCE, &mut none).await;
+            if let Ok(at) = &sealed {
+                self.0.note_complete(&journal, *at).await;
+            }
             if let Err(error) = sealed {
                 tracing::warn!(%error, "the journal is not closed in the store: others wait until they take this node for dead");
             }
@@ -417,6 +477,7 @@ impl Inner {
             name: self.config.name.clone(),
             address: self.config.address.clone(),
             incarnation: self.journal.borrow().incarnation(),
+            local: self.share.acks_locally,
             patience: PATIENCE,
         }
     }
@@ -480,12 +541,19 @@ impl Inner {
             });
             let _ = fenced.await;
         }
-        let journal = NodeJournal::start(self.store.clone(), self.share.store_id, self.config.windows);
-        *self.journal.borrow_mut() = journal;
+        let Ok(journal) = start_journal(&self.store, &self.share, &self.config).await.inspect_err(|error| {
+            tracing::error!(%error, "no local tail for a new incarnation; it is tried again");
+        }) else {
+            return;
+        };
+        // What the one before has told clients and not sent is looked for before anything is claimed.
+        let ended = self.journal.replace(journal).incarnation();
+        self.look_for_tail_of(ended).await;
         {
             let mut state = self.state.borrow_mut();
             let (owners, own) = (std::mem::take(&mut state.owners), std::mem::take(&mut state.own));
-            *state = State { owners, own, ..State::default() };
+            let left = std::mem::take(&mut state.left);
+            *state = State { owners, own, left, ..State::default() };
         }
         if let Err(error) = self.note_incarnation().await {
             tracing::warn!(%error, "the new incarnation is not noted on the local disk");
@@ -515,6 +583,8 @@ impl Inner {
 
     /// One thing that fails keeps no other from being done: the first error is told.
     async fn round(&self) -> Result<(), SealError> {
+        // Before a claim seals what they belong to.
+        self.send_tails().await?;
         self.retry_damaged(DAMAGED_AGAIN);
         let before = self.take_pending().await;
         let claimed = self.claim_free().await;
@@ -526,7 +596,8 @@ impl Inner {
         }
         let trimmed = self.trim().await;
         let swept = self.sweep().await;
-        before.and(claimed).and(taken).and(trimmed).and(swept)
+        let merged = Box::pin(self.merge_late()).await;
+        before.and(claimed).and(taken).and(trimmed).and(swept).and(merged)
     }
 
     /// Takes up again what was damaged, after a while: somebody may have restored it.
@@ -734,6 +805,9 @@ impl Inner {
             for (claim, result) in taken.claims {
                 match result {
                     Ok(one) => {
+                        for gap in &one.seed.gaps {
+                            state.awaited.entry(gap.of).or_default().wait(one.seed.partition, gap.epoch);
+                        }
                         state.held.insert(one.seed.partition, one.seed.epoch);
                         acquired.push(one);
                     }
@@ -907,6 +981,23 @@ impl Inner {
             tracing::warn!(%error, "trimmed journal objects stay until `culver gc` finds them");
         }
         Ok(())
+    }
+}
+
+/// The journal of a new incarnation, with a local tail where this node acknowledges after that.
+async fn start_journal(
+    store: &Store,
+    share: &NodeShare,
+    config: &NodeConfig,
+) -> std::io::Result<NodeJournal> {
+    let (store, id, windows) = (store.clone(), share.store_id, config.windows);
+    match config.ack {
+        Ack::Store => Ok(NodeJournal::start(store, id, windows)),
+        Ack::Local { octets_max } => {
+            let incarnation = Incarnation::random();
+            let tail = tail::Tail::begin(&share.dir, id, incarnation).await?;
+            Ok(NodeJournal::start_local(store, id, windows, (incarnation, tail), octets_max))
+        }
     }
 }
 
