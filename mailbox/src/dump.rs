@@ -128,6 +128,11 @@ impl Display for InWords<'_> {
                 from.iter().try_for_each(|place| write!(f, " from={}", place_in_words(place)))
             }
             Record::DeleteAccount => f.write_str("DeleteAccount"),
+            Record::Named { record, messages } => {
+                write!(f, "{}", InWords(record))?;
+                messages.iter().try_for_each(|(uid, guid)| write!(f, " {uid}={guid}"))
+            }
+            Record::Late { of, lsn, record } => write!(f, "Late {lsn} of journal {of}: {}", InWords(record)),
         }
     }
 }

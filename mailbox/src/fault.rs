@@ -19,6 +19,10 @@ pub enum Fault {
     RelocateForgets,
     /// A move leaves the message behind where the account is rebuilt.
     ReplayMoveAsCopy,
+    /// A record that came late counts again where it counts already.
+    LateTwice,
+    /// A gap raises no UIDNEXT.
+    GapWithoutUids,
 }
 
 #[cfg(feature = "planted-faults")]

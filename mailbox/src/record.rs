@@ -154,6 +154,19 @@ pub enum Record {
     },
     /// The account ends. Its UIDVALIDITY counter and incarnation stay behind, so that a namesake never shows old mail.
     DeleteAccount,
+    /// A Store, Expunge or Copy that is told before the store has it. What is told of it is its record's; the GUIDs of the
+    /// messages that its UIDs meant are for who takes it up late.
+    Named {
+        record: Box<Record>,
+        messages: Vec<(u32, Guid)>,
+    },
+    /// A record that an earlier owner told its client and that surfaced only now. It counts once: `of` is its journal, `lsn` its
+    /// number there.
+    Late {
+        of: Guid,
+        lsn: u64,
+        record: Box<Record>,
+    },
 }
 
 impl Record {
@@ -210,6 +223,19 @@ impl Record {
                 from.iter().for_each(|place| w.0.extend_from_slice(place));
             }
             Record::DeleteAccount => {}
+            Record::Named { record, messages } => {
+                w.bytes(&record.encode());
+                w.u32(messages.len() as u32);
+                for (uid, guid) in messages {
+                    w.u32(*uid);
+                    w.guid(guid);
+                }
+            }
+            Record::Late { of, lsn, record } => {
+                w.guid(of);
+                w.u64(*lsn);
+                w.bytes(&record.encode());
+            }
         }
         w.0
     }
@@ -227,6 +253,8 @@ impl Record {
             Record::Subscribe { .. } => 9,
             Record::Relocate { .. } => 10,
             Record::DeleteAccount => 11,
+            Record::Named { .. } => 12,
+            Record::Late { .. } => 13,
         }
     }
 
@@ -286,6 +314,26 @@ impl Record {
                 Record::Relocate { from }
             }
             11 => Record::DeleteAccount,
+            12 => {
+                let record = Record::decode(r.bytes()?)?;
+                // One level, so that no octets make this deep.
+                if !matches!(record, Record::Store { .. } | Record::Expunge { .. } | Record::Copy { .. }) {
+                    return Err(r.malformed());
+                }
+                let count = r.u32()? as usize;
+                let mut messages = Vec::with_capacity(r.bounded(count, 20)?);
+                for _ in 0..count {
+                    messages.push((r.u32()?, r.guid()?));
+                }
+                Record::Named { record: Box::new(record), messages }
+            }
+            13 => {
+                let (of, lsn, inner) = (r.guid()?, r.u64()?, r.bytes()?);
+                if inner.get(1) == Some(&13) {
+                    return Err(r.malformed());
+                }
+                Record::Late { of, lsn, record: Box::new(Record::decode(inner)?) }
+            }
             kind => return Err(RecordError::Kind(kind)),
         };
         if r.at == bytes.len() { Ok(record) } else { Err(r.malformed()) }

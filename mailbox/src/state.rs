@@ -212,10 +212,12 @@ impl State {
             Record::Subscribe { name, on } => self.subscribe(name, *on),
             Record::Relocate { from } => Ok(self.relocate(from, places)),
             Record::DeleteAccount => Ok(self.delete_account()),
+            Record::Named { record, .. } => self.apply(record, places),
+            Record::Late { of, lsn, record } => self.late(*of, *lsn, record, places),
         }
     }
 
-    fn append(
+    pub(crate) fn append(
         &mut self,
         guid: Guid,
         message: &Message,

@@ -69,8 +69,6 @@ pub enum Fault {
     CarryAnyTime,
     /// With `ack = "local"`: a takeover that cannot have seen everything raises nothing.
     GapForgotten,
-    /// A record that came late is applied again where it was applied already.
-    MergeTwice,
     /// Records of ownership and Flush records are told after the local disk, before the store has them.
     FirmToldEarly,
     /// A returning node claims before its tail is in the store.

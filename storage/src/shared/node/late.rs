@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use culver_model::{AccountId, Guid, PartitionId};
-use culver_shard::{local, mesh, time, yield_if_needed};
+use culver_shard::{local, mesh, sync, time, yield_if_needed};
 
 use super::{Inner, Node, PATIENCE};
 use crate::body::format::decode_frame;
@@ -27,9 +27,12 @@ use crate::shared::format::{Content, Incarnation, LateEnd, MERGED, ObjectHead, h
 use crate::shared::keys;
 use crate::shared::seal::SealError;
 use crate::shared::takeover::late_end;
-use crate::source::{LateRecord, Merged};
+use crate::source::{LateRecord, LocalFuture, Merged};
 use crate::storage::Storage;
 use crate::store::{Octets, Patience, StoreError};
+
+/// Accounts that take up what came late together.
+const ACCOUNTS_AT_A_TIME: usize = 32;
 
 /// What came late of other nodes, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -282,19 +285,29 @@ impl Storage {
         };
         let Some(source) = self.0.source() else { return Err("the shard is stopping".to_owned()) };
         let mut all = Merged::default();
-        for (account, records) in records {
-            let of_account = records.into_iter().map(|Surfaced { lsn, meta, bodies }| LateRecord {
-                lsn,
-                meta,
-                bodies: bodies.into_iter().map(|body| self.late_body(id, body)).collect(),
+        let mut records = records.into_iter();
+        loop {
+            // Those of one account one after the other, those of several share their commits.
+            let some: Vec<(AccountId, Vec<Surfaced>)> = records.by_ref().take(ACCOUNTS_AT_A_TIME).collect();
+            if some.is_empty() {
+                return Ok(all);
+            }
+            let merges = some.into_iter().map(|(account, records)| -> LocalFuture<'_, _> {
+                let source = source.clone();
+                let records = records.into_iter().map(|Surfaced { lsn, meta, bodies }| {
+                    let bodies = bodies.into_iter().map(|body| self.late_body(id, body)).collect();
+                    LateRecord { lsn, meta, bodies }
+                });
+                let records = records.collect();
+                Box::pin(async move { source.merge(id, &account, Guid(of.0), records).await })
             });
-            let merged = source.merge(id, &account, Guid(of.0), of_account.collect()).await;
-            let merged = merged.map_err(|error| error.to_string())?;
-            all.records += merged.records;
-            all.conflicts += merged.conflicts;
+            for merged in sync::all(merges.collect()).await {
+                let merged = merged.map_err(|error| error.to_string())?;
+                all.records += merged.records;
+                all.conflicts += merged.conflicts;
+            }
             self.0.still(id, term).map_err(|error| error.to_string())?;
         }
-        Ok(all)
     }
 
     fn late_body(&self, id: PartitionId, body: SurfacedBody) -> Body {
