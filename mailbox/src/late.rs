@@ -246,3 +246,6 @@ fn mailbox_of(record: &Record) -> Option<Guid> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

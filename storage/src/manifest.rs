@@ -111,7 +111,8 @@ impl Manifest {
         let gaps = <[RawGap]>::ref_from_bytes_with_elems(rest, raw.gaps.get() as usize)
             .map_err(|_| short.to_owned())?;
         // Sizes may agree by chance where a field that version 1 reserves is set.
-        if raw.version.get() == 1 && !gaps.is_empty() {
+        let ascending = gaps.is_sorted_by(|a, b| a.epoch.get() < b.epoch.get());
+        if !ascending || (raw.version.get() == 1 && !gaps.is_empty()) {
             return Err(short.to_owned());
         }
         let gaps = gaps.iter().map(|raw| Gap { epoch: raw.epoch.get(), of: Incarnation(raw.of) });

@@ -34,6 +34,11 @@ pub(crate) fn late_end(incarnation: Incarnation) -> String {
     format!("late/{incarnation}/end")
 }
 
+/// That every partition has what it needs of it, so that it may be gone.
+pub(crate) fn late_done(incarnation: Incarnation) -> String {
+    format!("late/{incarnation}/done")
+}
+
 /// That a partition has what came late of a journal.
 pub(crate) fn merged(incarnation: Incarnation, partition: PartitionId) -> String {
     format!("merged/{incarnation}/{partition}")

@@ -13,6 +13,7 @@
 //! # Limits
 //! [`NodeConfig`] has them.
 
+mod acking;
 mod late;
 mod returning;
 
@@ -31,12 +32,14 @@ use culver_shard::{Queue, Task, disk, local, mesh, random, set_local, shards, sp
 
 use super::format::{Base, Content, FREED, Incarnation, ObjectHead, PartitionOwner, SharedLow};
 use super::holding::{Acquired, HoldError};
+pub use self::acking::Ack;
+use self::acking::start_journal;
 use self::late::Awaited;
 pub use self::late::Late;
-use super::journal::{Appended, Ended, NewPart, NodeJournal, Unsent, Windows};
+use super::journal::{Appended, Ended, NewPart, NodeJournal, Windows};
 use super::keys;
 use super::seal::{SealError, newest_low, seal};
-use super::tail::{self, Left};
+use super::tail::Left;
 use super::takeover::{Taker, newest_owner};
 use crate::error::OpenError;
 use crate::fault::{self, Fault};
@@ -82,21 +85,6 @@ pub struct NodeConfig {
     pub ack: Ack,
     /// Between two looks whether the tail of a node that has gone has come. 30 s.
     pub late_look: Duration,
-}
-
-/// When this node acknowledges a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ack {
-    /// The store has it.
-    Store,
-    /// The local disk has it, and the store will within a second. `octets_max`: so many are acknowledged and not in the store;
-    /// above it changes wait for the store.
-    Local { octets_max: u64 },
-}
-
-impl Ack {
-    /// 64 MiB.
-    pub const UNSENT_OCTETS_MAX: u64 = 64 << 20;
 }
 
 impl NodeConfig {
@@ -179,6 +167,8 @@ struct Inner {
     stopping: Cell<bool>,
     task: RefCell<Option<Task<()>>>,
     late: Cell<Late>,
+    /// A search for what came late goes on.
+    merging: Cell<bool>,
     _lock: disk::Lock,
 }
 
@@ -297,6 +287,7 @@ impl Node {
             stopping: Cell::new(false),
             task: RefCell::default(),
             late: Cell::default(),
+            merging: Cell::new(false),
             _lock: lock,
         }));
         node.0.note_incarnation().await.map_err(OpenError::io(&path))?;
@@ -321,26 +312,6 @@ impl Node {
     pub(crate) async fn append(&self, part: NewPart) -> Result<Appended, Ended> {
         let journal = self.0.journal.borrow().clone();
         journal.append(part).await
-    }
-
-    pub(crate) fn read_unsent(
-        &self,
-        incarnation: Incarnation,
-        seq: u64,
-        range: std::ops::Range<u64>,
-    ) -> Option<Vec<u8>> {
-        let journal = self.0.journal.borrow();
-        if journal.incarnation() == incarnation { journal.read_unsent(seq, range) } else { None }
-    }
-
-    /// Whether this node acknowledges after its local disk.
-    pub fn is_local(&self) -> bool {
-        self.0.journal.borrow().is_local()
-    }
-
-    /// What this node has acknowledged and the store does not have yet.
-    pub fn unsent(&self) -> Unsent {
-        self.0.journal.borrow().unsent()
     }
 
     /// The name and address of a partition's owner, as far as this node has seen.
@@ -582,7 +553,7 @@ impl Inner {
     }
 
     /// One thing that fails keeps no other from being done: the first error is told.
-    async fn round(&self) -> Result<(), SealError> {
+    async fn round(self: &Rc<Self>) -> Result<(), SealError> {
         // Before a claim seals what they belong to.
         self.send_tails().await?;
         self.retry_damaged(DAMAGED_AGAIN);
@@ -596,8 +567,8 @@ impl Inner {
         }
         let trimmed = self.trim().await;
         let swept = self.sweep().await;
-        let merged = Box::pin(self.merge_late()).await;
-        before.and(claimed).and(taken).and(trimmed).and(swept).and(merged)
+        self.begin_merge();
+        before.and(claimed).and(taken).and(trimmed).and(swept)
     }
 
     /// Takes up again what was damaged, after a while: somebody may have restored it.
@@ -981,23 +952,6 @@ impl Inner {
             tracing::warn!(%error, "trimmed journal objects stay until `culver gc` finds them");
         }
         Ok(())
-    }
-}
-
-/// The journal of a new incarnation, with a local tail where this node acknowledges after that.
-async fn start_journal(
-    store: &Store,
-    share: &NodeShare,
-    config: &NodeConfig,
-) -> std::io::Result<NodeJournal> {
-    let (store, id, windows) = (store.clone(), share.store_id, config.windows);
-    match config.ack {
-        Ack::Store => Ok(NodeJournal::start(store, id, windows)),
-        Ack::Local { octets_max } => {
-            let incarnation = Incarnation::random();
-            let tail = tail::Tail::begin(&share.dir, id, incarnation).await?;
-            Ok(NodeJournal::start_local(store, id, windows, (incarnation, tail), octets_max))
-        }
     }
 }
 

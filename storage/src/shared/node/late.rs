@@ -11,9 +11,10 @@
 //! One GET for each node that has gone with a local tail, each [`super::NodeConfig::late_look`], until it has come back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use culver_model::{AccountId, Guid, PartitionId};
-use culver_shard::{local, mesh, sync, time, yield_if_needed};
+use culver_shard::{Queue, catch, local, mesh, spawn, sync, time, yield_if_needed};
 
 use super::{Inner, Node, PATIENCE};
 use crate::body::format::decode_frame;
@@ -82,6 +83,23 @@ impl Node {
 }
 
 impl Inner {
+    /// Begins to look for tails that have come, unless that goes on: a long one keeps nobody from a takeover.
+    pub(super) fn begin_merge(self: &Rc<Self>) {
+        if self.state.borrow().awaited.is_empty() || self.merging.replace(true) {
+            return;
+        }
+        let inner = self.clone();
+        let merge = async move {
+            match catch(inner.merge_late()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "what may have come late is looked for again"),
+                Err(panic) => tracing::error!(panic, "a merge panicked; it is tried again"),
+            }
+            inner.merging.set(false);
+        };
+        spawn(Queue::Background, "late merge", merge).detach();
+    }
+
     /// Looks for tails that have come, and merges them.
     pub(super) async fn merge_late(&self) -> Result<(), SealError> {
         let due: Vec<Incarnation> = {
@@ -121,7 +139,9 @@ impl Inner {
             }
         }
         if !missing.is_empty() {
-            let mut all = self.read_late(end).await?;
+            // Where all that has records there has merged it, the others have nothing to come.
+            let done = self.there_is(&keys::late_done(of)).await?;
+            let mut all = if done { BTreeMap::new() } else { self.read_late(end).await? };
             let inhabited: Vec<PartitionId> = all.keys().copied().collect();
             for id in missing {
                 let records = all.remove(&id).unwrap_or_default();
@@ -129,7 +149,9 @@ impl Inner {
                     self.note_merged(of, id).await;
                 }
             }
-            self.clear_late(end, &inhabited).await?;
+            if !done {
+                self.clear_late(end, &inhabited).await?;
+            }
         }
         let mut state = self.state.borrow_mut();
         if state.awaited.get(&of).is_some_and(|one| one.waits.is_empty()) {
@@ -139,7 +161,11 @@ impl Inner {
     }
 
     async fn is_merged(&self, of: Incarnation, id: PartitionId) -> Result<bool, SealError> {
-        match self.store.head(&keys::merged(of, id), PATIENCE).await {
+        self.there_is(&keys::merged(of, id)).await
+    }
+
+    async fn there_is(&self, key: &str) -> Result<bool, SealError> {
+        match self.store.head(key, PATIENCE).await {
             Ok(_) => Ok(true),
             Err(StoreError::NotFound(_)) => Ok(false),
             Err(error) => Err(error.into()),
@@ -224,6 +250,8 @@ impl Inner {
                 return Ok(());
             }
         }
+        let said = Octets::from(MERGED.to_vec());
+        self.store.put(&keys::late_done(end.incarnation), &said, PATIENCE).await?;
         let gone: Vec<String> =
             (end.first..end.next).map(|seq| keys::late(end.incarnation, seq)).collect();
         self.store.delete(&gone, Patience::background(PATIENCE.within)).await?;
