@@ -74,6 +74,8 @@ struct Oracle {
     merged: Cell<u64>,
     missing_meanwhile: Cell<u64>,
     found: RefCell<BTreeMap<AccountId, Book>>,
+    /// By node: what it has, and what it cannot serve.
+    stands: RefCell<BTreeMap<String, String>>,
 }
 
 impl Oracle {
@@ -321,7 +323,9 @@ impl Source for Books {
                 bodies.push(body);
             }
             let (sender, receiver) = culver_shard::sync::oneshot::channel();
-            let told = Box::new(move |result: Result<_, _>| drop(sender.send(result.map(drop))));
+            let told = Box::new(move |result: Result<_, _>| {
+                let _ = sender.send(result.map(drop));
+            });
             let submitted =
                 self.storage.submit_wait(partition, account, meta, bodies, Haste::Urgent, told).await;
             submitted.map_err(|error| SourceError(error.to_string()))?;
@@ -352,7 +356,9 @@ impl Source for Books {
                 let meta = [&[LATE][..], &of.0, &lsn.to_le_bytes(), &meta].concat();
                 let partition = self.storage.partition_of(account);
                 let (sender, receiver) = culver_shard::sync::oneshot::channel();
-                let told = Box::new(move |result: Result<_, _>| drop(sender.send(result.map(drop))));
+                let told = Box::new(move |result: Result<_, _>| {
+                let _ = sender.send(result.map(drop));
+            });
                 let submitted = self
                     .storage
                     .submit_numbered(partition, account, meta, bodies, Haste::Interactive, None, told)
@@ -453,10 +459,20 @@ async fn run_shard(shard: usize, shards: usize, life: Life) {
     while !stopping() {
         if let Some(node) = &node {
             oracle.awaited.borrow_mut().insert(life.name.clone(), node.late().awaited);
+            let all = (0..PARTITIONS).map(PartitionId);
+            let says: Vec<_> = all.map(|id| (id, node.owner_of(id), node.is_damaged(id))).collect();
+            oracle.stands.borrow_mut().insert(life.name.clone(), format!("has {:?} of {says:?}", node.held()));
         }
+        let standing = |id: PartitionId| (id, storage.standing(id));
+        let all: Vec<_> = storage.partitions().into_iter().map(standing).collect();
+        let says = format!("{all:?} {:?} at {:?}", storage.status(), time::now());
+        oracle.stands.borrow_mut().insert(format!("{} shard {shard} of {shards}", life.name), says);
         if life.world.over.get() {
             for account in accounts_of(&books.storage) {
-                books.find(&account).await;
+                let found = oracle.found.borrow().contains_key(&account);
+                if !found {
+                    books.find(&account).await;
+                }
             }
         }
         time::sleep(Duration::from_millis(100)).await;
@@ -565,15 +581,26 @@ fn run(seed: u64, events: usize, store_faults: StoreFaults) -> World {
         while steady < 100 && time::now() < until {
             time::sleep(Duration::from_millis(100)).await;
             steady = if together() { steady + 1 } else { 0 };
+            // One that was stopped may have taken its time.
+            for (node, name) in nodes.iter().zip(names) {
+                if !handle.running(*node) {
+                    steady = 0;
+                    start(&handle, *node, name, 1, &all);
+                }
+            }
         }
         if !together() {
             let awaited = all.oracle.awaited.borrow().clone();
             all.oracle.error(format!("tails are waited for still: {awaited:?}"));
         }
         all.over.set(true);
+        // What is under way ends first.
         time::sleep(Duration::from_secs(5)).await;
         all.oracle.found.borrow_mut().clear();
-        time::sleep(Duration::from_secs(20)).await;
+        let until = time::now() + TOGETHER;
+        while all.oracle.found.borrow().len() < ACCOUNTS && time::now() < until {
+            time::sleep(Duration::from_millis(100)).await;
+        }
         for node in nodes {
             handle.kill(node);
         }
@@ -586,7 +613,8 @@ fn run(seed: u64, events: usize, store_faults: StoreFaults) -> World {
 fn compare(oracle: &Oracle) {
     let found = oracle.found.borrow();
     if found.len() < ACCOUNTS {
-        oracle.error(format!("{} accounts were found at the end", found.len()));
+        let stands = oracle.stands.borrow();
+        oracle.error(format!("{} accounts were found at the end: {stands:#?}", found.len()));
     }
     let has = |account: &AccountId, id: u64| found.get(account).map(|book| book.messages.contains_key(&id));
     let asked = oracle.delete_asked.borrow();
