@@ -85,13 +85,12 @@ impl State {
         place: [u8; PLACE_OCTETS],
     ) -> Result<Applied, Refusal> {
         let bare = |flags: &FlagSet| FlagSet { system: flags.system, keywords: Vec::new() };
-        self.append(mailbox, message, place)
-            .or_else(|_| self.append(Guid::INBOX, message, place))
-            .or_else(|_| {
+        self.append(mailbox, message, place).or_else(|_| self.append(Guid::INBOX, message, place)).or_else(
+            |_| {
                 let message = Message { flags: bare(&message.flags), ..message.clone() };
-                self.append(mailbox, &message, place)
-                    .or_else(|_| self.append(Guid::INBOX, &message, place))
-            })
+                self.append(mailbox, &message, place).or_else(|_| self.append(Guid::INBOX, &message, place))
+            },
+        )
     }
 }
 
@@ -147,7 +146,9 @@ impl Accounts {
         let Some(index) = state.selectable(mailbox) else { return (record, None) };
         let Some(messages) = messages_of(index, &record) else { return (record, None) };
         match record {
-            Record::Copy { ref uids, whole, .. } if whole && uids.len() != messages.len() as u64 => (record, None),
+            Record::Copy { ref uids, whole, .. } if whole && uids.len() != messages.len() as u64 => {
+                (record, None)
+            }
             Record::Copy { from, to, save_date, remove, whole, .. } => {
                 // Exactly these, so that it gives no more numbers than are counted.
                 let uids = messages.iter().map(|(uid, _)| *uid).collect();
@@ -173,7 +174,8 @@ impl Accounts {
             let record = Record::decode(&meta).map_err(|error| wrong(&error))?;
             let (conflicts, known) = {
                 let state = session.account().state();
-                let known = state.late_mark(of).is_some_and(|mark| mark >= lsn) && !fault::on(Fault::LateTwice);
+                let known =
+                    state.late_mark(of).is_some_and(|mark| mark >= lsn) && !fault::on(Fault::LateTwice);
                 (conflicts(&state, &record), known)
             };
             let Some(conflicts) = conflicts.filter(|_| !known) else { continue };
@@ -186,7 +188,8 @@ impl Accounts {
             let late = Record::Late { of, lsn, record: Box::new(record) };
             match self.commit(id, late, bodies, Haste::Interactive).await {
                 Ok(Some(applied)) => {
-                    let modified = matches!(&applied, Applied::Store { modified, .. } if !modified.is_empty());
+                    let modified =
+                        matches!(&applied, Applied::Store { modified, .. } if !modified.is_empty());
                     merged.records += 1;
                     merged.conflicts += u64::from(conflicts || modified);
                 }
@@ -240,9 +243,9 @@ fn conflicts(state: &State, record: &Record) -> Option<bool> {
 /// The mailbox whose messages a Store, Expunge or Copy means.
 fn mailbox_of(record: &Record) -> Option<Guid> {
     match record {
-        Record::Store { mailbox, .. } | Record::Expunge { mailbox, .. } | Record::Copy { from: mailbox, .. } => {
-            Some(*mailbox)
-        }
+        Record::Store { mailbox, .. }
+        | Record::Expunge { mailbox, .. }
+        | Record::Copy { from: mailbox, .. } => Some(*mailbox),
         _ => None,
     }
 }

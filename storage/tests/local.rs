@@ -118,7 +118,8 @@ impl Book {
             }
             DELETE => drop(self.messages.remove(&id())),
             MOVE => {
-                let olds = meta[1..].chunks(32).map(|old| Place::from_bytes(old.try_into().unwrap()).unwrap());
+                let olds =
+                    meta[1..].chunks(32).map(|old| Place::from_bytes(old.try_into().unwrap()).unwrap());
                 let moves: BTreeMap<Place, Place> = olds.zip(bodies.iter().copied()).collect();
                 for (_, place) in self.messages.values_mut().flatten() {
                     *place = moves.get(place).copied().unwrap_or(*place);
@@ -234,9 +235,9 @@ impl Books {
         }
         let told = self.oracle.appended.borrow();
         let asked = self.oracle.delete_asked.borrow();
-        let missing = told.iter().filter(|(of, id)| {
-            of == account && !asked.contains(id) && !book.messages.contains_key(id)
-        });
+        let missing = told
+            .iter()
+            .filter(|(of, id)| of == account && !asked.contains(id) && !book.messages.contains_key(id));
         self.oracle.missing_meanwhile.set(self.oracle.missing_meanwhile.get() + missing.count() as u64);
     }
 
@@ -268,7 +269,9 @@ impl Books {
                 let size = self.oracle.sizes.borrow().get(id).copied().unwrap_or(0);
                 match self.storage.read_place(partition, place, 0..size as u64 + 1).await {
                     Ok(octets) if octets == content(*id, size) => {}
-                    Ok(octets) => self.oracle.error(format!("{account}: {id} has {} wrong octets", octets.len())),
+                    Ok(octets) => {
+                        self.oracle.error(format!("{account}: {id} has {} wrong octets", octets.len()))
+                    }
                     Err(culver_storage::ReadError::Gone(_)) if !last => return false,
                     Err(_) if !self.storage.serves(partition) => return true,
                     Err(error) => self.oracle.error(format!("{account}: {id}: {error}")),
@@ -357,8 +360,8 @@ impl Source for Books {
                 let partition = self.storage.partition_of(account);
                 let (sender, receiver) = culver_shard::sync::oneshot::channel();
                 let told = Box::new(move |result: Result<_, _>| {
-                let _ = sender.send(result.map(drop));
-            });
+                    let _ = sender.send(result.map(drop));
+                });
                 let submitted = self
                     .storage
                     .submit_numbered(partition, account, meta, bodies, Haste::Interactive, None, told)
@@ -461,7 +464,10 @@ async fn run_shard(shard: usize, shards: usize, life: Life) {
             oracle.awaited.borrow_mut().insert(life.name.clone(), node.late().awaited);
             let all = (0..PARTITIONS).map(PartitionId);
             let says: Vec<_> = all.map(|id| (id, node.owner_of(id), node.is_damaged(id))).collect();
-            oracle.stands.borrow_mut().insert(life.name.clone(), format!("has {:?} of {says:?}", node.held()));
+            oracle
+                .stands
+                .borrow_mut()
+                .insert(life.name.clone(), format!("has {:?} of {says:?}", node.held()));
         }
         let standing = |id: PartitionId| (id, storage.standing(id));
         let all: Vec<_> = storage.partitions().into_iter().map(standing).collect();

@@ -65,7 +65,8 @@ fn a_gap_stands_between_the_records_of_two_owners() {
     holds(
         || {
             let (state, position, _) = of(vec![record(0, 5, 1), record(1, 7, 2)], vec![gap(1)]);
-            messages(&state, Guid::INBOX) == [(1, 1), (GAP + 2, 2)] && position == Position { epoch: 1, lsn: 7 }
+            messages(&state, Guid::INBOX) == [(1, 1), (GAP + 2, 2)]
+                && position == Position { epoch: 1, lsn: 7 }
         },
         Fault::GapWithoutUids,
     );

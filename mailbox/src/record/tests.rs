@@ -46,7 +46,11 @@ fn every_kind() -> Vec<Record> {
         Record::Relocate { from: vec![[1; PLACE_OCTETS], [2; PLACE_OCTETS]] },
         Record::DeleteAccount,
         Record::Named {
-            record: Box::new(Record::Expunge { mailbox: Guid::INBOX, uids: UidSet::new(), only_deleted: true }),
+            record: Box::new(Record::Expunge {
+                mailbox: Guid::INBOX,
+                uids: UidSet::new(),
+                only_deleted: true,
+            }),
             messages: vec![(7, Guid([5; 16]))],
         },
         Record::Late {

@@ -8,8 +8,8 @@
 use super::node::Spent;
 use crate::serve::Shard;
 use crate::serve::metrics::Snapshot;
-use culver_shard::stall;
 use culver_shard::local;
+use culver_shard::stall;
 use culver_storage::{CacheStatus, Late, Node, Status, Unsent};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};

@@ -112,7 +112,19 @@ impl Pending {
         let octets = (head_octets(name, meta.len(), bodies.len()) + frames) as u64;
         // What others may act on at once, or a successor relies on, is never told early.
         let numbers = (kind == RecordKind::Data).then_some(1);
-        Pending { kind, partition, account, meta, bodies, haste, on_commit, octets, room: None, term, numbers }
+        Pending {
+            kind,
+            partition,
+            account,
+            meta,
+            bodies,
+            haste,
+            on_commit,
+            octets,
+            room: None,
+            term,
+            numbers,
+        }
     }
 
     /// Says how many numbers it gives.

@@ -26,9 +26,9 @@ use culver_shard::sync::{Notify, oneshot};
 use culver_shard::{Queue, Task, random, spawn, time};
 use hyper::body::Bytes;
 
-use super::format::{Content, Incarnation, ObjectHead, Part, head_octets};
 use self::local::Local;
 pub use self::local::{NUMBERS_MAX, Unsent};
+use super::format::{Content, Incarnation, ObjectHead, Part, head_octets};
 use super::keys;
 use super::tail::Tail;
 use crate::fault::{self, Fault};

@@ -30,12 +30,12 @@ use culver_model::PartitionId;
 use culver_shard::sync::{Notify, Semaphore};
 use culver_shard::{Queue, Task, disk, local, mesh, random, set_local, shards, spawn, sync, time};
 
-use super::format::{Base, Content, FREED, Incarnation, ObjectHead, PartitionOwner, SharedLow};
-use super::holding::{Acquired, HoldError};
 pub use self::acking::Ack;
 use self::acking::start_journal;
 use self::late::Awaited;
 pub use self::late::Late;
+use super::format::{Base, Content, FREED, Incarnation, ObjectHead, PartitionOwner, SharedLow};
+use super::holding::{Acquired, HoldError};
 use super::journal::{Appended, Ended, NewPart, NodeJournal, Windows};
 use super::keys;
 use super::seal::{SealError, newest_low, seal};

@@ -125,13 +125,15 @@ impl Tail {
 impl TailFile {
     /// Writes whole records, which are durable when this returns. `index`: of the first of them in the object.
     pub async fn write(&mut self, seq: u64, index: u32, records: u32, pieces: &[&[u8]]) -> io::Result<()> {
-        let mut out = Vec::with_capacity(BATCH_OCTETS + pieces.iter().map(|piece| piece.len()).sum::<usize>());
+        let mut out =
+            Vec::with_capacity(BATCH_OCTETS + pieces.iter().map(|piece| piece.len()).sum::<usize>());
         begin_batch(&mut out);
         pieces.iter().for_each(|piece| out.extend_from_slice(piece));
         let lsn = lsn_of(seq, index);
         finish_batch(&mut out, self.seed, records, lsn, lsn);
         let octets = out.len() as u64;
-        if out.len() <= APPEND_INLINE_MAX {
+        // What was not preallocated may have to wait for the file system.
+        if out.len() <= APPEND_INLINE_MAX && self.at + octets <= FILE_OCTETS {
             self.file.append_inline(self.at, &out)?;
         } else {
             self.file.write_at(self.at, out).await?;
@@ -168,7 +170,10 @@ impl Left {
     /// Its files, by the number of their objects.
     pub async fn files(&self) -> io::Result<BTreeMap<u64, PathBuf>> {
         let files = list(&self.dir).await?;
-        Ok(files.iter().filter_map(|file| Some((file.name.parse().ok()?, self.dir.join(&file.name)))).collect())
+        Ok(files
+            .iter()
+            .filter_map(|file| Some((file.name.parse().ok()?, self.dir.join(&file.name))))
+            .collect())
     }
 }
 

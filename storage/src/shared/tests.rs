@@ -350,7 +350,16 @@ fn a_late_deletion_of_an_earlier_owner_removes_nothing_of_a_later_one() {
 
 async fn append(journal: &NodeJournal, shard: u16, number: u64, octets: Vec<u8>) -> Result<Appended, Ended> {
     let incarnation = journal.incarnation();
-    let part = NewPart { incarnation, shard, number, records: 1, octets, interactive: true, firm: false, numbers: 1 };
+    let part = NewPart {
+        incarnation,
+        shard,
+        number,
+        records: 1,
+        octets,
+        interactive: true,
+        firm: false,
+        numbers: 1,
+    };
     journal.append(part).await
 }
 

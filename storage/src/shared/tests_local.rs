@@ -49,7 +49,8 @@ impl Page {
             out.extend_from_slice(&of.0);
             out.extend_from_slice(&lsn.to_le_bytes());
         }
-        for (number, uid) in self.uids.iter().flat_map(|(number, uids)| uids.iter().map(move |uid| (number, uid)))
+        for (number, uid) in
+            self.uids.iter().flat_map(|(number, uids)| uids.iter().map(move |uid| (number, uid)))
         {
             out.push(*number);
             out.extend_from_slice(&uid.to_le_bytes());
@@ -242,11 +243,7 @@ fn a_node_that_comes_back_sends_what_it_had_acknowledged() {
 /// The same, with a crash at each request of the return.
 #[test]
 fn a_return_that_is_cut_short_is_begun_again() {
-    for (kind, key) in [
-        (Kind::Put, "journal/*"),
-        (Kind::Put, "late/*"),
-        (Kind::Put, "owner/*"),
-    ] {
+    for (kind, key) in [(Kind::Put, "journal/*"), (Kind::Put, "late/*"), (Kind::Put, "owner/*")] {
         for (hold, pass) in [(Hold::Before, 0), (Hold::After, 0), (Hold::After, 1), (Hold::Before, 2)] {
             let scenario = |sim: Sim, store: SimStore| async move {
                 let (id, told) = a_dies(&sim, &store).await?;
@@ -333,7 +330,8 @@ fn what_a_dead_node_had_acknowledged_comes_back_once() {
         }
         ensure(page.uid(1)? == told[0], "what was there has another UID")?;
         ensure(b.seat().node.late().awaited == 0, "it is still waited for")?;
-        let late = |key: &String| key.starts_with("late/") && !key.ends_with("/end") && !key.ends_with("/done");
+        let late =
+            |key: &String| key.starts_with("late/") && !key.ends_with("/end") && !key.ends_with("/done");
         ensure(!store.objects().keys().any(late), "the tail is not tidied up")?;
         b.flush(P).await?;
         sim.kill(b.id);
@@ -461,10 +459,7 @@ fn beyond_its_bounds_a_change_waits_for_the_store() {
     };
     let small = || NodeConfig { ack: Ack::Local { octets_max: 1 }, ..local() };
     assert_eq!(in_sim(waits(small, Duration::ZERO)), Ok(()));
-    let short = || NodeConfig {
-        windows: Windows { proof: Duration::from_secs(3), ..eager() },
-        ..local()
-    };
+    let short = || NodeConfig { windows: Windows { proof: Duration::from_secs(3), ..eager() }, ..local() };
     assert_eq!(in_sim(waits(short, Duration::from_secs(4))), Ok(()));
 }
 

@@ -11,7 +11,8 @@ const SEEDS: u64 = 12;
 fn found(planted: Fault) -> Option<(u64, String)> {
     fault::set(Some(planted));
     let found = (1..=SEEDS).find_map(|seed| {
-        let run = std::panic::catch_unwind(|| run(seed, 12, faults()).oracle.errors.borrow().first().cloned());
+        let run =
+            std::panic::catch_unwind(|| run(seed, 12, faults()).oracle.errors.borrow().first().cloned());
         run.unwrap_or_else(|_| Some("panicked".into())).map(|error| (seed, error))
     });
     fault::set(None);

@@ -233,7 +233,8 @@ impl Inner {
             let appended = Appended { seq, offset, index, begun: now };
             let (firm, octets) = (part.firm && !fault::on(Fault::FirmToldEarly), part.octets.len() as u64);
             if written && fresh && !firm && local.has_room(&state, &part) {
-                let told = state.told.entry(seq).or_insert(Told { octets: 0, parts: 0, numbers: 0, since: now });
+                let told =
+                    state.told.entry(seq).or_insert(Told { octets: 0, parts: 0, numbers: 0, since: now });
                 (told.octets, told.parts) = (told.octets + octets, told.parts + 1);
                 told.numbers += u64::from(part.numbers);
                 let _ = sender.send(appended);

@@ -252,8 +252,7 @@ impl Inner {
         }
         let said = Octets::from(MERGED.to_vec());
         self.store.put(&keys::late_done(end.incarnation), &said, PATIENCE).await?;
-        let gone: Vec<String> =
-            (end.first..end.next).map(|seq| keys::late(end.incarnation, seq)).collect();
+        let gone: Vec<String> = (end.first..end.next).map(|seq| keys::late(end.incarnation, seq)).collect();
         self.store.delete(&gone, Patience::background(PATIENCE.within)).await?;
         Ok(())
     }

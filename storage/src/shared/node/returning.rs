@@ -73,13 +73,19 @@ impl Inner {
                 let octets = Octets::from(self.tail_object(of, &files, seq).await?);
                 let key = keys::late(of, seq);
                 if let Created::Foreign(_) = self.store.create(&key, &octets, PATIENCE).await? {
-                    return Err(SealError::Damaged { key, what: "it is not what this node sends".to_owned() });
+                    return Err(SealError::Damaged {
+                        key,
+                        what: "it is not what this node sends".to_owned(),
+                    });
                 }
             }
             let end = Octets::from(LateEnd { incarnation: of, first, next }.encode());
             self.store.create(&keys::late_end(of), &end, PATIENCE).await?;
             match next - first {
-                0 => tracing::info!(objects = files.len(), "what this node had acknowledged before it ended is in the store"),
+                0 => tracing::info!(
+                    objects = files.len(),
+                    "what this node had acknowledged before it ended is in the store"
+                ),
                 late => tracing::warn!(
                     objects = late,
                     "another node took over before all that this node had acknowledged was in the store: it is merged now"
@@ -91,7 +97,9 @@ impl Inner {
 
     /// Makes the objects of a tail in their journal, up to its seal if there is one.
     async fn complete(&self, of: Incarnation, files: &BTreeMap<u64, PathBuf>) -> Result<(), SealError> {
-        let (Some(first), Some(last)) = (files.keys().next(), files.keys().next_back()) else { return Ok(()) };
+        let (Some(first), Some(last)) = (files.keys().next(), files.keys().next_back()) else {
+            return Ok(());
+        };
         // Objects without a file held nothing that was told; so many may have been on their way before the first one.
         for seq in first.saturating_sub(IN_FLIGHT_MAX as u64)..=*last {
             let octets = Octets::from(self.tail_object(of, files, seq).await?);
@@ -134,7 +142,9 @@ impl Inner {
         let octets = Octets::from(end.encode());
         match self.store.create(&keys::late_end(end.incarnation), &octets, PATIENCE).await {
             Ok(_) => journal.forget_tail().await,
-            Err(error) => tracing::warn!(%error, "whoever comes next leaves a gap in UIDs, though nothing is missing"),
+            Err(error) => {
+                tracing::warn!(%error, "whoever comes next leaves a gap in UIDs, though nothing is missing")
+            }
         }
     }
 }
