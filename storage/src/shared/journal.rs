@@ -230,17 +230,15 @@ impl NodeJournal {
         {
             let mut state = self.0.state.borrow_mut();
             state.parts.insert(part.shard, part.number + 1);
-            if let Some(local) = &self.0.local {
-                local.take(part, sender);
-                drop(state);
-                self.0.came.notify_all();
-                self.0.wake.notify_all();
-                return receiver.await.map_err(|_| Ended);
+            match &self.0.local {
+                Some(local) => local.take(part, sender),
+                None => {
+                    state.open_octets += part.octets.len();
+                    state.opened.get_or_insert_with(time::now);
+                    state.interactive |= part.interactive;
+                    state.open.push((part, sender));
+                }
             }
-            state.open_octets += part.octets.len();
-            state.opened.get_or_insert_with(time::now);
-            state.interactive |= part.interactive;
-            state.open.push((part, sender));
         }
         self.0.came.notify_all();
         self.0.wake.notify_all();

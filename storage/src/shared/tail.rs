@@ -75,7 +75,14 @@ impl Tail {
         let dir = unsent.join(incarnation.to_string());
         disk::create_dir_all(&dir).await?;
         disk::sync_dir(&unsent).await?;
-        disk::sync_dir(root).await?;
+        // The directory of the node may be as new as what is in it.
+        for dir in root.ancestors().filter(|dir| !dir.as_os_str().is_empty()) {
+            match disk::sync_dir(dir).await {
+                // What this process may not read it has not made.
+                Err(error) if dir != root && error.kind() == io::ErrorKind::PermissionDenied => break,
+                other => other?,
+            }
+        }
         Ok(Tail { dir, store, incarnation })
     }
 
