@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use crate::ensure;
 use crate::support::imap::Imap;
+use crate::support::process;
 use crate::support::server::{Culver, Options, own_process, password, user};
 use crate::support::temp::TempDir;
 use crate::support::{Fallible, eventually};
 
 /// Its half is how long a node acknowledges without the store.
-const LEASE_S: u64 = 10;
+const LEASE_S: u64 = 20;
 /// How long accounts may take to come to another node that has to take theirs for dead first, and what comes late to be merged.
 const TAKE_OVER: Duration = Duration::from_secs(LEASE_S + if cfg!(debug_assertions) { 60 } else { 30 });
 /// A takeover that may have missed something raises UIDs by so many.
@@ -56,11 +57,14 @@ fn login(node: &Culver) -> Fallible<Imap> {
     Imap::login(node.ports.imap, &user(0), &password(0))
 }
 
-/// The store is away for what `work` does, as a mount that was lost.
-fn without_store<T>(store: &TempDir, work: impl FnOnce() -> Fallible<T>) -> Fallible<T> {
+/// The store is away for what `work` does, as a mount that was lost. The node stands still while that happens, so that it makes
+/// no directory in between.
+fn without_store<T>(store: &TempDir, pid: u32, work: impl FnOnce() -> Fallible<T>) -> Fallible<T> {
     let (there, kept) = (store.path().join("store"), store.path().join("kept"));
+    process::signal(pid, "STOP")?;
     fs::rename(&there, &kept)?;
     fs::write(&there, b"")?;
+    process::signal(pid, "CONT")?;
     let done = work();
     fs::remove_file(&there)?;
     fs::rename(&kept, &there)?;
@@ -74,7 +78,8 @@ fn killed(store: &TempDir, a: &mut Culver) -> Fallible<[u32; 3]> {
     let stored = append(&mut imap, "stored")?;
     // The store has it within a second.
     std::thread::sleep(Duration::from_secs(2));
-    without_store(store, || {
+    let pid = a.pid().ok_or("the node does not run")?;
+    without_store(store, pid, || {
         let told = [stored, append(&mut imap, "early")?, append(&mut imap, "later")?];
         imap.must("SELECT INBOX")?;
         imap.must(&format!("UID STORE {} +FLAGS (\\Flagged)", told[2]))?;
