@@ -452,7 +452,7 @@ impl Accounts {
 
     /// Commits one change to an account, open or not, and says what it gave. `None`: the account is not open, and
     /// what it gives is found when it is.
-    async fn commit(
+    pub(crate) async fn commit(
         self: &Rc<Self>,
         id: &AccountId,
         record: Record,
@@ -471,8 +471,9 @@ impl Accounts {
         haste: Haste,
     ) -> Result<Result<Option<Applied>, ChangeError>, Late> {
         let partition = self.storage().partition_of(id);
-        let meta = record.encode();
         let haste = if frees_space(&record) { Haste::Urgent } else { haste };
+        let (record, numbers) = self.named(id, record);
+        let meta = record.encode();
         // A compaction has to know what became of it.
         let waits = !matches!(record, Record::Relocate { .. });
         let (answer, mut answered) = oneshot::channel();
@@ -491,7 +492,9 @@ impl Accounts {
             let _ = answer.send(result);
         });
         let committing = async {
-            let taken = self.storage().submit_wait(partition, id, meta, bodies, haste, on_commit).await;
+            let submitting =
+                self.storage().submit_numbered(partition, id, meta, bodies, haste, numbers, on_commit);
+            let taken = submitting.await;
             taken.map_err(|error| match error {
                 SubmitError::NoSpace => ChangeError::NoSpace,
                 SubmitError::NotHere => ChangeError::Away(self.standing(id).away()),
@@ -796,7 +799,11 @@ pub fn rebuild(id: &AccountId, loaded: Loaded) -> Result<(State, Position, BTree
     let mut state = State::load(blocks).map_err(|why| damaged("an index block", why.to_string()))?;
     fault::damage(&mut state);
     let recent = state.mailboxes.iter().map(|(guid, index)| (*guid, index.uid_next().get())).collect();
+    let mut gaps = loaded.gaps.into_iter().peekable();
     for record in loaded.records {
+        while gaps.next_if(|gap| *gap < record.position).is_some() {
+            state.raise();
+        }
         let places: Vec<_> = record.bodies.iter().map(Place::to_bytes).collect();
         let mut decoded =
             Record::decode(&record.meta).map_err(|why| damaged("a journal record", why.to_string()))?;
@@ -806,6 +813,10 @@ pub fn rebuild(id: &AccountId, loaded: Loaded) -> Result<(State, Position, BTree
         // What was refused when it was committed is refused again, and changes nothing.
         let _ = state.apply(&decoded, &places);
         position = record.position;
+    }
+    for gap in gaps {
+        state.raise();
+        position = gap;
     }
     // What these records freed was told to storage when they were committed.
     state.freed.clear();

@@ -23,6 +23,10 @@ pub enum Fault {
     ForgetDeliveries,
     /// The ids of deliveries are not read from their blocks.
     LoseDeliveries,
+    /// A record that came late counts again where it counts already.
+    LateTwice,
+    /// A gap raises no UIDNEXT.
+    GapWithoutUids,
 }
 
 #[cfg(feature = "planted-faults")]

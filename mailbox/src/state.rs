@@ -257,10 +257,12 @@ impl State {
                 Ok(Applied::Done)
             }
             Record::DeleteAccount => Ok(self.delete_account()),
+            Record::Named { record, .. } => self.apply(record, places),
+            Record::Late { of, lsn, record } => self.late(*of, *lsn, record, places),
         }
     }
 
-    fn append(
+    pub(crate) fn append(
         &mut self,
         guid: Guid,
         message: &Message,

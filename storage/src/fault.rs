@@ -67,6 +67,14 @@ pub enum Fault {
     MergeAfterLoss,
     /// A Flush record is carried forward while another one is under way (H14).
     CarryAnyTime,
+    /// With `ack = "local"`: a takeover that cannot have seen everything raises nothing.
+    GapForgotten,
+    /// Records of ownership and Flush records are told after the local disk, before the store has them.
+    FirmToldEarly,
+    /// A returning node claims before its tail is in the store.
+    TailForgotten,
+    /// A late tail counts as merged before its records are committed.
+    MergedTooEarly,
 }
 
 #[cfg(feature = "planted-faults")]

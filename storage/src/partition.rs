@@ -10,6 +10,7 @@ use crate::journal::commit::Haste;
 use crate::journal::format::FlushMeta;
 use crate::manifest::Manifest;
 use crate::place::{ObjectId, Place, Position};
+use crate::shared::format::Gap;
 use crate::table::Named;
 
 /// A committed record that no committed manifest contains.
@@ -44,6 +45,8 @@ pub(crate) struct PartitionSeed {
     pub unflushed: BTreeMap<AccountId, Vec<Unflushed>>,
     /// Objects with bodies that should be there and are not: only a rebuild starts with such.
     pub missing: BTreeSet<ObjectId>,
+    /// Epochs that began with a gap, ascending.
+    pub gaps: Vec<Gap>,
 }
 
 /// Whether a partition is served here.
@@ -105,6 +108,10 @@ pub(crate) struct Partition {
     pub unmergeable: Option<ObjectId>,
     /// Compacted objects, with the position their relocations end before: a flush from there on leaves them out.
     pub retiring: BTreeMap<ObjectId, Position>,
+    /// Epochs that began with a gap, ascending.
+    pub gaps: Vec<Gap>,
+    /// Those of them whose missing tail has come, and is in the partition.
+    pub merged: BTreeSet<u32>,
 }
 
 impl Partition {
@@ -117,6 +124,7 @@ impl Partition {
             flush: None,
             unflushed: BTreeMap::new(),
             missing: BTreeSet::new(),
+            gaps: Vec::new(),
         };
         Partition { serving: Serving::Absent, term, ..Partition::new(seed, Instant::default()) }
     }
@@ -147,7 +155,20 @@ impl Partition {
             missing: seed.missing,
             unmergeable: None,
             retiring: BTreeMap::new(),
+            gaps: seed.gaps,
+            merged: BTreeSet::new(),
         }
+    }
+
+    /// A gap that the manifest does not know: who stood on that alone would forget it.
+    pub fn has_new_gap(&self) -> bool {
+        self.manifest.as_ref().map_or(0, |manifest| manifest.gaps.len()) != self.gaps.len()
+    }
+
+    /// Whether an object of this epoch may be named by a record that has not come yet.
+    pub fn awaits(&self, epoch: u32) -> bool {
+        let after = self.gaps.iter().find(|gap| gap.epoch > epoch);
+        after.is_some_and(|gap| !self.merged.contains(&gap.epoch))
     }
 
     /// Changes with each committed flush, and when it comes or goes.

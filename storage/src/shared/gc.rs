@@ -136,6 +136,7 @@ impl Storage {
             (partition.serving == Serving::Open).then(|| (partition.term, partition.epoch, named(&partition)))
         };
         let Some((term, own, before)) = names() else { return Ok(None) };
+        let awaits = |epoch: u32| self.0.partition(id).borrow().awaits(epoch);
         let mut found = Found::default();
         let mut there = BTreeSet::new();
         let mut orphans = Vec::new();
@@ -152,6 +153,8 @@ impl Storage {
                     () if before.contains(&object) => {}
                     // Begun when the partition was just lost: no owner has this epoch, and nothing names it ever.
                     () if object.epoch == u32::MAX => orphans.push((key.clone(), *octets)),
+                    // A record that has not come yet may name it.
+                    () if object.epoch < own && awaits(object.epoch) => found.in_work += 1,
                     () if object.epoch < own => orphans.push((key.clone(), *octets)),
                     () if object.epoch > own && fault::on(Fault::OrphansOfLaterEpochs) => {
                         orphans.push((key.clone(), *octets));
