@@ -56,7 +56,7 @@ impl Default for Limits {
 }
 
 /// So long somebody waits for a change to be committed: a disk or a store that takes longer is away, and its client is told so.
-const COMMIT_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const COMMIT_WITHIN: Duration = Duration::from_secs(60);
 
 /// Why a change was not made, or is not known to be.
 #[derive(Debug, Error)]
@@ -75,7 +75,7 @@ pub enum ChangeError {
     Away(Standing),
 }
 
-fn late() -> ChangeError {
+pub(crate) fn late() -> ChangeError {
     ChangeError::Unavailable("the store does not answer; it may yet be made".into())
 }
 
@@ -521,7 +521,7 @@ impl Accounts {
     }
 
     /// Applies a committed record where its account is open.
-    fn committed(
+    pub(crate) fn committed(
         &self,
         id: &AccountId,
         record: &Record,
@@ -801,8 +801,8 @@ pub fn rebuild(id: &AccountId, loaded: Loaded) -> Result<(State, Position, BTree
     let recent = state.mailboxes.iter().map(|(guid, index)| (*guid, index.uid_next().get())).collect();
     let mut gaps = loaded.gaps.into_iter().peekable();
     for record in loaded.records {
-        while gaps.next_if(|gap| *gap < record.position).is_some() {
-            state.raise();
+        while let Some((_, of)) = gaps.next_if(|(gap, _)| *gap < record.position) {
+            state.raise(of);
         }
         let places: Vec<_> = record.bodies.iter().map(Place::to_bytes).collect();
         let mut decoded =
@@ -814,8 +814,8 @@ pub fn rebuild(id: &AccountId, loaded: Loaded) -> Result<(State, Position, BTree
         let _ = state.apply(&decoded, &places);
         position = record.position;
     }
-    for gap in gaps {
-        state.raise();
+    for (gap, of) in gaps {
+        state.raise(of);
         position = gap;
     }
     // What these records freed was told to storage when they were committed.

@@ -25,6 +25,8 @@ pub enum Fault {
     LoseDeliveries,
     /// A record that came late counts again where it counts already.
     LateTwice,
+    /// What comes late for a deleted account goes to who has its name next.
+    LateToNamesake,
     /// A gap raises no UIDNEXT.
     GapWithoutUids,
 }

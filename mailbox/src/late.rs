@@ -7,16 +7,21 @@
 //! What happened since is never undone by it: messages are found by GUID, and one that has no place to go goes to INBOX.
 //!
 //! # Limits
-//! [`NAMED_MAX`] messages of one record. A change of more, and every change of the mailboxes themselves, is told when the store
+//! [`AT_A_TIME`] records of an account are under way. [`NAMED_MAX`] messages of one record. A change of more, and every change of the mailboxes themselves, is told when the store
 //! has it, so that it cannot come late.
 
-use crate::accounts::{Accounts, ChangeError};
+use crate::accounts::{Accounts, COMMIT_WITHIN, ChangeError, late};
 use crate::fault::{self, Fault};
 use crate::record::{Message, Record};
 use crate::state::{Applied, Refusal, State};
 use culver_index::{FlagId, MailboxIndex, PLACE_OCTETS};
 use culver_model::{AccountId, FlagSet, Guid, ModSeq, SystemFlag, Uid, UidSet};
-use culver_storage::{Haste, LateRecord, Merged, NUMBERS_MAX, SourceError};
+use culver_shard::sync::oneshot;
+use culver_shard::time;
+use culver_storage::{
+    Body, CommitError, Committed, Haste, LateRecord, Merged, NUMBERS_MAX, SourceError,
+};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -28,9 +33,16 @@ const _: () = assert!(GAP > NUMBERS_MAX, "a gap passes all that can be told and 
 /// Messages that a record names by GUID.
 pub const NAMED_MAX: usize = 1024;
 
+/// Late records of an account that are on their way together.
+const AT_A_TIME: usize = 256;
+
 impl State {
-    /// The owner before may have told clients of more than is known here.
-    pub fn raise(&mut self) {
+    /// The owner before, of journal `of`, may have told clients of more than is known here.
+    pub fn raise(&mut self, of: Guid) {
+        // From now on the account knows of whom something may come; no late record has lsn 0, where a journal is opened.
+        if let Err(at) = self.account.late.binary_search_by(|(journal, _)| journal.cmp(&of)) {
+            self.account.late.insert(at, (of, 0));
+        }
         let modseq = ModSeq((self.account.modseq.get() + u64::from(GAP)).min(ModSeq::MAX.get()));
         self.account.modseq = modseq;
         let gap = if fault::on(Fault::GapWithoutUids) { 0 } else { GAP };
@@ -44,6 +56,14 @@ impl State {
     pub fn late_mark(&self, of: Guid) -> Option<u64> {
         let at = self.account.late.binary_search_by(|(journal, _)| journal.cmp(&of)).ok()?;
         Some(self.account.late[at].1)
+    }
+
+    /// Nothing that is still to come was meant for who has the name of the account next.
+    pub(crate) fn refuse_late(&mut self) {
+        if fault::on(Fault::LateToNamesake) {
+            return;
+        }
+        self.account.late.iter_mut().for_each(|(_, last)| *last = u64::MAX);
     }
 
     pub(crate) fn late(
@@ -106,14 +126,17 @@ fn found(index: &MailboxIndex, messages: &[(u32, Guid)]) -> UidSet {
             *elsewhere.entry(*guid).or_default() += 1;
         }
     }
-    if !elsewhere.is_empty() {
-        for row in index.rows_all() {
-            let uid = row.uid().get();
-            let Some(count) = elsewhere.get_mut(&row.guid()).filter(|count| **count > 0) else { continue };
-            if !uids.contains(uid) {
-                uids.insert(uid);
-                *count -= 1;
-            }
+    let mut left: u32 = elsewhere.values().sum();
+    // What came late has the newest UIDs.
+    let mut rows = index.rows_newest();
+    while left > 0
+        && let Some(row) = rows.next()
+    {
+        let uid = row.uid().get();
+        let Some(count) = elsewhere.get_mut(&row.guid()).filter(|count| **count > 0) else { continue };
+        if !uids.contains(uid) {
+            uids.insert(uid);
+            (*count, left) = (*count - 1, left - 1);
         }
     }
     uids
@@ -142,6 +165,10 @@ impl Accounts {
             return (record, soon.then_some(1));
         };
         let Some(account) = self.opened(id) else { return (record, None) };
+        // A change before it may mark more: which ones it means is known when that is applied.
+        if matches!(record, Record::Expunge { only_deleted: true, .. }) && account.is_changing() {
+            return (record, None);
+        }
         let state = account.state();
         let Some(index) = state.selectable(mailbox) else { return (record, None) };
         let Some(messages) = messages_of(index, &record) else { return (record, None) };
@@ -160,7 +187,7 @@ impl Accounts {
         }
     }
 
-    /// Takes up late records of one account, in their order, each when the one before is committed.
+    /// Takes up late records of one account, in their order, up to [`AT_A_TIME`] together.
     pub(crate) async fn take_late(
         self: &Rc<Self>,
         id: &AccountId,
@@ -170,8 +197,13 @@ impl Accounts {
         let wrong = |error: &dyn std::fmt::Display| SourceError(format!("{id}: {error}"));
         let session = self.session(id).await.map_err(|error| wrong(&error))?;
         let mut merged = Merged::default();
+        let mut under_way = UnderWay::default();
         for LateRecord { lsn, meta, bodies } in records {
             let record = Record::decode(&meta).map_err(|error| wrong(&error))?;
+            // One that names messages may mean some that are on their way.
+            if under_way.outcomes.len() >= AT_A_TIME || matches!(record, Record::Named { .. }) {
+                under_way.taken(id, &mut merged).await?;
+            }
             let (conflicts, known) = {
                 let state = session.account().state();
                 let known =
@@ -186,23 +218,79 @@ impl Accounts {
                 );
             }
             let late = Record::Late { of, lsn, record: Box::new(record) };
-            match self.commit(id, late, bodies, Haste::Interactive).await {
+            self.submit_late(id, late, bodies, conflicts, &mut under_way).await.map_err(|error| wrong(&error))?;
+        }
+        under_way.taken(id, &mut merged).await?;
+        Ok(merged)
+    }
+
+    /// Submits one, behind those that are under way.
+    async fn submit_late(
+        self: &Rc<Self>,
+        id: &AccountId,
+        record: Record,
+        bodies: Vec<Body>,
+        conflicts: bool,
+        under_way: &mut UnderWay,
+    ) -> Result<(), ChangeError> {
+        // A mark stands for all before it: behind one that is lost nothing is submitted.
+        if under_way.lost.get() {
+            return Err(ChangeError::Unavailable("one before it was not committed".into()));
+        }
+        let (answer, answered) = oneshot::channel();
+        let (accounts, owner, lost) = (self.clone(), id.clone(), under_way.lost.clone());
+        let meta = record.encode();
+        let on_commit = Box::new(move |committed: Result<Committed, CommitError>| {
+            lost.set(lost.get() || committed.is_err());
+            let committed = committed.map_err(|error| ChangeError::Unavailable(error.to_string()));
+            let _ = answer.send(committed.and_then(|committed| accounts.committed(&owner, &record, &committed)));
+        });
+        let partition = self.storage().partition_of(id);
+        let haste = Haste::Interactive;
+        // It counts when the store has it, however this node acknowledges.
+        let submitting =
+            self.storage().submit_numbered(partition, id, meta, bodies, haste, None, on_commit);
+        match time::deadline(COMMIT_WITHIN, submitting).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(ChangeError::Unavailable(error.to_string())),
+            Err(_) => return Err(late()),
+        }
+        under_way.outcomes.push((conflicts, answered));
+        Ok(())
+    }
+}
+
+/// Late records that are submitted, in their order.
+#[derive(Default)]
+struct UnderWay {
+    /// With each, whether it meets what its owner did not know of.
+    outcomes: Vec<(bool, oneshot::Receiver<Result<Option<Applied>, ChangeError>>)>,
+    /// One of them was not committed.
+    lost: Rc<Cell<bool>>,
+}
+
+impl UnderWay {
+    /// Waits until all are committed.
+    async fn taken(&mut self, id: &AccountId, merged: &mut Merged) -> Result<(), SourceError> {
+        let wrong = |error: &dyn std::fmt::Display| SourceError(format!("{id}: {error}"));
+        for (conflicts, answered) in self.outcomes.drain(..) {
+            let answered = time::deadline(COMMIT_WITHIN, answered).await.map_err(|_| wrong(&late()))?;
+            match answered.map_err(|_| wrong(&"the shard is stopping"))? {
                 Ok(Some(applied)) => {
                     let modified =
                         matches!(&applied, Applied::Store { modified, .. } if !modified.is_empty());
-                    merged.records += 1;
                     merged.conflicts += u64::from(conflicts || modified);
                 }
                 Ok(None) => return Err(wrong(&"the account was closed meanwhile")),
                 Err(ChangeError::Refused(refusal)) => {
                     tracing::warn!(account = id.as_str(), %refusal, "a change that came late is not carried out");
-                    merged.records += 1;
                     merged.conflicts += 1;
                 }
                 Err(error) => return Err(wrong(&error)),
             }
+            merged.records += 1;
         }
-        Ok(merged)
+        Ok(())
     }
 }
 

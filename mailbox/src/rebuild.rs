@@ -266,7 +266,11 @@ fn take(met: Met, known: &mut HashSet<Guid>, report: &mut Rebuilt) -> Option<Fou
             return None;
         }
     };
-    match Record::decode(&meta) {
+    let told = match Record::decode(&meta) {
+        Ok(Record::Late { record, .. }) => Ok(*record),
+        other => other,
+    };
+    match told {
         Ok(Record::Append { mailbox, message }) => {
             known.insert(message.guid).then_some(FoundMessage { mailbox, place, message })
         }

@@ -573,6 +573,7 @@ impl State {
         self.account.mailboxes.clear();
         self.account.subscriptions.clear();
         self.deliveries.clear();
+        self.refuse_late();
         let next = u128::from_le_bytes(self.account.incarnation.0).wrapping_add(1);
         self.account.incarnation = Guid(next.to_le_bytes());
         self.found_inbox();

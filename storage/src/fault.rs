@@ -59,6 +59,8 @@ pub enum Fault {
     NamesWithoutEpoch,
     /// A search for orphans takes objects of later epochs for some (H8).
     OrphansOfLaterEpochs,
+    /// A search for orphans takes what is merged while it goes on for some.
+    OrphansAwaited,
     /// A partition is served before its Open record is committed (H9).
     ServeBeforeOpen,
     /// What a Flush of unknown outcome names is taken for garbage (H10).

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use culver_model::{AccountId, PartitionId};
+use culver_model::{AccountId, Guid, PartitionId};
 use culver_shard::time::Instant;
 
 use crate::journal::commit::Haste;
@@ -114,6 +114,16 @@ pub(crate) struct Partition {
     pub merged: BTreeSet<u32>,
 }
 
+/// Epochs that began with a gap, ascending, and whether what is missing there is still to come.
+pub(crate) struct Waiting(Vec<(u32, bool)>);
+
+impl Waiting {
+    /// Whether an object of this epoch may be named by a record that has not come yet.
+    pub fn awaits(&self, epoch: u32) -> bool {
+        self.0.iter().find(|(gap, _)| *gap > epoch).is_some_and(|(_, waits)| *waits)
+    }
+}
+
 impl Partition {
     /// One that is not served here.
     pub fn absent(id: PartitionId, term: u64) -> Partition {
@@ -165,10 +175,15 @@ impl Partition {
         self.manifest.as_ref().map_or(0, |manifest| manifest.gaps.len()) != self.gaps.len()
     }
 
-    /// Whether an object of this epoch may be named by a record that has not come yet.
-    pub fn awaits(&self, epoch: u32) -> bool {
-        let after = self.gaps.iter().find(|gap| gap.epoch > epoch);
-        after.is_some_and(|gap| !self.merged.contains(&gap.epoch))
+    /// The epochs of whose objects some may be named by a record that has not come yet.
+    pub fn waiting(&self) -> Waiting {
+        Waiting(self.gaps.iter().map(|gap| (gap.epoch, !self.merged.contains(&gap.epoch))).collect())
+    }
+
+    /// Where UIDs and MODSEQs are raised beyond a position, ascending, and the journals whose tails may be missing there.
+    pub fn gaps_after(&self, position: Position) -> Vec<(Position, Guid)> {
+        let all = self.gaps.iter().map(|gap| (Position { epoch: gap.epoch, lsn: 0 }, Guid(gap.of.0)));
+        all.filter(|(gap, _)| *gap > position).collect()
     }
 
     /// Changes with each committed flush, and when it comes or goes.

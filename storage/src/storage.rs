@@ -48,7 +48,8 @@ pub struct Loaded {
     /// Committed records beyond the blocks, in order.
     pub records: Vec<LoadedRecord>,
     /// Where beyond the blocks UIDs and MODSEQs are raised by a gap, ascending; no record has one of these positions.
-    pub gaps: Vec<Position>,
+    /// With each, the journal of whose owner something may be missing.
+    pub gaps: Vec<(Position, Guid)>,
 }
 
 #[derive(Clone, Debug)]
@@ -755,8 +756,7 @@ impl Inner {
         let (position, blocks) = blocks.expect("it was awaited")?;
         let gaps = {
             let partition = self.partition(partition).borrow();
-            let all = partition.gaps.iter().map(|gap| Position { epoch: gap.epoch, lsn: 0 });
-            all.filter(|gap| *gap > position).collect()
+            partition.gaps_after(position)
         };
         let records = records.expect("it was awaited")?;
         let mut loaded = Loaded { position, blocks, records, gaps };

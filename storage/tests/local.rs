@@ -185,13 +185,13 @@ impl Books {
         let mut position = loaded.position;
         let mut gaps = loaded.gaps.into_iter().peekable();
         for record in loaded.records {
-            while gaps.next_if(|gap| *gap < record.position).is_some() {
+            while gaps.next_if(|(gap, _)| *gap < record.position).is_some() {
                 book.given += GAP;
             }
             book.apply(&record.meta, &record.bodies);
             position = record.position;
         }
-        for gap in gaps {
+        for (gap, _) in gaps {
             book.given += GAP;
             position = gap;
         }

@@ -58,7 +58,7 @@ fn a_gap_stands_between_the_records_of_two_owners() {
         meta: append(Guid::INBOX, guid).encode(),
         bodies: Vec::new(),
     };
-    let gap = |epoch| Position { epoch, lsn: 0 };
+    let gap = |epoch| (Position { epoch, lsn: 0 }, OF);
     let of = |records: Vec<LoadedRecord>, gaps| {
         rebuild(&id, Loaded { records, gaps, ..Loaded::default() }).expect("it is sound")
     };
@@ -73,7 +73,7 @@ fn a_gap_stands_between_the_records_of_two_owners() {
     let (without, ..) = of(vec![record(0, 5, 1)], Vec::new());
     let (state, position, _) = of(vec![record(0, 5, 1)], vec![gap(1), gap(3)]);
     // The blocks of such an account contain the gaps, and say so.
-    assert_eq!(position, gap(3));
+    assert_eq!(position, gap(3).0);
     let (index, before) = (&state.mailboxes[&Guid::INBOX], &without.mailboxes[&Guid::INBOX]);
     assert_eq!(index.uid_next().get(), before.uid_next().get() + 2 * GAP);
     assert_eq!(index.highest_modseq(), state.highest_modseq());
@@ -86,7 +86,7 @@ fn a_late_record_counts_once() {
     holds(
         || {
             let mut state = State::new();
-            state.raise();
+            state.raise(OF);
             for lsn in [5, 6, 5, 6] {
                 let record = late(lsn, append(Guid::INBOX, lsn as u8));
                 state.apply(&record, &place(lsn as u8)).expect("it is taken");
@@ -112,7 +112,7 @@ fn late_changes_find_their_messages_by_guid() {
     let mut state = State::new();
     let work = create(&mut state, 8, "Work");
     state.apply(&append(Guid::INBOX, 1), &place(1)).expect("there is room");
-    state.raise();
+    state.raise(OF);
     // The earlier owner gave 2 and 3 the UIDs 2 and 3; now they come after the gap, behind one that it never saw.
     state.apply(&append(Guid::INBOX, 4), &place(4)).expect("there is room");
     for guid in [2, 3] {
@@ -162,4 +162,42 @@ fn what_was_told_to_nobody_is_not_taken_up() {
         assert_eq!(state.apply(&late(lsn as u64, record), &[]), Err(Refusal::Cannot));
     }
     assert!(state.selectable(work).is_some() && state.highest_modseq() == modseq);
+}
+
+#[test]
+fn what_comes_late_does_not_go_to_the_namesake_of_a_deleted_account() {
+    holds(
+        || {
+            let mut state = State::new();
+            state.raise(OF);
+            state.apply(&Record::DeleteAccount, &[]).expect("ended");
+            // Also where blocks were written and read since.
+            let block = culver_index::account::AccountState::decode(&state.account.encode());
+            state.account = block.expect("it is sound");
+            let theirs = state.apply(&late(5, append(Guid::INBOX, 1)), &place(1));
+            // Of an owner after the deletion everything counts.
+            let other = Guid([10; 16]);
+            state.raise(other);
+            let record = Record::Late { of: other, lsn: 5, record: Box::new(append(Guid::INBOX, 2)) };
+            state.apply(&record, &place(2)).expect("it is taken");
+            theirs == Ok(Applied::Done) && messages(&state, Guid::INBOX).iter().map(|(_, guid)| *guid).eq([2])
+        },
+        Fault::LateToNamesake,
+    );
+}
+
+#[test]
+fn of_messages_with_one_guid_as_many_are_meant_as_were_named() {
+    let mut state = State::new();
+    for guid in [1, 1, 2, 3] {
+        state.apply(&append(Guid::INBOX, guid), &place(guid)).expect("there is room");
+    }
+    let index = state.selectable(Guid::INBOX).expect("it is there");
+    let named = |messages: &[(u32, u8)]| -> Vec<u32> {
+        let messages: Vec<_> = messages.iter().map(|(uid, guid)| (*uid, Guid([*guid; 16]))).collect();
+        found(index, &messages).iter().collect()
+    };
+    assert_eq!(named(&[(2, 1), (9, 1), (8, 2)]), [1, 2, 3]);
+    assert_eq!(named(&[(9, 1)]), [2], "the newest");
+    assert_eq!(named(&[(9, 7), (4, 3)]), [4], "one that is gone takes no other with it");
 }

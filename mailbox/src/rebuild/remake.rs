@@ -217,7 +217,11 @@ async fn renew(
 
 /// What is committed beyond the blocks, as far as it can be told what it means.
 fn replay(state: &mut State, salvaged: &Salvaged, told: &mut Told) {
+    let mut gaps = salvaged.gaps.iter().peekable();
     for record in &salvaged.records {
+        while let Some((_, of)) = gaps.next_if(|(gap, _)| *gap < record.position) {
+            state.raise(*of);
+        }
         let decoded = match Record::decode(&record.meta) {
             Ok(decoded) => decoded,
             Err(error) => {
@@ -228,7 +232,13 @@ fn replay(state: &mut State, salvaged: &Salvaged, told: &mut Told) {
             }
         };
         let renewed = |guid: &Guid| told.renewed.contains_key(guid);
-        let lost = match &decoded {
+        let plain = match &decoded {
+            Record::Named { record, .. } => record,
+            // Others that came late find their messages by GUID.
+            Record::Late { record, .. } if matches!(**record, Record::Append { .. }) => record,
+            other => other,
+        };
+        let lost = match plain {
             Record::Append { .. } => record.bodies.iter().any(|place| !salvaged.is_there(place)),
             Record::Restore { place, .. } => {
                 Place::from_bytes(place).is_none_or(|place| !salvaged.is_there(&place))

@@ -135,8 +135,13 @@ impl Storage {
             let partition = self.0.partition(id).borrow();
             (partition.serving == Serving::Open).then(|| (partition.term, partition.epoch, named(&partition)))
         };
+        // Of one moment: what is merged while the search goes on is in no names that were read before.
+        let waiting = self.0.partition(id).borrow().waiting();
         let Some((term, own, before)) = names() else { return Ok(None) };
-        let awaits = |epoch: u32| self.0.partition(id).borrow().awaits(epoch);
+        let awaits = |epoch: u32| match fault::on(Fault::OrphansAwaited) {
+            true => self.0.partition(id).borrow().waiting().awaits(epoch),
+            false => waiting.awaits(epoch),
+        };
         let mut found = Found::default();
         let mut there = BTreeSet::new();
         let mut orphans = Vec::new();

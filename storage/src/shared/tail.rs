@@ -211,6 +211,10 @@ pub(crate) async fn object_of(
     incarnation: Incarnation,
     seq: u64,
 ) -> Result<Option<Vec<u8>>, OpenError> {
+    // What a killed process wrote last may stand in memory alone: a power cut must not take what is sent from here.
+    let file = File::open(path).await.map_err(OpenError::io(path))?;
+    file.sync_data().await.map_err(OpenError::io(path))?;
+    file.close().await.map_err(OpenError::io(path))?;
     let id = header_of(store, incarnation, seq).object();
     let Some(segment) = Segment::open(path, Some(Expected { store, id })).await? else { return Ok(None) };
     if segment.header.nonce != incarnation.0 {

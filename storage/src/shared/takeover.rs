@@ -278,7 +278,8 @@ impl Taker {
         let of_manifest = flush.iter().flat_map(|(_, _, manifest)| manifest.gaps.iter().copied());
         gaps.extend(of_manifest);
         gaps.sort_by_key(|gap| gap.epoch);
-        gaps.dedup();
+        // What journals say counts more than a manifest that was made of what is listed.
+        gaps.dedup_by_key(|gap| gap.epoch);
         // Bodies that a manifest names in journal objects of still earlier epochs.
         let bodies = flush.iter().flat_map(|(_, _, manifest)| manifest.bodies.keys());
         let in_journals: BTreeSet<u32> =
@@ -350,13 +351,23 @@ impl Taker {
             }
             all.push(Listed { object, octets, accounts });
         }
+        let mut gaps = Vec::new();
         for before in (epoch.saturating_sub(SALVAGED_EPOCHS_MAX)..epoch).rev() {
             if let Entry::Vacant(vacant) = journals.entry(before)
                 && let Some(owner) = owner_at(&self.store, id, before, self.patience).await?
             {
                 vacant.insert(owner.incarnation);
+                // The manifest knew whether something of him is missing. A gap too many costs UIDs that nobody was told.
+                let end = match owner.local {
+                    true => late_end(&self.store, owner.incarnation, self.patience).await?,
+                    false => continue,
+                };
+                if end.is_none_or(|end| !end.is_complete()) {
+                    gaps.push(Gap { epoch: before + 1, of: owner.incarnation });
+                }
             }
         }
+        gaps.sort_by_key(|gap| gap.epoch);
         let mut in_journals: BTreeMap<Incarnation, Vec<(u64, u64)>> = BTreeMap::new();
         for (of_epoch, incarnation) in journals.iter() {
             if !in_journals.contains_key(incarnation) {
@@ -371,7 +382,7 @@ impl Taker {
                 all.push(Listed { object, octets: *octets, accounts: None });
             }
         }
-        Ok(listed::manifest_of(id, meta, self.store_id, all))
+        Ok(Manifest { gaps, ..listed::manifest_of(id, meta, self.store_id, all) })
     }
 
     /// All keys below a prefix, and octets.

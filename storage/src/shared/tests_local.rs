@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 
 use super::super::Ack;
 use super::*;
+use crate::journal::format::RecordHeader;
+use crate::shared::format::{Content, ObjectHead, head_octets};
+use crate::shared::tail::object_head;
 use crate::source::{LateRecord, Merged};
 use crate::storage::LoadedRecord;
 
@@ -86,7 +89,7 @@ async fn page(storage: &Storage, account: &AccountId) -> Result<(Position, Page)
     let mut page = loaded.blocks.first().map_or(Page::default(), |(_, blocks)| Page::decode(&blocks[0]));
     let mut position = loaded.position;
     let mut steps: BTreeMap<Position, Option<LoadedRecord>> =
-        loaded.gaps.into_iter().map(|gap| (gap, None)).collect();
+        loaded.gaps.into_iter().map(|(gap, _)| (gap, None)).collect();
     steps.extend(loaded.records.into_iter().map(|record| (record.position, Some(record))));
     for (at, step) in steps {
         match step {
@@ -266,6 +269,44 @@ fn a_return_that_is_cut_short_is_begun_again() {
     }
 }
 
+/// What a killed process wrote last may be lost in a power cut between two tries to send it: what came through counts.
+#[test]
+fn a_return_takes_what_an_earlier_try_had_sent() {
+    let scenario = |sim: Sim, store: SimStore| async move {
+        let (id, _) = a_dies(&sim, &store).await?;
+        let b = start(&sim, &store, sim.node("b"), plain("b")).await?;
+        b.take_over(&[P, Q]).await?;
+        let held = store.hold("a", Kind::Put, "late/*", 0, Hold::After);
+        let a = start(&sim, &store, id, local()).await?;
+        let coming = a.begin(|seat| async move { seat.node.take_over(&[P, Q]).await.map(drop) });
+        held.met().await;
+        sim.crash(id);
+        drop(coming);
+        let sent = store.objects().into_iter().find(|(key, _)| key.starts_with("late/"));
+        let (key, octets) = sent.ok_or("nothing was sent")?;
+        store.tamper(&key, Some(with_first_twice(&octets)?));
+        let a = start(&sim, &store, id, local()).await?;
+        a.come_back().await?;
+        b.merge().await?;
+        let page = b.page(account(P)).await?;
+        ensure(page.uids.get(&2).is_some_and(|uids| uids.len() == 2), "what came through does not count")?;
+        page.uid(3).map(drop)
+    };
+    holds(|| in_sim(scenario), None);
+}
+
+/// An object of a tail with one more record, which is its first once more.
+fn with_first_twice(object: &[u8]) -> Result<Vec<u8>, String> {
+    let head = ObjectHead::parse(object)?;
+    let Content::Records(parts) = &head.content else { return Err("a seal".to_owned()) };
+    let records = &object[head_octets(parts.len())..];
+    let first = RecordHeader::parse(records).ok_or("no record")?.length as usize;
+    let all = [records, &records[..first]].concat();
+    let (count, crc) = (parts[0].records + 1, crc32c::crc32c(&all));
+    let head = object_head(head.store, head.incarnation, head.seq, count, all.len() as u32, crc);
+    Ok([head.encode(), all].concat())
+}
+
 /// A successor never says a UID of something else that the dead one had told; also not of an account that nobody has opened
 /// since, nor after flushes, trims and further owners.
 #[test]
@@ -386,6 +427,49 @@ fn a_merge_that_is_cut_short_is_done_once() {
         assert_eq!(verdict, Ok(()), "{key} {hold:?} {pass}");
     }
     holds(|| in_sim(cut_at("journal/OF_B/*", Hold::Before, 0)), Some(Fault::MergedTooEarly));
+}
+
+/// A body that a late record names is no orphan where the record is merged while the search for orphans goes on.
+#[test]
+fn a_search_for_orphans_spares_what_is_merged_meanwhile() {
+    let scenario = |sim: Sim, store: SimStore| async move {
+        let id = sim.node("a");
+        let a = start(&sim, &store, id, local()).await?;
+        a.take_over(&[P, Q]).await?;
+        a.tell(account(P), 1).await?;
+        while a.seat().node.unsent().parts > 0 {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+        // The body comes to the store, the record that names it does not.
+        let of_a = format!("journal/{}/*", a.incarnation());
+        let _held = store.hold("a", Kind::Put, &of_a, 0, Hold::Before);
+        let committed = a.on(|seat| async move {
+            let account = account(P);
+            let octets = vec![7; seat.storage.limits().inline_body_max + 1];
+            let mut writer = seat.storage.body_writer(P, &account, None);
+            writer.write(&octets).await.map_err(|error| error.to_string())?;
+            let body = writer.finish().await.map_err(|error| error.to_string())?;
+            let committed = seat.storage.commit(P, &account, vec![2], vec![body]).await;
+            committed.map_err(|error| error.to_string())
+        });
+        let place = committed.await??.bodies[0];
+        sim.crash(id);
+        let b = start(&sim, &store, sim.node("b"), plain("b")).await?;
+        b.take_over(&[P, Q]).await?;
+        let a = start(&sim, &store, id, local()).await?;
+        a.come_back().await?;
+        // B has read the names when it asks what is there.
+        let listing = store.hold("b", Kind::List, "data/0/*", 0, Hold::Before);
+        let collected = b.begin(|seat| async move { seat.node.collect(P, true).await });
+        listing.met().await;
+        b.merge().await?;
+        listing.release();
+        collected.await.map_err(|_| "the job panicked")?.map_err(|error| error.to_string())?;
+        b.page(account(P)).await?.uid(2)?;
+        let read = b.on(move |seat| async move { seat.storage.read_place(P, &place, 0..100).await });
+        read.await?.map(drop).map_err(|error| error.to_string())
+    };
+    holds(|| in_sim(scenario), Some(Fault::OrphansAwaited));
 }
 
 /// A node that is taken over while it lives finds the seal, and what it had told beyond it comes back.

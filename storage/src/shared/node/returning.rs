@@ -5,7 +5,8 @@
 //! nobody has; what the seal has cut off goes to `late/`; the end that says so; and then the files. Each step may be done again.
 //!
 //! # Crash
-//! An object is the same octets at every try. Without the end nobody reads what is under `late/`.
+//! What was acknowledged is the same at every try; what stands behind it in the last file may have been lost since, and counts
+//! as the first try that came through sent it. Without the end nobody reads what is under `late/`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -72,11 +73,10 @@ impl Inner {
             for seq in first..next {
                 let octets = Octets::from(self.tail_object(of, &files, seq).await?);
                 let key = keys::late(of, seq);
-                if let Created::Foreign(_) = self.store.create(&key, &octets, PATIENCE).await? {
-                    return Err(SealError::Damaged {
-                        key,
-                        what: "it is not what this node sends".to_owned(),
-                    });
+                if let Created::Foreign(found) = self.store.create(&key, &octets, PATIENCE).await?
+                    && let There::Seal = there(&key, &found, of, seq)?
+                {
+                    return Err(SealError::Damaged { key, what: "a seal stands here".to_owned() });
                 }
             }
             let end = Octets::from(LateEnd { incarnation: of, first, next }.encode());
@@ -106,13 +106,11 @@ impl Inner {
             let key = keys::journal(of, seq);
             match self.store.create(&key, &octets, PATIENCE).await? {
                 Created::Mine => {}
-                Created::Foreign(found) => match ObjectHead::parse(&found) {
-                    Ok(ObjectHead { content: Content::Seal(_), .. }) => return Ok(()),
-                    // What this very journal sent, with records that its disk had failed to keep.
-                    Ok(head) if (head.incarnation, head.seq) == (of, seq) => {}
-                    Ok(_) => return Err(SealError::Damaged { key, what: "it stood elsewhere".to_owned() }),
-                    Err(what) => return Err(SealError::Damaged { key, what }),
-                },
+                Created::Foreign(found) => {
+                    if let There::Seal = there(&key, &found, of, seq)? {
+                        return Ok(());
+                    }
+                }
             }
         }
         Ok(())
@@ -146,6 +144,22 @@ impl Inner {
                 tracing::warn!(%error, "whoever comes next leaves a gap in UIDs, though nothing is missing")
             }
         }
+    }
+}
+
+/// What stands at a place of a journal that this node did not send just now.
+enum There {
+    Seal,
+    /// What this very journal sent, with records that its disk had failed to keep.
+    Records,
+}
+
+fn there(key: &str, found: &[u8], of: Incarnation, seq: u64) -> Result<There, SealError> {
+    match ObjectHead::parse(found) {
+        Ok(ObjectHead { content: Content::Seal(_), .. }) => Ok(There::Seal),
+        Ok(head) if (head.incarnation, head.seq) == (of, seq) => Ok(There::Records),
+        Ok(_) => Err(SealError::Damaged { key: key.to_owned(), what: "it stood elsewhere".to_owned() }),
+        Err(what) => Err(SealError::Damaged { key: key.to_owned(), what }),
     }
 }
 
