@@ -18,9 +18,7 @@ use culver_index::{FlagId, MailboxIndex, PLACE_OCTETS};
 use culver_model::{AccountId, FlagSet, Guid, ModSeq, SystemFlag, Uid, UidSet};
 use culver_shard::sync::oneshot;
 use culver_shard::time;
-use culver_storage::{
-    Body, CommitError, Committed, Haste, LateRecord, Merged, NUMBERS_MAX, SourceError,
-};
+use culver_storage::{Body, CommitError, Committed, Haste, LateRecord, Merged, NUMBERS_MAX, SourceError};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -218,7 +216,9 @@ impl Accounts {
                 );
             }
             let late = Record::Late { of, lsn, record: Box::new(record) };
-            self.submit_late(id, late, bodies, conflicts, &mut under_way).await.map_err(|error| wrong(&error))?;
+            self.submit_late(id, late, bodies, conflicts, &mut under_way)
+                .await
+                .map_err(|error| wrong(&error))?;
         }
         under_way.taken(id, &mut merged).await?;
         Ok(merged)
@@ -243,13 +243,13 @@ impl Accounts {
         let on_commit = Box::new(move |committed: Result<Committed, CommitError>| {
             lost.set(lost.get() || committed.is_err());
             let committed = committed.map_err(|error| ChangeError::Unavailable(error.to_string()));
-            let _ = answer.send(committed.and_then(|committed| accounts.committed(&owner, &record, &committed)));
+            let _ =
+                answer.send(committed.and_then(|committed| accounts.committed(&owner, &record, &committed)));
         });
         let partition = self.storage().partition_of(id);
         let haste = Haste::Interactive;
         // It counts when the store has it, however this node acknowledges.
-        let submitting =
-            self.storage().submit_numbered(partition, id, meta, bodies, haste, None, on_commit);
+        let submitting = self.storage().submit_numbered(partition, id, meta, bodies, haste, None, on_commit);
         match time::deadline(COMMIT_WITHIN, submitting).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(ChangeError::Unavailable(error.to_string())),

@@ -361,3 +361,22 @@ async fn put_back(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use culver_storage::{ObjectId, ObjectKind};
+
+    #[test]
+    fn a_message_that_came_late_is_found() {
+        let message = Box::new(Message { guid: Guid([1; 16]), ..Message::default() });
+        let append = Record::Append { mailbox: Guid::INBOX, message };
+        let meta = Record::Late { of: Guid([9; 16]), lsn: 5, record: Box::new(append) }.encode();
+        let object = ObjectId { kind: ObjectKind::Pack, shard: 0, epoch: 1, number: 2 };
+        let place = Place { object, offset: 0, length: 10 };
+        let (mut known, mut report) = (HashSet::new(), Rebuilt::default());
+        let found = take(Met::Body { meta, place }, &mut known, &mut report).expect("it is found");
+        assert_eq!((found.mailbox, found.message.guid), (Guid::INBOX, Guid([1; 16])));
+        assert!(report.findings.is_empty());
+    }
+}

@@ -337,6 +337,35 @@ fn a_takeover_leaves_a_gap_where_something_may_be_missing() {
     holds(|| in_sim(scenario), Some(Fault::GapForgotten));
 }
 
+/// A manifest that is lost takes its gaps with it: who stands in for it waits for what is missing all the same.
+#[test]
+fn a_lost_manifest_does_not_forget_what_is_missing() {
+    let scenario = |sim: Sim, store: SimStore| async move {
+        a_dies(&sim, &store).await?;
+        let b = start(&sim, &store, sim.node("b"), plain("b")).await?;
+        b.take_over(&[P, Q]).await?;
+        b.tell(account(P), 4).await?;
+        b.flush(P).await?;
+        b.flush(Q).await?;
+        b.trim().await?;
+        b.sweep().await?;
+        sim.kill(b.id);
+        let manifests = store.objects().into_keys().filter(|key| key.starts_with("data/0/"));
+        for key in manifests.filter(|key| key.ends_with(".manifest")) {
+            store.tamper(&key, None);
+        }
+        let c = start(&sim, &store, sim.node("c"), plain("c")).await?;
+        let salvaged = c.on(|seat| async move {
+            seat.node.0.state.borrow_mut().salvaging.insert(P);
+            seat.node.take_over(&[P]).await.map(drop)
+        });
+        salvaged.await?.map_err(|error| error.to_string())?;
+        ensure(c.serves(P), "C does not serve it")?;
+        ensure(c.seat().node.late().awaited == 1, "nobody waits for what is missing")
+    };
+    holds(|| in_sim(scenario), None);
+}
+
 /// A node that leaves in order leaves no gap.
 #[test]
 fn a_node_that_leaves_in_order_leaves_no_gap() {
