@@ -260,11 +260,14 @@ impl Accounts {
     }
 }
 
+/// What became of a record.
+type Outcome = Result<Option<Applied>, ChangeError>;
+
 /// Late records that are submitted, in their order.
 #[derive(Default)]
 struct UnderWay {
     /// With each, whether it meets what its owner did not know of.
-    outcomes: Vec<(bool, oneshot::Receiver<Result<Option<Applied>, ChangeError>>)>,
+    outcomes: Vec<(bool, oneshot::Receiver<Outcome>)>,
     /// One of them was not committed.
     lost: Rc<Cell<bool>>,
 }
