@@ -257,7 +257,7 @@ fn ranges(uids: &RoaringBitmap) -> UidSet {
 
 /// At least what a block takes beside its rows. All of its room is taken at once: a block that outgrows it by one octet is
 /// copied whole, in one go.
-fn room_beside_rows(index: &MailboxIndex) -> usize {
+pub(crate) fn room_beside_rows(index: &MailboxIndex) -> usize {
     // What keywords take in memory is more than they take in a block.
     FRONT_OCTETS as usize + 2 * index.keywords.memory_octets() + index.log.octets(index.rows.base.log())
 }

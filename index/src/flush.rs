@@ -11,7 +11,7 @@
 //! # Cost
 //! A base copies every live row and its heap, a delta costs what changed; see [`Encoding`] for doing it in steps.
 
-use crate::encode::{Encoding, Frozen, ROW_OCTETS};
+use crate::encode::{Encoding, Frozen, ROW_OCTETS, room_beside_rows};
 use crate::format::{BlockWriter, ChangedRow, ColdRow, GoneRange, Head, Layout, LogEntry, MovedRow, Tag};
 use crate::log::Log;
 use crate::mailbox::{MailboxIndex, count_flags};
@@ -449,7 +449,7 @@ impl MailboxIndex {
     pub fn whole_octets(&self) -> u64 {
         let view = self.view();
         let (live, all) = (self.live.len(), view.len().max(1) as u64);
-        FRONT_OCTETS + live * ROW_OCTETS as u64 + view.heap_octets() as u64 * live / all
+        room_beside_rows(self) as u64 + live * ROW_OCTETS as u64 + view.heap_octets() as u64 * live / all
     }
 
     /// Octets of the base as it stands; 0 where there is none.

@@ -108,6 +108,7 @@ fn mailboxes_due(state: &State) -> Vec<(Guid, bool)> {
         // A base where half of what is stored would be superseded: what is read at an open, and what is written of a mailbox
         // that changes, stay within twice the mailbox. One that only grows has no need of it but by the count.
         let whole = index.base_octets() == 0
+            || stored.octets == 0
             || state.base_due.contains(guid)
             || stored.deltas >= DELTAS_MAX
             || stored.octets + index.delta_octets() > 2 * index.whole_octets();

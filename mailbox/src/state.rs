@@ -87,6 +87,7 @@ pub struct State {
     pub freed: Vec<[u8; PLACE_OCTETS]>,
     /// Mailboxes deleted since the last flush: their blocks are to be removed.
     pub removed: Vec<Guid>,
+    /// By key.
     pub stored: BTreeMap<Guid, Stored>,
     /// Mailboxes whose newest stored block may be another than the one this was loaded from: the next is a base.
     pub base_due: BTreeSet<Guid>,

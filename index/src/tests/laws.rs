@@ -310,6 +310,23 @@ fn a_block_made_in_steps_is_the_block_made_at_once() {
     }
 }
 
+/// A base is written where what is stored is more than twice of this: an estimate that left something out would have one written
+/// at every flush.
+#[test]
+fn what_a_base_takes_is_known_before_it_is_written() {
+    let near = |index: &mut MailboxIndex| {
+        let (said, written) = (index.whole_octets(), index.encode_base().0.len() as u64);
+        assert!(said < written + written / 2 && written < said + said / 2, "{said} said, {written} written");
+    };
+    near(&mut filled(3));
+    near(&mut filled(400));
+    let mut emptied = filled(2000);
+    for uid in (1..=1990).rev() {
+        emptied.expunge(&set(&[(uid, uid)]), false, ModSeq(3000 + u64::from(1990 - uid)));
+    }
+    near(&mut emptied);
+}
+
 #[test]
 fn of_two_folds_only_the_later_is_put_in_place() {
     let mut index = filled(50);

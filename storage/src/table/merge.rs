@@ -27,7 +27,7 @@ pub(crate) fn choose(tables: &[TableRef], tables_max: usize) -> usize {
         return 0;
     }
     // A run grows to older tables as long as the next one is not larger than the run itself: so the older an octet is, the
-    // seldomer it is copied. A run that takes larger ones too copied each octet of forty flushes 1.8 times instead of once.
+    // seldomer it is copied.
     let least = tables.len() - tables_max.max(1) + 1;
     let mut octets = 0;
     let mut run = 0;
