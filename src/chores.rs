@@ -50,7 +50,9 @@ pub fn hash_password(scheme: &str) -> Result<ExitCode> {
 }
 
 /// What the annex of one shard is enough for: a chore has no clients.
-fn on_one_shard<T: Send + 'static>(work: impl AsyncFn() -> Result<T> + Send + Clone + 'static) -> Result<T> {
+pub(crate) fn on_one_shard<T: Send + 'static>(
+    work: impl AsyncFn() -> Result<T> + Send + Clone + 'static,
+) -> Result<T> {
     let done = Arc::new(Mutex::new(None));
     let put = done.clone();
     let config = culver_shard::Config { shards: 1, pin: false, ..culver_shard::Config::default() };

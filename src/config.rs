@@ -114,6 +114,8 @@ pub struct LmtpConfig {
     pub detail_separator: Option<char>,
     /// `normalize` (default) or `refuse` bare CR and LF.
     pub refuse_bare_newlines: bool,
+    /// Networks whose word is taken for a message's own id (XFORWARD).
+    pub xforward_networks: Vec<Network>,
     pub timeout: Duration,
 }
 
@@ -176,6 +178,7 @@ impl Config {
                 recipients_max: 1000,
                 detail_separator: Some('+'),
                 refuse_bare_newlines: false,
+                xforward_networks: loopback(),
                 timeout: Duration::from_secs(300),
             },
             pop3: Pop3Config {
@@ -317,6 +320,7 @@ impl Config {
         lmtp.choice("bare_newlines", &["normalize", "refuse"], problems, |value| {
             config.lmtp.refuse_bare_newlines = value == 1;
         });
+        parse_networks(&mut lmtp, "xforward_networks", &mut config.lmtp.xforward_networks, problems);
         lmtp.finish(problems);
 
         let mut pop3 = root.section("pop3", problems);
@@ -531,19 +535,22 @@ fn parse_users(root: &mut Section, config: &mut Config, inside: bool, problems: 
         user.finish(problems);
     }
     users.flag("plaintext_login", problems, |value| config.users.plaintext_login = value);
-    if let Some(networks) = users.texts_at("secure_networks", problems) {
-        config.users.secure_networks.clear();
-        for (network, line) in networks {
-            match Network::parse(&network) {
-                Some(network) => config.users.secure_networks.push(network),
-                None => {
-                    let what = format!("{network:?} is not a network");
-                    problems.at(line, "users.secure_networks", &what, "write \"10.0.0.0/8\" or \"::1\"");
-                }
+    parse_networks(&mut users, "secure_networks", &mut config.users.secure_networks, problems);
+    users.finish(problems);
+}
+
+fn parse_networks(section: &mut Section, key: &str, into: &mut Vec<Network>, problems: &mut Problems) {
+    let Some(networks) = section.texts_at(key, problems) else { return };
+    into.clear();
+    for (network, line) in networks {
+        match Network::parse(&network) {
+            Some(network) => into.push(network),
+            None => {
+                let what = format!("{network:?} is not a network");
+                problems.at(line, &section.name(key), &what, "write \"10.0.0.0/8\" or \"::1\"");
             }
         }
     }
-    users.finish(problems);
 }
 
 fn loopback() -> Vec<Network> {

@@ -60,10 +60,11 @@ impl Control {
         write_private(&path(dir), text.as_bytes())
     }
 
-    /// Of the node that runs in a directory: that of `culver quickstart`, or `storage.dir` of a configuration.
+    /// Of the node that runs in a directory: that of `culver quickstart`, or `storage.dir` of a configuration. A server on a
+    /// store of this machine is found in that store.
     pub fn find(dir: &Path) -> Result<Control> {
-        let inner = dir.join("node");
-        for place in [inner.as_path(), dir] {
+        let (inner, store) = (dir.join("node"), dir.join("store"));
+        for place in [inner.as_path(), store.as_path(), dir] {
             let path = place.join(FILE);
             match std::fs::read(&path) {
                 Ok(bytes) => return Control::parse(&bytes).with_context(|| format!("{}", path.display())),

@@ -7,4 +7,5 @@ pub mod log;
 pub mod nodes;
 mod private;
 pub mod quickstart;
+pub mod rebuild;
 pub mod serve;

@@ -3,7 +3,7 @@
 use anstream::eprintln;
 use anstyle::{AnsiColor, Style};
 use clap::{Parser, Subcommand};
-use culver::{chores, nodes, quickstart, serve};
+use culver::{chores, nodes, quickstart, rebuild, serve};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -65,9 +65,16 @@ It looks through the partitions that the node has, and through all journals. Run
     /// Tell what the requests to a shared store cost: of a node that runs in DIR
     #[command(after_help = "Examples:
   culver cost --dir culver-data
-  culver cost --json --dir /var/lib/culver
-Since the node's start. Prices are those of [storage.prices].")]
+  culver cost --accounts 100 --json --dir /var/lib/culver
+Reads of blocks and bodies are on an account's bill; what is written for many together is shared. Since the node's start. Prices are those of [storage.prices].")]
     Cost(nodes::Cost),
+    /// Restore an account whose index is damaged or lost, from what is left of it and from its message bodies
+    #[command(after_help = "Examples:
+  culver rebuild alice@example.test --dir culver-data --dry-run    tells what would be done
+  culver rebuild alice@example.test --dir /var/lib/culver --json
+A store of this machine is opened where no server runs; else the server is asked, as the node on a shared store always is. What the
+index still has stays. A mailbox of which something is lost gets a new UIDVALIDITY, so that clients fetch it anew.")]
+    Rebuild(rebuild::Rebuild),
     /// Make a stored password for a passwd-file
     #[command(after_help = "Examples:
   culver hash-password                            asks for the password
@@ -106,6 +113,7 @@ fn main() -> ExitCode {
         Command::Takeover(options) => nodes::takeover(&options),
         Command::Gc(options) => nodes::gc(&options),
         Command::Cost(options) => nodes::cost(&options),
+        Command::Rebuild(options) => rebuild::run(&options),
         Command::HashPassword { scheme } => chores::hash_password(&scheme),
         Command::Dump { file } => chores::dump(&file),
         Command::Check { dir, json } => chores::check(&dir, json),

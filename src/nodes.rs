@@ -12,8 +12,6 @@ use std::process::ExitCode;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
-/// Accounts that are shown to people.
-const ACCOUNTS_SHOWN: usize = 20;
 
 #[derive(Args, Clone, Debug)]
 pub struct Takeover {
@@ -30,6 +28,9 @@ pub struct Takeover {
 
 #[derive(Args, Clone, Debug)]
 pub struct Cost {
+    /// How many accounts are told one by one, the dearest first
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub accounts: usize,
     /// The directory of the node: --dir of its quickstart, or storage.dir of its configuration
     #[arg(long, value_name = "DIR", default_value = "culver-data")]
     pub dir: PathBuf,
@@ -159,7 +160,7 @@ pub fn takeover(options: &Takeover) -> Result<ExitCode> {
 
 /// `culver cost`.
 pub fn cost(options: &Cost) -> Result<ExitCode> {
-    let told = Control::find(&options.dir)?.ask("GET", "/cost")?;
+    let told = Control::find(&options.dir)?.ask("GET", &format!("/cost?accounts={}", options.accounts))?;
     if options.json {
         println!("{told}");
         return Ok(ExitCode::SUCCESS);
@@ -186,15 +187,14 @@ pub fn cost(options: &Cost) -> Result<ExitCode> {
         told["retries"],
         told["hedges"]
     );
-    let accounts = told["accounts"].as_array().map_or(&[][..], Vec::as_slice);
-    for account in accounts.iter().take(ACCOUNTS_SHOWN) {
-        println!(
-            "  {} {} requests, {} {currency}",
-            text(&account["account"]),
-            account["requests"],
-            text(&account["money"])
-        );
+    let line = |name: &str, cost: &Value| {
+        println!("  {name:<40}{:>12} requests{:>16} {currency}", cost["requests"], text(&cost["money"]));
+    };
+    for account in told["accounts"].as_array().into_iter().flatten() {
+        line(&text(&account["account"]), account);
     }
+    line("other accounts", &told["other_accounts"]);
+    line("shared (journals, packs, tables)", &told["shared"]);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -436,8 +436,8 @@ async fn serve_part<A: FnOnce()>(
                 "signals",
                 signals(shared.clone(), terminate, hangup),
             ));
+            store::announce(&config, node).await?;
             if let Some(node) = node {
-                store::announce(&config, node).await?;
                 node.begin();
                 futures_lite::future::or(node.looked(), shard::stopped()).await;
             }

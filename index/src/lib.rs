@@ -18,6 +18,7 @@
 pub mod account;
 mod block;
 mod check;
+pub mod deliveries;
 mod dump;
 mod encode;
 mod error;
@@ -30,6 +31,7 @@ mod row;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 
 pub use block::Block;
 pub use check::{Summary, check};
@@ -42,6 +44,7 @@ pub use keyword::FlagId;
 pub use mailbox::{Expunged, MailboxIndex, StoreOp, Stored};
 pub use roaring::RoaringBitmap;
 pub use row::{NewMessage, OwnedMessage, Row};
+pub use unfinished::Unfinished;
 
 /// Bounds of one mailbox index. `keywords_max` takes part in what a call answers, so a replay must run with
 /// bounds no lower than those under which the records were written.

@@ -14,7 +14,7 @@
 
 use crate::fault::{self, Fault};
 use crate::record::{Message, Record, StoreOp};
-use crate::state::{Applied, Refusal, State};
+use crate::state::{Applied, DELIVERIES_KEY, Refusal, State};
 use culver_index::Block as IndexBlock;
 use culver_model::{AccountId, Guid, MailboxName, PartitionId, SystemFlag};
 use culver_shard::shards;
@@ -75,6 +75,25 @@ pub enum ChangeError {
     Away(Standing),
 }
 
+fn late() -> ChangeError {
+    ChangeError::Unavailable("the store does not answer; it may yet be made".into())
+}
+
+/// A change that had no outcome in time. It may yet be made.
+pub struct Late(oneshot::Receiver<Result<Option<Applied>, ChangeError>>);
+
+impl Late {
+    /// Waits on, for as long as for any change. `None`: there is still no outcome. Not to be called again after another one.
+    pub async fn outcome(&mut self) -> Option<Result<Applied, ChangeError>> {
+        let answered = time::deadline(COMMIT_WITHIN, &mut self.0).await.ok()?;
+        Some(match answered {
+            Ok(Ok(Some(applied))) => Ok(applied),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(None)) | Err(_) => Err(ChangeError::Unavailable("the account was closed meanwhile".into())),
+        })
+    }
+}
+
 impl From<OpenError> for ChangeError {
     fn from(error: OpenError) -> ChangeError {
         match error {
@@ -92,7 +111,7 @@ pub enum OpenError {
     /// The director's to act on, or time's.
     #[error("account {account}: not served here ({standing:?})")]
     Away { account: String, standing: Standing },
-    #[error("account {account}: {what} is damaged: {why}; see `culver check`")]
+    #[error("account {account}: {what} is damaged: {why}; see `culver check` and `culver rebuild`")]
     Damaged { account: String, what: &'static str, why: String },
 }
 
@@ -266,6 +285,19 @@ impl Accounts {
         Ok(Session::hold(self, account))
     }
 
+    /// Closes the account, and keeps everybody from opening it as long as what this gives is held.
+    pub(crate) async fn shut<'a>(&'a self, id: &'a AccountId) -> Loading<'a> {
+        loop {
+            let loading = self.loading.borrow().get(id).cloned();
+            match loading {
+                Some(loaded) => loaded.notified().await,
+                None => break,
+            }
+        }
+        self.drop_account(id);
+        Loading::begin(self, id)
+    }
+
     async fn open(self: &Rc<Self>, id: &AccountId) -> Result<Rc<Account>, OpenError> {
         loop {
             if let Some(account) = self.opened(id) {
@@ -289,6 +321,7 @@ impl Accounts {
             }
         })?;
         let (mut state, position, mut recent) = rebuild(id, loaded)?;
+        self.release_untaken(partition, id, &mut state);
         if let Some(watched) = self.watched.borrow().get(id) {
             for (guid, first) in &watched.recent {
                 let known = recent.entry(*guid).or_insert(*first);
@@ -296,7 +329,7 @@ impl Accounts {
             }
         }
         if self.giving.borrow().contains(id) && !fault::on(Fault::StaleDelta) {
-            state.base_due = state.mailboxes.keys().copied().collect();
+            state.base_due = state.mailboxes.keys().copied().chain([DELIVERIES_KEY]).collect();
         }
         let account = Rc::new(Account {
             id: id.clone(),
@@ -426,12 +459,24 @@ impl Accounts {
         bodies: Vec<Body>,
         haste: Haste,
     ) -> Result<Option<Applied>, ChangeError> {
+        self.commit_or_late(id, record, bodies, haste).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// The same; `Err` where it is submitted and has no outcome in time.
+    async fn commit_or_late(
+        self: &Rc<Self>,
+        id: &AccountId,
+        record: Record,
+        bodies: Vec<Body>,
+        haste: Haste,
+    ) -> Result<Result<Option<Applied>, ChangeError>, Late> {
         let partition = self.storage().partition_of(id);
         let meta = record.encode();
         let haste = if frees_space(&record) { Haste::Urgent } else { haste };
         // A compaction has to know what became of it.
         let waits = !matches!(record, Record::Relocate { .. });
-        let (answer, answered) = oneshot::channel();
+        let (answer, mut answered) = oneshot::channel();
+        let submitted = Cell::new(false);
         let _pending = Pending::count(self.opened(id));
         let accounts = self.clone();
         let owner = id.clone();
@@ -446,27 +491,30 @@ impl Accounts {
             let _ = answer.send(result);
         });
         let committing = async {
-            let submitted = self.storage().submit_wait(partition, id, meta, bodies, haste, on_commit).await;
-            submitted.map_err(|error| match error {
+            let taken = self.storage().submit_wait(partition, id, meta, bodies, haste, on_commit).await;
+            taken.map_err(|error| match error {
                 SubmitError::NoSpace => ChangeError::NoSpace,
                 SubmitError::NotHere => ChangeError::Away(self.standing(id).away()),
                 error => ChangeError::Unavailable(error.to_string()),
             })?;
-            Ok::<_, ChangeError>(answered.await)
+            submitted.set(true);
+            Ok::<_, ChangeError>((&mut answered).await)
         };
-        let late = |_| ChangeError::Unavailable("the store does not answer; it may yet be made".into());
-        let answered = match waits {
-            true => time::deadline(COMMIT_WITHIN, committing).await.map_err(late)??,
-            false => committing.await?,
+        let committed = match waits {
+            true => time::deadline(COMMIT_WITHIN, committing).await,
+            false => Ok(committing.await),
         };
-        match answered {
+        Ok(match committed {
+            Err(_) if submitted.get() => return Err(Late(answered)),
+            Err(_) => Err(late()),
+            Ok(Err(refused)) => Err(refused),
             // What was under way when the partition went: who has it now knows what became of it.
-            Ok(Err(ChangeError::Unavailable(_))) if self.standing(id) != Standing::Here => {
+            Ok(Ok(Ok(Err(ChangeError::Unavailable(_))))) if self.standing(id) != Standing::Here => {
                 Err(ChangeError::Away(self.standing(id)))
             }
-            Ok(result) => result,
-            Err(_) => Err(ChangeError::Unavailable("the shard is stopping".into())),
-        }
+            Ok(Ok(Ok(result))) => result,
+            Ok(Ok(Err(_))) => Err(ChangeError::Unavailable("the shard is stopping".into())),
+        })
     }
 
     /// Applies a committed record where its account is open.
@@ -485,7 +533,8 @@ impl Accounts {
         let applied = catch_unwind(AssertUnwindSafe(|| {
             let mut state = account.state.borrow_mut();
             let applied = state.apply(record, &places);
-            let freed = std::mem::take(&mut state.freed);
+            let mut freed = std::mem::take(&mut state.freed);
+            freed.append(&mut state.untaken);
             (applied, freed)
         }));
         match applied {
@@ -508,6 +557,14 @@ impl Accounts {
         }
     }
 
+    /// Tells storage which bodies of unflushed records no message took. Right behind [`rebuild`] with nothing between: as long as
+    /// the records are not flushed, telling it again changes nothing.
+    pub(crate) fn release_untaken(&self, partition: PartitionId, id: &AccountId, state: &mut State) {
+        for place in state.untaken.drain(..).filter_map(|place| Place::from_bytes(&place)) {
+            self.storage().released(partition, id, &place);
+        }
+    }
+
     /// Commits a record that is not a session's.
     pub(crate) async fn change(
         self: &Rc<Self>,
@@ -519,14 +576,15 @@ impl Accounts {
     }
 
     /// Delivers to an account that need not be open: then nothing is read from the store. `mailbox` is the name that
-    /// a detail (`user+mailbox@`) gave; INBOX where there is none of that name.
+    /// a detail (`user+mailbox@`) gave; INBOX where there is none of that name. `Ok` is also said of a message that is sent again;
+    /// whether it is, is known here only where the account is open: then `Ok(true)`.
     pub async fn deliver(
         self: &Rc<Self>,
         id: &AccountId,
         mailbox: Option<&str>,
-        message: Message,
+        mut message: Message,
         body: Body,
-    ) -> Result<(), ChangeError> {
+    ) -> Result<bool, ChangeError> {
         if message.size - u64::from(message.prefix_octets) > self.limits.message_octets_max {
             return Err(Refusal::TooBig.into());
         }
@@ -541,10 +599,12 @@ impl Accounts {
             let state = session.account().state();
             if let Some(entry) = state.entry(&name).filter(|entry| entry.selectable) {
                 target = entry.guid;
+                message.mailbox_name = Some(entry.name.clone()).filter(|name| !name.is_inbox());
             }
         }
         let record = Record::Append { mailbox: target, message: Box::new(message) };
-        self.commit(id, record, vec![body], Haste::Delivery).await.map(drop)
+        let applied = self.commit(id, record, vec![body], Haste::Delivery).await?;
+        Ok(applied == Some(Applied::Repeated))
     }
 }
 
@@ -561,7 +621,7 @@ fn frees_space(record: &Record) -> bool {
 }
 
 /// While it stands, others who want the account wait.
-struct Loading<'a> {
+pub(crate) struct Loading<'a> {
     accounts: &'a Accounts,
     id: &'a AccountId,
 }
@@ -687,14 +747,22 @@ impl Session {
 
     /// The same, for a record that brings a message.
     pub async fn change_with(&self, record: Record, body: Option<Body>) -> Result<Applied, ChangeError> {
+        self.change_or_late(record, body).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// The same, for who wants to know what becomes of a change that has no outcome in time.
+    pub async fn change_or_late(
+        &self,
+        record: Record,
+        body: Option<Body>,
+    ) -> Result<Result<Applied, ChangeError>, Late> {
+        let rebuilt = || ChangeError::Unavailable("the account is being rebuilt".into());
         if self.account.is_dropped() {
-            return Err(ChangeError::Unavailable("the account is being rebuilt".into()));
+            return Ok(Err(rebuilt()));
         }
-        let bodies = body.into_iter().collect();
-        match self.accounts.commit(&self.account.id, record, bodies, Haste::Interactive).await? {
-            Some(applied) => Ok(applied),
-            None => Err(ChangeError::Unavailable("the account is being rebuilt".into())),
-        }
+        let (id, bodies) = (&self.account.id, body.into_iter().collect());
+        let committed = self.accounts.commit_or_late(id, record, bodies, Haste::Interactive).await?;
+        Ok(committed.and_then(|applied| applied.ok_or_else(rebuilt)))
     }
 }
 
@@ -712,7 +780,7 @@ impl Drop for Session {
     }
 }
 
-/// The state that blocks and the records after them give.
+/// The state that blocks and the records after them give. Its `untaken` are bodies of these records.
 ///
 /// Last, by mailbox, the UIDNEXT of the blocks: what came after is \Recent, as far as anyone can tell (RFC 3501 §2.3.2).
 pub fn rebuild(id: &AccountId, loaded: Loaded) -> Result<(State, Position, BTreeMap<Guid, u32>), OpenError> {

@@ -6,7 +6,7 @@
 use crate::accounts::{Accounts, Session};
 use crate::record::{Message, Record};
 use culver_model::mime::{Limits, Scanner, body, bodystructure, envelope};
-use culver_model::{AccountId, FlagSet, Guid, InternalDate};
+use culver_model::{AccountId, DeliveryId, FlagSet, Guid, InternalDate, MailboxName};
 use culver_shard::{random, time};
 use culver_storage::{Body, BodyWriter};
 use thiserror::Error;
@@ -30,9 +30,12 @@ pub struct Arriving {
     octets: u64,
     inline_octets_max: u64,
     mailbox: Guid,
+    /// Where it is not INBOX.
+    mailbox_name: Option<MailboxName>,
     prefix_octets: u32,
     internal_date: InternalDate,
     flags: FlagSet,
+    delivery: Option<DeliveryId>,
 }
 
 impl Arriving {
@@ -47,6 +50,9 @@ impl Arriving {
         let accounts = session.accounts();
         let mut arriving = Arriving::new(accounts, session.account().id(), internal_date, flags, octets_hint);
         arriving.mailbox = mailbox;
+        let state = session.account().state();
+        let entry = state.entry_of(mailbox).filter(|entry| !entry.name.is_inbox());
+        arriving.mailbox_name = entry.map(|entry| entry.name.clone());
         arriving
     }
 
@@ -78,10 +84,17 @@ impl Arriving {
             octets: 0,
             inline_octets_max,
             mailbox,
+            mailbox_name: None,
             prefix_octets: 0,
             internal_date,
             flags,
+            delivery: None,
         }
+    }
+
+    /// What the delivery is known by if its sender comes again.
+    pub fn set_delivery(&mut self, id: Option<DeliveryId>) {
+        self.delivery = id;
     }
 
     /// So many octets at the front are the recipient's own.
@@ -119,6 +132,8 @@ impl Arriving {
             pop3_uidl: None,
             pop3_order: 0,
             key_id: 0,
+            mailbox_name: self.mailbox_name,
+            delivery: self.delivery,
         };
         if self.octets <= self.inline_octets_max {
             return Ok((message, self.writer.finish().await?));

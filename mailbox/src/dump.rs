@@ -7,8 +7,9 @@
 //! [`culver_index::LINES_MAX`] lines of each list in a block, [`PARTS_MAX`] parts of a message. A record is one line, no
 //! more than a few times as long as its octets.
 
+use crate::rebuild::Unfinished;
 use crate::record::{Message, Record, StoreOp};
-use crate::state::{ACCOUNT_KEY, is_mailbox_key};
+use crate::state::{ACCOUNT_KEY, DELIVERIES_KEY, is_mailbox_key};
 use culver_index::{Opaque, PLACE_OCTETS};
 use culver_model::mime::{PartTable, TablePart};
 use culver_model::{FlagSet, Guid, InternalDate, SystemFlag};
@@ -25,6 +26,12 @@ pub fn describe(piece: Piece<'_>) -> Result<Option<String>, String> {
             Record::decode(meta).map(|record| InWords(&record).to_string()).map_err(|error| error.to_string())
         }
         Piece::Block { guid, octets } if guid == ACCOUNT_KEY => culver_index::account::dump(octets)
+            .map(|lines| lines.to_string())
+            .map_err(|error| error.to_string()),
+        Piece::Block { guid, octets } if guid == Unfinished::KEY => {
+            Unfinished::decode(octets).map(|left| left.to_string()).map_err(|error| error.to_string())
+        }
+        Piece::Block { guid, octets } if guid == DELIVERIES_KEY => culver_index::deliveries::dump(octets)
             .map(|lines| lines.to_string())
             .map_err(|error| error.to_string()),
         Piece::Block { guid, .. } if !is_mailbox_key(guid) => return Ok(None),
@@ -78,6 +85,9 @@ impl Display for InWords<'_> {
         match self.0 {
             Record::Append { mailbox, message } => {
                 write!(f, "Append mailbox={} uid=given when applied", mailbox_in_words(*mailbox))?;
+                if let Some(id) = &message.delivery {
+                    write!(f, " delivery={id}")?;
+                }
                 message_in_words(f, message)
             }
             Record::Store { mailbox, uids, op, flags, unchanged_since } => {
@@ -127,6 +137,12 @@ impl Display for InWords<'_> {
                 write!(f, "Relocate of {} to the bodies of the record", from.len())?;
                 from.iter().try_for_each(|place| write!(f, " from={}", place_in_words(place)))
             }
+            Record::Restore { mailbox, place, message } => {
+                let place = place_in_words(place);
+                write!(f, "Restore mailbox={} place={place}", mailbox_in_words(*mailbox))?;
+                message_in_words(f, message)
+            }
+            Record::Rebuilt => f.write_str("Rebuilt"),
             Record::DeleteAccount => f.write_str("DeleteAccount"),
         }
     }
@@ -149,6 +165,9 @@ fn message_in_words(f: &mut Formatter<'_>, message: &Message) -> fmt::Result {
         if value != 0 {
             write!(f, " {name}={value}")?;
         }
+    }
+    if let Some(name) = &message.mailbox_name {
+        write!(f, " mailbox_name={:?}", name.as_str())?;
     }
     let forms = [
         ("ENVELOPE", &message.envelope),

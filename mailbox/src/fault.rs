@@ -19,6 +19,10 @@ pub enum Fault {
     RelocateForgets,
     /// A move leaves the message behind where the account is rebuilt.
     ReplayMoveAsCopy,
+    /// A delivery that is sent again is taken again.
+    ForgetDeliveries,
+    /// The ids of deliveries are not read from their blocks.
+    LoseDeliveries,
 }
 
 #[cfg(feature = "planted-faults")]
@@ -50,6 +54,7 @@ mod switch {
             Some(Fault::ForgetExpungeLog) => {
                 state.mailboxes.values_mut().for_each(|index| *index = again(index, true));
             }
+            Some(Fault::LoseDeliveries) => state.deliveries = Default::default(),
             Some(Fault::LoseUidValidity) => {
                 let left = state.account.mailboxes.iter().map(|entry| entry.uid_validity.get());
                 state.account.uid_validity = left.max().unwrap_or(1);

@@ -10,7 +10,8 @@
 
 use crate::accounts::{Account, Accounts, rebuild};
 use crate::record::Record;
-use crate::state::{ACCOUNT_KEY, State, Stored};
+use crate::state::{ACCOUNT_KEY, DELIVERIES_KEY, State, Stored};
+use culver_index::deliveries::DeliveriesToken;
 use culver_index::{Encoding, FlushToken, MailboxIndex, PLACE_OCTETS};
 use culver_model::{AccountId, Guid, PartitionId};
 use culver_shard::{Pace, Queue, spawn};
@@ -21,7 +22,7 @@ use std::collections::{BTreeSet, HashSet};
 const DELTAS_MAX: u32 = 32;
 
 /// Rows that are encoded between two looks at the clock.
-const STEP_ROWS: usize = 512;
+pub(crate) const STEP_ROWS: usize = 512;
 
 /// How often a mailbox is encoded again that changed meanwhile.
 const TRIES: usize = 3;
@@ -37,7 +38,15 @@ type Tokens = Vec<(Guid, FlushToken, bool, u64)>;
 pub(crate) struct Given {
     position: Position,
     tokens: Tokens,
+    of_account: OfAccount,
+}
+
+/// What of an account's own blocks is noted once they are stored.
+struct OfAccount {
+    /// Mailboxes that are gone.
     removed: usize,
+    /// With whether it is of a base.
+    deliveries: Option<(DeliveriesToken, bool)>,
 }
 
 /// The changed blocks of a state on their way.
@@ -75,8 +84,8 @@ impl Encodings {
     }
 
     /// The blocks, and what to note once they are stored.
-    fn finish(self, state: &mut State) -> (Blocks, Tokens, usize) {
-        let (mut blocks, removed) = blocks_of_account(state);
+    fn finish(self, state: &mut State) -> (Blocks, Tokens, OfAccount) {
+        let (mut blocks, of_account) = blocks_of_account(state);
         let mut tokens = Vec::new();
         for (guid, whole, encoding) in self.done {
             let Some(index) = state.mailboxes.get_mut(&guid) else { continue };
@@ -84,7 +93,7 @@ impl Encodings {
             tokens.push((guid, token, whole, bytes.len() as u64));
             blocks.push((guid, kind_of(whole), bytes));
         }
-        (blocks, tokens, removed)
+        (blocks, tokens, of_account)
     }
 }
 
@@ -92,12 +101,27 @@ fn kind_of(whole: bool) -> BlockKind {
     if whole { BlockKind::Base } else { BlockKind::Delta }
 }
 
-/// The account's own block and those of mailboxes that are gone; how many of these.
-fn blocks_of_account(state: &State) -> (Blocks, usize) {
+/// The account's own blocks and those of mailboxes that are gone.
+fn blocks_of_account(state: &State) -> (Blocks, OfAccount) {
     let mut blocks = vec![(ACCOUNT_KEY, BlockKind::Base, state.account.encode())];
     let gone: BTreeSet<Guid> = state.removed.iter().copied().collect();
     blocks.extend(gone.into_iter().map(|guid| (guid, BlockKind::Removed, Vec::new())));
-    (blocks, state.removed.len())
+    let mut deliveries = None;
+    if state.deliveries.dirty() {
+        let whole = match state.stored.get(&DELIVERIES_KEY) {
+            Some(stored) => {
+                stored.deltas >= DELTAS_MAX
+                    || state.base_due.contains(&DELIVERIES_KEY)
+                    || !state.deliveries.fits_delta()
+            }
+            None => true,
+        };
+        let kind = if whole { culver_index::BlockKind::Base } else { culver_index::BlockKind::Delta };
+        let (block, token) = state.deliveries.encode(kind);
+        blocks.push((DELIVERIES_KEY, kind_of(whole), block));
+        deliveries = Some((token, whole));
+    }
+    (blocks, OfAccount { removed: state.removed.len(), deliveries })
 }
 
 /// The mailboxes that have something to store, and whether each gives a base.
@@ -154,9 +178,9 @@ impl Account {
                 return None;
             }
         }
-        let (blocks, tokens, removed) = encodings.finish(&mut self.state_mut());
+        let (blocks, tokens, of_account) = encodings.finish(&mut self.state_mut());
         let position = self.position();
-        self.flushing.replace(Some(Given { position, tokens, removed }));
+        self.flushing.replace(Some(Given { position, tokens, of_account }));
         Some(AccountBlocks { position, blocks })
     }
 
@@ -165,7 +189,7 @@ impl Account {
         let position = self.position();
         let (mut blocks, frozen) = {
             let mut state = self.state_mut();
-            let (blocks, removed) = blocks_of_account(&state);
+            let (blocks, of_account) = blocks_of_account(&state);
             let (mut frozen, mut tokens) = (Vec::new(), Vec::new());
             for (guid, whole) in mailboxes_due(&state) {
                 let Some(index) = state.mailboxes.get_mut(&guid) else { continue };
@@ -174,7 +198,7 @@ impl Account {
                 frozen.push((guid, whole, copy));
                 tokens.push((guid, token, whole, octets));
             }
-            self.flushing.replace(Some(Given { position, tokens, removed }));
+            self.flushing.replace(Some(Given { position, tokens, of_account }));
             (blocks, frozen)
         };
         let mut pace = Pace::new();
@@ -191,7 +215,7 @@ impl Account {
     /// Notes that the blocks are stored; the mailboxes whose overlay is to be folded.
     fn blocks_stored(&self, position: Position) -> Vec<Guid> {
         let given = self.flushing.borrow_mut().take_if(|given| given.position == position);
-        let Some(Given { tokens, removed, .. }) = given else { return Vec::new() };
+        let Some(Given { tokens, of_account, .. }) = given else { return Vec::new() };
         let mut state = self.state_mut();
         let state = &mut *state;
         let mut over = Vec::new();
@@ -211,7 +235,15 @@ impl Account {
                 over.push(guid);
             }
         }
-        state.removed.drain(..removed.min(state.removed.len()));
+        if let Some((token, whole)) = of_account.deliveries {
+            state.deliveries.mark_stored(token);
+            let stored = state.stored.entry(DELIVERIES_KEY).or_default();
+            stored.deltas = if whole { 0 } else { stored.deltas + 1 };
+            if whole {
+                state.base_due.remove(&DELIVERIES_KEY);
+            }
+        }
+        state.removed.drain(..of_account.removed.min(state.removed.len()));
         over
     }
 
@@ -264,6 +296,7 @@ impl Source for Accounts {
                 return open.give_blocks().await;
             }
             let (mut state, position, _) = rebuild(account, loaded).map_err(|error| wrong(&error))?;
+            self.release_untaken(partition, account, &mut state);
             let mut encodings = Encodings::begin(&state);
             let mut pace = Pace::new();
             while !encodings.step(&state) {
@@ -330,6 +363,10 @@ impl Source for Accounts {
 
 /// Which of the places rows of the state name: one pass over the rows for all of them.
 fn named(state: &State, places: &[Place]) -> Vec<bool> {
+    if state.unfinished.is_some() {
+        // What a rebuild has yet to find is named by nothing.
+        return vec![true; places.len()];
+    }
     let places: Vec<[u8; PLACE_OCTETS]> = places.iter().map(Place::to_bytes).collect();
     let wanted: HashSet<&[u8; PLACE_OCTETS]> = places.iter().collect();
     let rows = state.mailboxes.values().flat_map(|index| index.rows_all());

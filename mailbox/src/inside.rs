@@ -1,8 +1,10 @@
 //! What only this crate can verify of a store: that records and blocks say what they should.
 
+use crate::rebuild::Unfinished;
 use crate::record::Record;
-use crate::state::{ACCOUNT_KEY, is_mailbox_key};
+use crate::state::{ACCOUNT_KEY, DELIVERIES_KEY, is_mailbox_key};
 use culver_index::account::AccountState;
+use culver_index::deliveries::Deliveries;
 use culver_index::{Block, MailboxIndex};
 use culver_storage::{Inside, Place};
 use std::rc::Rc;
@@ -11,12 +13,24 @@ use std::rc::Rc;
 pub fn inside(inside: Inside<'_>) -> Result<Vec<Place>, String> {
     match inside {
         Inside::Record { meta, bodies, .. } => match Record::decode(meta) {
+            Ok(Record::Restore { place, .. }) => match Place::from_bytes(&place) {
+                Some(place) => Ok(vec![place]),
+                None => Err("a message is restored from no place".into()),
+            },
             Ok(_) => Ok(bodies.to_vec()),
             Err(error) => Err(error.to_string()),
         },
         Inside::Blocks { guid, blocks, .. } if guid == ACCOUNT_KEY => {
             let wrong = blocks.iter().find_map(|block| AccountState::decode(block).err());
             wrong.map_or(Ok(Vec::new()), |error| Err(error.to_string()))
+        }
+        Inside::Blocks { guid, blocks, .. } if guid == Unfinished::KEY => {
+            let wrong = blocks.iter().find_map(|block| Unfinished::decode(block).err());
+            wrong.map_or(Ok(Vec::new()), |error| Err(error.to_string()))
+        }
+        Inside::Blocks { guid, blocks, .. } if guid == DELIVERIES_KEY => {
+            let deliveries = Deliveries::load(blocks.iter().map(|block| block.as_ref()));
+            deliveries.map(|_| Vec::new()).map_err(|error| error.to_string())
         }
         Inside::Blocks { guid, .. } if !is_mailbox_key(guid) => Ok(Vec::new()),
         Inside::Blocks { blocks, .. } => {

@@ -10,14 +10,16 @@ pub mod fault;
 mod flush;
 mod inside;
 pub mod list;
+pub mod rebuild;
 pub mod record;
 pub mod search;
 pub mod state;
 pub mod view;
 
-pub use accounts::{Account, Accounts, ChangeError, Limits, OpenError, Session, Watch};
+pub use accounts::{Account, Accounts, ChangeError, Late, Limits, OpenError, Session, Watch};
 pub use arriving::{ArriveError, Arriving};
 pub use dump::describe;
 pub use inside::inside;
+pub use rebuild::{Progress, RebuildError, Rebuilt};
 pub use state::{Applied, Refusal, State, everything};
 pub use view::{Changes, View};

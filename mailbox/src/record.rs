@@ -10,11 +10,15 @@
 //! Every count and length is checked against what is left of the bytes before anything is allocated for it.
 
 use culver_index::{NewMessage, PLACE_OCTETS};
-use culver_model::{Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, UidSet};
+use culver_model::{DeliveryId, Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, UidSet};
 use thiserror::Error;
 
-/// The version that this build writes. Readers accept it and the one before.
+/// The version of all kinds that there are. What a build does not know yet it refuses, by version or by kind.
 pub const RECORD_VERSION: u8 = 1;
+
+/// What an Append of kind 12 tells more than one of kind 1: the id of its delivery, the name of its mailbox.
+const MORE_DELIVERY: u8 = 1;
+const MORE_NAME: u8 = 2;
 
 /// Bytes that are no record.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -63,9 +67,19 @@ pub struct Message {
     pub pop3_order: u32,
     /// Key with which the body is encrypted; 0: none.
     pub key_id: u32,
+    /// Of the mailbox that it enters, where that is not INBOX: a rebuild learns it here when everything else is lost. The index
+    /// does not keep it.
+    pub mailbox_name: Option<MailboxName>,
+    /// A record with an id that the account has seen brings no message. `None`: every record brings one.
+    pub delivery: Option<DeliveryId>,
 }
 
 impl Message {
+    /// Whether its record is of kind 12.
+    fn tells_more(&self) -> bool {
+        self.delivery.is_some() || self.mailbox_name.is_some()
+    }
+
     /// As the index takes it. `place` and `origin` are known only when it is applied.
     pub fn as_new(&self, place: [u8; PLACE_OCTETS], origin: Guid) -> NewMessage<'_> {
         NewMessage {
@@ -152,6 +166,14 @@ pub enum Record {
     Relocate {
         from: Vec<[u8; PLACE_OCTETS]>,
     },
+    /// A rebuild found a message whose body stands there already.
+    Restore {
+        mailbox: Guid,
+        place: [u8; PLACE_OCTETS],
+        message: Box<Message>,
+    },
+    /// A rebuild has restored everything that it found.
+    Rebuilt,
     /// The account ends. Its UIDVALIDITY counter and incarnation stay behind, so that a namesake never shows old mail.
     DeleteAccount,
 }
@@ -164,7 +186,18 @@ impl Record {
         match self {
             Record::Append { mailbox, message } => {
                 w.guid(mailbox);
+                if message.tells_more() {
+                    let id = if message.delivery.is_some() { MORE_DELIVERY } else { 0 };
+                    let name = if message.mailbox_name.is_some() { MORE_NAME } else { 0 };
+                    w.u8(id | name);
+                }
+                if let Some(id) = &message.delivery {
+                    w.0.extend_from_slice(&id.0);
+                }
                 w.message(message);
+                if let Some(name) = &message.mailbox_name {
+                    w.bytes(name.as_str().as_bytes());
+                }
             }
             Record::Store { mailbox, uids, op, flags, unchanged_since } => {
                 w.guid(mailbox);
@@ -209,13 +242,20 @@ impl Record {
                 w.u32(from.len() as u32);
                 from.iter().for_each(|place| w.0.extend_from_slice(place));
             }
-            Record::DeleteAccount => {}
+            Record::Restore { mailbox, place, message } => {
+                w.guid(mailbox);
+                w.0.extend_from_slice(place);
+                w.message(message);
+                w.bytes(message.mailbox_name.as_ref().map_or("", MailboxName::as_str).as_bytes());
+            }
+            Record::Rebuilt | Record::DeleteAccount => {}
         }
         w.0
     }
 
     fn kind(&self) -> u8 {
         match self {
+            Record::Append { message, .. } if message.tells_more() => 12,
             Record::Append { .. } => 1,
             Record::Store { .. } => 2,
             Record::Expunge { .. } => 3,
@@ -227,6 +267,8 @@ impl Record {
             Record::Subscribe { .. } => 9,
             Record::Relocate { .. } => 10,
             Record::DeleteAccount => 11,
+            Record::Restore { .. } => 13,
+            Record::Rebuilt => 14,
         }
     }
 
@@ -286,6 +328,27 @@ impl Record {
                 Record::Relocate { from }
             }
             11 => Record::DeleteAccount,
+            12 => {
+                let (mailbox, more) = (r.guid()?, r.u8()?);
+                if more & !(MORE_DELIVERY | MORE_NAME) != 0 || more == 0 {
+                    return Err(r.malformed());
+                }
+                let delivery = if more & MORE_DELIVERY != 0 { Some(DeliveryId(r.array()?)) } else { None };
+                let mut message = Message { delivery, ..r.message()? };
+                if more & MORE_NAME != 0 {
+                    message.mailbox_name = Some(r.name()?);
+                }
+                Record::Append { mailbox, message: Box::new(message) }
+            }
+            13 => {
+                let (mailbox, place, mut message) = (r.guid()?, r.array()?, r.message()?);
+                let name = r.text()?;
+                if !name.is_empty() {
+                    message.mailbox_name = Some(MailboxName::parse(name).map_err(|_| r.malformed())?);
+                }
+                Record::Restore { mailbox, place, message: Box::new(message) }
+            }
+            14 => Record::Rebuilt,
             kind => return Err(RecordError::Kind(kind)),
         };
         if r.at == bytes.len() { Ok(record) } else { Err(r.malformed()) }
@@ -471,6 +534,8 @@ impl<'a> Reader<'a> {
             bodystructure: self.bytes()?.to_vec(),
             parts: self.bytes()?.to_vec(),
             headers: self.bytes()?.to_vec(),
+            mailbox_name: None,
+            delivery: None,
         })
     }
 }

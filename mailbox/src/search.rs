@@ -253,9 +253,11 @@ impl<'a> Search<'a> {
 
     async fn read(&self, place: &[u8; 32], octets: u64) -> Result<Vec<u8>, SearchError> {
         let storage = self.session.accounts().storage();
-        let partition = self.session.account().partition();
+        let account = self.session.account();
         match Place::from_bytes(place) {
-            Some(place) => Ok(storage.read_place(partition, &place, 0..octets).await?),
+            Some(place) => {
+                Ok(storage.read_place_for(account.partition(), account.id(), &place, 0..octets).await?)
+            }
             None => Ok(Vec::new()),
         }
     }

@@ -6,8 +6,10 @@
 //! MODSEQs come from one counter of the account, UIDVALIDITYs from another; neither ever goes back.
 
 use crate::fault::{self, Fault};
+use crate::rebuild::Unfinished;
 use crate::record::{Message, Record, StoreOp};
 use culver_index::account::{AccountState, MailboxEntry};
+use culver_index::deliveries::Deliveries;
 use culver_index::{Block, Expunged, FormatError, IndexError, MailboxIndex, PLACE_OCTETS};
 use culver_model::{Flag, FlagSet, Guid, MailboxName, ModSeq, Uid, UidSet, UidValidity};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,8 +22,12 @@ pub const SUBSCRIPTIONS_MAX: usize = 10_000;
 /// The key under which the account's own block is stored; mailbox blocks stand under their GUID.
 pub const ACCOUNT_KEY: Guid = Guid([0xff; 16]);
 
+/// The key under which the ids of the account's latest deliveries are stored: number 0 of class 1.
+pub const DELIVERIES_KEY: Guid =
+    Guid([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0, 0, 0, 0]);
+
 /// Whether a block of this key is a mailbox's. Keys that begin with eight octets ff are the account's own: its list
-/// ([`ACCOUNT_KEY`]), and classes of blocks that later versions bring (a class and a number, four octets each).
+/// ([`ACCOUNT_KEY`]), its deliveries ([`DELIVERIES_KEY`]), and classes of blocks that later versions bring (a class and a number, four octets each).
 pub fn is_mailbox_key(key: Guid) -> bool {
     key.0[..8] != [0xff; 8]
 }
@@ -50,6 +56,8 @@ pub enum Applied {
         uid_validity: UidValidity,
         uid: Uid,
     },
+    /// A delivery that was sent again: the account has its message, or had it, and nothing changed.
+    Repeated,
     /// `modified`: failed UNCHANGEDSINCE.
     Store {
         changed: UidSet,
@@ -85,12 +93,18 @@ pub struct State {
     pub mailboxes: BTreeMap<Guid, MailboxIndex>,
     /// Octets of bodies that expunges set free since the last flush, by place.
     pub freed: Vec<[u8; PLACE_OCTETS]>,
+    /// Bodies that a record brought and no message took, by place.
+    pub untaken: Vec<[u8; PLACE_OCTETS]>,
+    /// Ids of the latest deliveries.
+    pub deliveries: Deliveries,
     /// Mailboxes deleted since the last flush: their blocks are to be removed.
     pub removed: Vec<Guid>,
     /// By key.
     pub stored: BTreeMap<Guid, Stored>,
     /// Mailboxes whose newest stored block may be another than the one this was loaded from: the next is a base.
     pub base_due: BTreeSet<Guid>,
+    /// A rebuild has not restored everything yet.
+    pub unfinished: Option<Unfinished>,
 }
 
 impl State {
@@ -100,9 +114,12 @@ impl State {
             account: AccountState::default(),
             mailboxes: BTreeMap::new(),
             freed: Vec::new(),
+            untaken: Vec::new(),
+            deliveries: Deliveries::default(),
             removed: Vec::new(),
             stored: BTreeMap::new(),
             base_due: BTreeSet::new(),
+            unfinished: None,
         };
         state.account.incarnation = Guid([1; 16]);
         state.found_inbox();
@@ -121,9 +138,12 @@ impl State {
             account: AccountState::default(),
             mailboxes: BTreeMap::new(),
             freed: Vec::new(),
+            untaken: Vec::new(),
+            deliveries: Deliveries::default(),
             removed: Vec::new(),
             stored: BTreeMap::new(),
             base_due: BTreeSet::new(),
+            unfinished: None,
         };
         let mut account_seen = false;
         for (key, blocks) in blocks {
@@ -131,7 +151,16 @@ impl State {
             let stored = Stored { deltas: blocks.len().saturating_sub(1) as u32, octets };
             let mut blocks = blocks.into_iter();
             let Some(base) = blocks.next() else { continue };
+            if key == Unfinished::KEY {
+                state.unfinished = Some(Unfinished::decode(&base)?);
+                continue;
+            }
             state.stored.insert(key, stored);
+            if key == DELIVERIES_KEY {
+                let blocks: Vec<Block> = std::iter::once(base).chain(blocks).collect();
+                state.deliveries = Deliveries::load(blocks.iter().map(|block| &block[..]))?;
+                continue;
+            }
             if key != ACCOUNT_KEY && !is_mailbox_key(key) {
                 // Of a later version: what it is, that version knows.
                 continue;
@@ -221,6 +250,13 @@ impl State {
             Record::RenameInbox { guid, to, save_date } => self.rename_inbox(*guid, to, *save_date),
             Record::Subscribe { name, on } => self.subscribe(name, *on),
             Record::Relocate { from } => Ok(self.relocate(from, places)),
+            Record::Restore { mailbox, place, message } => self.append(*mailbox, message, *place),
+            Record::Rebuilt => {
+                if self.unfinished.take().is_some() {
+                    self.removed.push(Unfinished::KEY);
+                }
+                Ok(Applied::Done)
+            }
             Record::DeleteAccount => Ok(self.delete_account()),
         }
     }
@@ -231,11 +267,21 @@ impl State {
         message: &Message,
         place: [u8; PLACE_OCTETS],
     ) -> Result<Applied, Refusal> {
+        if let Some(id) = &message.delivery
+            && self.deliveries.knows(id, message.save_date)
+            && !fault::on(Fault::ForgetDeliveries)
+        {
+            self.untaken.push(place);
+            return Ok(Applied::Repeated);
+        }
         let modseq = self.account.modseq.next();
         let index = self.selectable_mut(guid)?;
         let uid = index.append(message.as_new(place, guid), modseq).map_err(refusal)?;
         let uid_validity = index.uid_validity();
         self.account.modseq = modseq;
+        if let Some(id) = message.delivery {
+            self.deliveries.note(id, message.save_date);
+        }
         Ok(Applied::Append { uid_validity, uid })
     }
 
@@ -495,6 +541,7 @@ impl State {
             return Applied::Done;
         }
         let moved: BTreeMap<&[u8; PLACE_OCTETS], &[u8; PLACE_OCTETS]> = from.iter().zip(to).collect();
+        let mut taken = BTreeSet::new();
         for index in self.mailboxes.values_mut() {
             let hits: Vec<_> = index
                 .rows_all()
@@ -502,12 +549,22 @@ impl State {
                 .collect();
             for (uid, from, to) in hits {
                 index.set_place(uid, &from, to);
+                taken.insert(from);
             }
+        }
+        // A body that a flush moved before the account was looked at may be one that no message took, or none has by now. While a
+        // rebuild has messages to restore, it may be one of theirs.
+        if self.unfinished.is_none() {
+            let untaken = moved.iter().filter(|(from, _)| !taken.contains(**from));
+            self.untaken.extend(untaken.map(|(_, to)| **to));
         }
         Applied::Done
     }
 
     fn delete_account(&mut self) -> Applied {
+        if self.unfinished.take().is_some() {
+            self.removed.push(Unfinished::KEY);
+        }
         let guids: Vec<Guid> = self.mailboxes.keys().copied().collect();
         for guid in guids {
             if let Some(index) = self.mailboxes.remove(&guid) {
@@ -517,6 +574,7 @@ impl State {
         }
         self.account.mailboxes.clear();
         self.account.subscriptions.clear();
+        self.deliveries.clear();
         let next = u128::from_le_bytes(self.account.incarnation.0).wrapping_add(1);
         self.account.incarnation = Guid(next.to_le_bytes());
         self.found_inbox();

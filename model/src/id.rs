@@ -123,6 +123,27 @@ impl fmt::Debug for Guid {
     }
 }
 
+/// What a delivery is known by when its sender, who heard no answer, sends it again. Two are the same only where the
+/// sender's own id, the envelope sender, the recipient and every octet of the message are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeliveryId(pub [u8; DeliveryId::OCTETS]);
+
+impl DeliveryId {
+    pub const OCTETS: usize = 12;
+}
+
+impl fmt::Display for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DeliveryId({self})")
+    }
+}
+
 /// A partition: the unit of ownership, flush, manifest and move. `hash(account id) mod PARTITIONS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionId(pub u16);

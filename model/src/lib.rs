@@ -15,7 +15,7 @@ pub mod text;
 pub use account::{AccountError, AccountId};
 pub use date::{Date, InternalDate};
 pub use flag::{Flag, FlagSet, Keyword, SystemFlag};
-pub use id::{Guid, ModSeq, PartitionId, Uid, UidValidity};
+pub use id::{DeliveryId, Guid, ModSeq, PartitionId, Uid, UidValidity};
 pub use mime::{Section, SectionText};
 pub use name::{ListPattern, MailboxName, NameError};
 pub use search::SearchKey;

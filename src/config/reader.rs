@@ -117,7 +117,7 @@ impl Section {
         Section { path, line, entries, asked: Vec::new() }
     }
 
-    fn name(&self, key: &str) -> String {
+    pub fn name(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 

@@ -5,9 +5,11 @@
 //! | `/metrics` | the counters of all shards, as OpenMetrics or Prometheus text |
 //! | `/health` | 200 as long as the process answers |
 //! | `/ready` | 200, or 503 while it starts and while it drains |
-//! | `/cost` | on a shared store, what its requests cost: for the operator, as JSON |
+//! | `/cost?accounts=20` | on a shared store, what its requests cost: for the operator, as JSON |
 //! | POST `/gc?part=0&remove=false` | on a shared store, looks for orphans in a partition, or in `journals`: for the operator |
 //! | POST `/takeover?partitions=all` | on a shared store, takes partitions from other nodes: for the operator |
+//! | POST `/rebuild?dry_run=false&account=…` | begins to rebuild an account: for the operator |
+//! | `/rebuild` | how far that is, and in the end what came of it: for the operator |
 //!
 //! # Invariants
 //! What anybody may ask changes nothing; the operator is known by the token of the control file. No request needs a body.
@@ -20,6 +22,7 @@
 mod node;
 mod page;
 mod pipe;
+mod rebuild;
 
 use self::page::{Format, Page, Process, Reading};
 use self::pipe::Pipe;
@@ -162,6 +165,8 @@ enum Route {
     Cost,
     Gc,
     Takeover,
+    Rebuild,
+    Rebuilding,
     NotFound,
     /// What is allowed.
     MethodNotAllowed(&'static str),
@@ -175,6 +180,8 @@ fn route(method: &Method, path: &str) -> Route {
         "/cost" => Route::Cost,
         "/takeover" if *method == Method::POST => return Route::Takeover,
         "/gc" if *method == Method::POST => return Route::Gc,
+        "/rebuild" if *method == Method::POST => return Route::Rebuild,
+        "/rebuild" => Route::Rebuilding,
         "/takeover" | "/gc" => return Route::MethodNotAllowed("POST"),
         _ => return Route::NotFound,
     };
@@ -200,11 +207,18 @@ fn json_answer((status, value): (StatusCode, serde_json::Value)) -> Answer {
 async fn respond(shard: &Shard, request: &Request<Incoming>) -> Answer {
     let authorization = request.headers().get(AUTHORIZATION).map_or(&[][..], HeaderValue::as_bytes);
     let mut answer = match route(request.method(), request.uri().path()) {
-        Route::Cost | Route::Gc | Route::Takeover if !node::is_here() => {
-            plain(StatusCode::NOT_FOUND, "the store is of this machine alone\n")
+        Route::Cost | Route::Gc | Route::Takeover | Route::Rebuild | Route::Rebuilding
+            if !node::allows(authorization) =>
+        {
+            unauthorized()
         }
-        Route::Cost | Route::Gc | Route::Takeover if !node::allows(authorization) => unauthorized(),
-        Route::Cost => json_answer(node::cost(&shard.config().storage).await),
+        Route::Cost | Route::Gc | Route::Takeover if !node::is_here() => json_answer(node::alone()),
+        Route::Rebuild => json_answer(rebuild::begin(shard, request.uri().query().unwrap_or_default())),
+        Route::Rebuilding => json_answer(rebuild::told().await),
+        Route::Cost => {
+            let query = request.uri().query().unwrap_or_default();
+            json_answer(node::cost(&shard.config().storage, query).await)
+        }
         Route::Gc => json_answer(node::gc(shard, request.uri().query().unwrap_or_default()).await),
         Route::Takeover => {
             json_answer(node::takeover(shard, request.uri().query().unwrap_or_default()).await)
@@ -284,6 +298,9 @@ mod tests {
             (Method::GET, "/cost", Route::Cost),
             (Method::POST, "/takeover", Route::Takeover),
             (Method::GET, "/takeover", Route::MethodNotAllowed("POST")),
+            (Method::POST, "/rebuild", Route::Rebuild),
+            (Method::GET, "/rebuild", Route::Rebuilding),
+            (Method::DELETE, "/rebuild", Route::MethodNotAllowed("GET, HEAD")),
             (Method::GET, "/", Route::NotFound),
             (Method::GET, "/metrics/", Route::NotFound),
             (Method::POST, "/elsewhere", Route::NotFound),

@@ -12,6 +12,7 @@
 mod append;
 mod asleep;
 mod fetch;
+mod late;
 mod list;
 mod search;
 mod select;
@@ -88,6 +89,8 @@ struct User {
     /// `$` (RFC 5182).
     saved: UidSet,
     connection: super::auth::Connection,
+    /// APPENDs that had no outcome in time.
+    late: Vec<late::LateAppend>,
 }
 
 struct Selected {
@@ -414,7 +417,13 @@ impl Imap {
             Ok(session) => {
                 self.make_mailboxes(&session).await;
                 self.server.set_stage(Stage::Authenticated);
-                self.user = Some(User { session, selected: None, saved: UidSet::new(), connection });
+                self.user = Some(User {
+                    session,
+                    selected: None,
+                    saved: UidSet::new(),
+                    connection,
+                    late: Vec::new(),
+                });
                 let capabilities = self.capabilities();
                 let code = Code::Capability(&capabilities);
                 response::tagged(&mut self.out, tag, Status::Ok, Some(&code), "Logged in");

@@ -11,9 +11,11 @@
 //! 2033, 5321 §4.4 and §6.3, 1870, 3030.
 
 mod deliver;
+mod resent;
 mod spool;
 
 use self::deliver::{Delivery, Undelivered};
+use self::resent::{Fingerprint, Sent};
 use self::spool::Spool;
 use super::auth::{self, Existence};
 use super::away::away;
@@ -71,6 +73,9 @@ struct Incoming {
     watch: HeaderWatch,
     scratch: Vec<u8>,
     spool: Spool,
+    fingerprint: Fingerprint,
+    /// XFORWARD gave an id; else the topmost Received may have one.
+    has_ident: bool,
 }
 
 /// What is done for one accepted RCPT.
@@ -85,7 +90,7 @@ impl Lmtp {
     /// A connection that was just accepted.
     pub async fn serve(shard: Rc<Shard>, conn: Conn, peer: Peer) -> End {
         let mut out = Vec::new();
-        let server = Server::new(config(&shard), conn.is_tls(), &mut out);
+        let server = Server::new(config(&shard, &peer), conn.is_tls(), &mut out);
         Lmtp { shard, conn, peer, server, out, incoming: None, messages: 0 }.run().await
     }
 
@@ -222,8 +227,10 @@ impl Lmtp {
     fn begin(&mut self) {
         self.messages += 1;
         let directory = self.shard.config().storage.directory.join(spool::DIRECTORY);
-        self.incoming =
-            Some(Incoming { watch: HeaderWatch::new(), scratch: Vec::new(), spool: Spool::new(directory) });
+        let has_ident = self.server.transaction().is_some_and(|transaction| transaction.ident().is_some());
+        let (watch, fingerprint) = (HeaderWatch::new(), Fingerprint::new());
+        let (scratch, spool) = (Vec::new(), Spool::new(directory));
+        self.incoming = Some(Incoming { watch, scratch, spool, fingerprint, has_ident });
     }
 
     /// The message cannot be kept until it is whole.
@@ -239,7 +246,7 @@ impl Lmtp {
         let Some(incoming) = self.incoming.take() else {
             return self.refuse_all(recipients, Refusal::Temporary);
         };
-        let (watch, spooled) = match incoming.finish().await {
+        let (watch, fingerprint, spooled) = match incoming.finish().await {
             Ok(finished) => finished,
             Err(error) => {
                 tracing::error!(session = %self.peer.id, %error, "a message cannot be spooled");
@@ -247,7 +254,7 @@ impl Lmtp {
             }
         };
         let id = format!("{}-{}", self.peer.id, self.messages);
-        let mut plans = self.plan(&id, &watch, spooled.content()).into_iter();
+        let mut plans = self.plan(&id, &watch, fingerprint, spooled.content()).into_iter();
         let mut running: VecDeque<Plan> = VecDeque::new();
         let mut answers: Vec<Result<(), Undelivered>> = Vec::with_capacity(recipients);
         for _ in 0..recipients {
@@ -300,7 +307,13 @@ impl Lmtp {
     }
 
     /// What is to be done for each accepted RCPT, in order. Nothing of it has begun.
-    fn plan(&self, id: &str, watch: &HeaderWatch, content: &spool::Content) -> Vec<Planned> {
+    fn plan(
+        &self,
+        id: &str,
+        watch: &HeaderWatch,
+        fingerprint: Fingerprint,
+        content: &spool::Content,
+    ) -> Vec<Planned> {
         let Some(transaction) = self.server.transaction() else { return Vec::new() };
         let config = self.shard.config();
         let internal_date = InternalDate { seconds: time::wall().0, zone_minutes: 0 };
@@ -314,6 +327,7 @@ impl Lmtp {
             date: &date,
             sender: transaction.sender(),
         };
+        let sent: Option<Sent> = fingerprint.finish(transaction.ident(), watch, transaction.sender());
         let alone = transaction.recipients().len() == 1;
         let mut seen: BTreeMap<(AccountId, Option<String>), usize> = BTreeMap::new();
         let mut plans = Vec::with_capacity(transaction.recipients().len());
@@ -328,12 +342,14 @@ impl Lmtp {
                     None => {
                         let prefix = trace.prefix(recipient.0.as_str(), alone);
                         let (account, detail) = recipient.clone();
+                        let delivery = sent.as_ref().map(|sent| sent.to(&account, detail.as_deref()));
                         seen.insert(recipient, at);
                         let (id, content) = (id.to_owned(), content.clone());
                         Planned::Deliver(Box::new(Delivery {
                             id,
                             account,
                             detail,
+                            delivery,
                             internal_date,
                             prefix,
                             content,
@@ -379,13 +395,18 @@ impl Planned {
 impl Incoming {
     async fn push(&mut self, octets: &[u8]) -> io::Result<()> {
         let kept = self.watch.push(octets, &mut self.scratch);
+        self.fingerprint.push(kept);
+        if !self.has_ident && self.watch.in_body() && self.watch.queue_id().is_none() {
+            self.fingerprint.give_up();
+        }
         self.spool.write(kept).await
     }
 
-    async fn finish(mut self) -> io::Result<(HeaderWatch, spool::Spooled)> {
+    async fn finish(mut self) -> io::Result<(HeaderWatch, Fingerprint, spool::Spooled)> {
         self.watch.finish(&mut self.scratch);
+        self.fingerprint.push(&self.scratch);
         self.spool.write(&self.scratch).await?;
-        Ok((self.watch, self.spool.finish().await?))
+        Ok((self.watch, self.fingerprint, self.spool.finish().await?))
     }
 }
 
@@ -396,14 +417,15 @@ fn refusal_of(error: &io::Error) -> Refusal {
     }
 }
 
-/// What every connection is offered.
-fn config(shard: &Shard) -> Arc<proto::Config> {
+/// What a connection is offered.
+fn config(shard: &Shard, peer: &Peer) -> Arc<proto::Config> {
     let config = shard.config();
     let bare_line_ends =
         if config.lmtp.refuse_bare_newlines { BareLineEnds::Refuse } else { BareLineEnds::Normalise };
     Arc::new(proto::Config {
         host: config.hostname.clone(),
         starttls: shard.tls().is_some(),
+        xforward: config.lmtp.xforward_networks.iter().any(|network| network.contains(Some(peer.address))),
         bare_line_ends,
         limits: proto::Limits {
             recipients_max: config.lmtp.recipients_max,

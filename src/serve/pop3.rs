@@ -377,7 +377,8 @@ impl Pop3 {
                 return Ok(Vec::new());
             }
             let place = place.ok_or(Unread::NoPlace)?;
-            match storage.read_place(account.partition(), &place, range.clone()).await {
+            let read = storage.read_place_for(account.partition(), account.id(), &place, range.clone());
+            match read.await {
                 Ok(octets) if octets.len() as u64 == range.end - range.start => return Ok(octets),
                 Ok(octets) => {
                     return Err(Unread::Short { got: octets.len() as u64, wanted: range.end - range.start });

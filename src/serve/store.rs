@@ -78,9 +78,9 @@ async fn join(config: &Config, shared: &SharedStore, directory: &Path) -> Result
     })
 }
 
-/// Lets the operator's commands find this node, on shard 0.
-pub async fn announce(config: &Config, node: &Node) -> Result<()> {
-    let control = Control::new(config, node.name());
+/// Lets the operator's commands find this process, on shard 0.
+pub async fn announce(config: &Config, node: Option<&Node>) -> Result<()> {
+    let control = Control::new(config, node.map_or("of this machine", Node::name));
     let (written, directory) = (control.clone(), config.storage.directory.clone());
     let done = shard::annex::run(move || written.write(&directory)).await;
     done??;
@@ -110,17 +110,17 @@ pub async fn leave(node: &Node) {
 
 /// Ends this shard's part of the store. `node`: on shard 0 of a shared one. `flush`: of a local one.
 pub async fn end(here: &Shard, node: Option<&Node>, storage: Storage, flush: bool) {
+    if shard::local::<Control>().is_some() {
+        let control = control::path(&here.config().storage.directory);
+        if let Err(error) = shard::disk::remove(&control).await {
+            tracing::warn!(path = %control.display(), %error, "left behind");
+        }
+    }
     if !storage.is_shared() {
         return storage.close(flush).await;
     }
     match node {
-        Some(node) => {
-            let control = control::path(&here.config().storage.directory);
-            if let Err(error) = shard::disk::remove(&control).await {
-                tracing::warn!(path = %control.display(), %error, "left behind");
-            }
-            leave(node).await;
-        }
+        Some(node) => leave(node).await,
         None => {
             // Shard 0 drains as this one did, and then takes leave.
             let within = 2 * here.config().drain + LEAVE_WITHIN;

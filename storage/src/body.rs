@@ -375,8 +375,31 @@ impl Frame {
         wanted: u64,
         reading: Reading,
     ) -> Result<Frame, ReadError> {
-        let path = inner.objects.name(partition, place.object);
         let file = inner.open_object(partition, place).await?;
+        Frame::opened(inner, partition, file, place, wanted, reading).await
+    }
+
+    /// As [`Frame::open`], for an account.
+    pub async fn open_for(
+        inner: &Inner,
+        partition: PartitionId,
+        account: &AccountId,
+        place: &Place,
+        wanted: u64,
+    ) -> Result<Frame, ReadError> {
+        let file = inner.open_object(partition, place).await?.on_bill_of(account);
+        Frame::opened(inner, partition, file, place, wanted, Reading::Client).await
+    }
+
+    async fn opened(
+        inner: &Inner,
+        partition: PartitionId,
+        file: ObjectFile,
+        place: &Place,
+        wanted: u64,
+        reading: Reading,
+    ) -> Result<Frame, ReadError> {
+        let path = inner.objects.name(partition, place.object);
         let read = Frame::read_for(file, path, place.offset, Some(place.length), wanted, reading).await;
         read.map_err(|error| match error {
             // An object of a store is opened by its first read.

@@ -26,7 +26,7 @@ use crate::place::{ObjectId, ObjectKind, Place, Position};
 use crate::recover::{FoundJournal, Replay, find_journals, read_manifest, scan_journal};
 use crate::root::format::{Owner, StoreIdentity};
 use crate::root::{list, read_owner, read_small, small_fault};
-use crate::table::{Block, Table, find_account};
+use crate::table::{Block, Named, Table, find_account};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,23 @@ pub struct Finding {
 impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} at octet {}: {}", self.path.display(), self.offset, self.what)
+    }
+}
+
+impl Finding {
+    pub(crate) fn new(path: &Path, offset: u64, what: impl Into<String>) -> Finding {
+        Finding { path: path.to_owned(), offset, what: what.into() }
+    }
+
+    pub(crate) fn of(error: ReadError) -> Finding {
+        match error {
+            ReadError::Corrupt { path, offset, what } => Finding { path, offset, what },
+            ReadError::Io { path, source } => Finding::new(&path, 0, source.to_string()),
+            ReadError::Gone(place) => {
+                Finding::new(Path::new(&place.object.to_string()), place.offset, "missing")
+            }
+            ReadError::NotHere => Finding::new(Path::new("store"), 0, error.to_string()),
+        }
     }
 }
 
@@ -107,14 +124,8 @@ impl Report {
     }
 
     fn read_error(&mut self, error: ReadError) {
-        match error {
-            ReadError::Corrupt { path, offset, what } => self.find(&path, offset, what),
-            ReadError::Io { path, source } => self.find(&path, 0, source.to_string()),
-            ReadError::Gone(place) => {
-                self.find(Path::new(&place.object.to_string()), place.offset, "missing")
-            }
-            ReadError::NotHere => self.find(Path::new("store"), 0, error.to_string()),
-        }
+        let Finding { path, offset, what } = Finding::of(error);
+        self.find(&path, offset, what);
     }
 }
 
@@ -262,19 +273,30 @@ impl Check {
     }
 
     /// The tables of a manifest, every page and block of them.
-    async fn tables(&mut self, manifest: &Manifest) -> Vec<Rc<Table>> {
+    async fn tables(&mut self, manifest: &Manifest) -> Vec<Named> {
         let mut tables = Vec::new();
         for reference in &manifest.tables {
             let path = self.paths.object(manifest.partition, reference.object);
-            match Table::open(&path, manifest.partition, *reference).await {
-                Ok(table) => tables.push(Rc::new(table)),
-                Err(error) => self.report.read_error(error),
-            }
             self.report.tables += 1;
-        }
-        for table in &tables {
-            if let Err(error) = self.table(table, manifest.partition).await {
-                self.report.read_error(error);
+            if reference.is_given_up() {
+                let what = "a table was lost here: accounts that were not rebuilt since cannot be opened; see `culver rebuild`";
+                self.report.find(&path, 0, what);
+                tables.push(Named::given_up(*reference, path));
+                continue;
+            }
+            match Table::open(&path, manifest.partition, *reference).await {
+                Ok(table) => {
+                    let table = Rc::new(table);
+                    if let Err(error) = self.table(&table, manifest.partition).await {
+                        self.report.read_error(error);
+                    }
+                    tables.push(Named::Open(table));
+                }
+                Err(error) => {
+                    let why = error.to_string();
+                    self.report.read_error(error);
+                    tables.push(Named::Lost { reference: *reference, path, why });
+                }
             }
         }
         tables
@@ -366,13 +388,13 @@ impl Check {
     async fn accounts(
         &mut self,
         partition: PartitionId,
-        tables: &[Rc<Table>],
+        tables: &[Named],
         unflushed: &BTreeMap<AccountId, Vec<crate::partition::Unflushed>>,
         look: &mut LookInside<'_>,
     ) {
         let mut names: BTreeSet<String> =
             unflushed.keys().map(|account| account.as_str().to_owned()).collect();
-        for table in tables {
+        for table in tables.iter().filter_map(Named::opened) {
             for page in 0..table.pages() {
                 // A broken page was told above.
                 names.extend(table.page(page).await.into_iter().flatten().map(|entry| entry.account));
@@ -402,7 +424,7 @@ impl Check {
         &mut self,
         partition: PartitionId,
         account: &AccountId,
-        tables: &[Rc<Table>],
+        tables: &[Named],
         look: &mut LookInside<'_>,
     ) -> Position {
         // What is broken in the tables was told when they were read.

@@ -20,6 +20,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use culver_model::{AccountId, PartitionId};
+use culver_shard::sync::Permit;
 use culver_shard::{catch, time, yield_if_needed};
 
 use crate::body::{Body, Form, Frame, Unnamed};
@@ -59,8 +60,21 @@ type Moves = BTreeMap<PartitionId, BTreeMap<AccountId, Vec<(Place, Place)>>>;
 impl Inner {
     /// Compacts the object with most dead octets among those that are worth it. False where there is none.
     pub async fn compact_one(self: &Rc<Self>) -> Result<bool, FlushError> {
+        let alone = self.compacting.acquire(1).await;
+        self.compact_next(alone).await
+    }
+
+    /// The same, and false where it would have to wait: a rebuild may keep compactions out for hours, and the housekeeping has
+    /// more to do.
+    pub async fn compact_if_free(self: &Rc<Self>) -> Result<bool, FlushError> {
+        match self.compacting.try_acquire(1) {
+            Some(alone) => self.compact_next(alone).await,
+            None => Ok(false),
+        }
+    }
+
+    async fn compact_next(self: &Rc<Self>, _alone: Permit) -> Result<bool, FlushError> {
         let Some(source) = self.source() else { return Ok(false) };
-        let _alone = self.compacting.acquire(1).await;
         let Some((objects, partitions)) = self.choose_objects() else { return Ok(false) };
         let done = match catch(self.compact(&*source, &objects, &partitions)).await {
             Ok(done) => done,

@@ -106,6 +106,23 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// Whether something that is stored is damaged or missing, so that the next try brings no more. A store, a system or a disk
+    /// that does not answer is none.
+    pub(crate) fn is_loss(&self) -> bool {
+        match self {
+            ReadError::Corrupt { .. } | ReadError::Gone(_) => true,
+            ReadError::NotHere => false,
+            ReadError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
+    /// The same, or the disk cannot give back what was written (EIO): what looks for what is left goes on behind it. Nothing is
+    /// given up for it, since the next try may go better.
+    pub(crate) fn is_damage(&self) -> bool {
+        const EIO: i32 = 5;
+        self.is_loss() || matches!(self, ReadError::Io { source, .. } if source.raw_os_error() == Some(EIO))
+    }
+
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> ReadError {
         let path = path.to_owned();
         move |source| ReadError::Io { path, source }

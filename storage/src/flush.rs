@@ -28,7 +28,7 @@ use culver_shard::disk::File;
 use culver_shard::sync::oneshot;
 use culver_shard::{annex, catch, time, yield_if_needed};
 
-use crate::error::{CommitError, FlushError};
+use crate::error::{CommitError, FlushError, ReadError};
 use crate::fault::{self, Fault};
 use crate::journal::commit::{Haste, Pending};
 use crate::journal::format::{FlushMeta, RecordKind};
@@ -36,11 +36,12 @@ use crate::manifest::{self, Manifest, TableRef};
 use crate::pack::format::FileHeader;
 use crate::partition::{Partition, Serving};
 use crate::place::{ObjectId, ObjectKind, Position};
+use crate::rebuild::Cut;
 use crate::recover::needs_of;
 use crate::source::{AccountBlocks, Source};
 use crate::storage::Inner;
 use crate::table::merge::{choose, merge};
-use crate::table::{Table, TableWriter};
+use crate::table::{Named, Table, TableWriter};
 
 /// How long a partition whose flush failed is left alone.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -126,7 +127,7 @@ impl Inner {
         if let Err(error) = self.trim().await {
             tracing::warn!(shard = self.shard, %error, "cannot trim the journal; tried again later");
         }
-        if ticked && let Err(error) = self.compact_one().await {
+        if ticked && let Err(error) = self.compact_if_free().await {
             tracing::warn!(shard = self.shard, %error, "a compaction failed; tried again later");
         }
     }
@@ -155,15 +156,30 @@ impl Inner {
 
     /// Flushes a partition that has something to flush.
     pub async fn flush_now(self: &Rc<Self>, id: PartitionId) -> Result<(), FlushError> {
-        self.flush_one(id, false).await
+        self.flush_one(id, false, None).await
     }
 
     /// Writes a manifest also where there is nothing to flush, so that the partition stands on one.
     pub async fn flush_empty(self: &Rc<Self>, id: PartitionId) -> Result<(), FlushError> {
-        self.flush_one(id, true).await
+        self.flush_one(id, true, None).await
     }
 
-    async fn flush_one(self: &Rc<Self>, id: PartitionId, empty: bool) -> Result<(), FlushError> {
+    /// Flushes a partition with new blocks of one account, which replace all that it had; tables that cannot be opened are
+    /// given up.
+    pub async fn flush_rebuilt(
+        self: &Rc<Self>,
+        id: PartitionId,
+        cut: &Cut<'_, '_>,
+    ) -> Result<(), FlushError> {
+        self.flush_one(id, false, Some(cut)).await
+    }
+
+    async fn flush_one(
+        self: &Rc<Self>,
+        id: PartitionId,
+        empty: bool,
+        cut: Option<&Cut<'_, '_>>,
+    ) -> Result<(), FlushError> {
         let flushing = loop {
             let seen = self.flushed.version();
             match Flushing::begin(self, id) {
@@ -174,17 +190,22 @@ impl Inner {
         {
             let partition = self.partition(id).borrow();
             // R6c: before its Open record is committed nothing is flushed.
-            if !matches!(partition.serving, Serving::Open | Serving::Leaving) {
-                return Ok(());
+            match (partition.serving, cut) {
+                (Serving::Open, _) | (Serving::Leaving, None) => {}
+                (_, None) => return Ok(()),
+                // Whoever asked for a rebuild wants to know.
+                (_, Some(_)) => return Err(ReadError::NotHere.into()),
             }
             let clean = partition.unflushed.is_empty() && partition.retiring.is_empty();
-            if clean && !(empty && partition.flush.is_none()) {
+            if clean && cut.is_none() && !(empty && partition.flush.is_none()) {
                 return Ok(());
             }
         }
-        let Some(source) = self.source() else { return Ok(()) };
+        let Some(source) = self.source() else {
+            return if cut.is_some() { Err(ReadError::NotHere.into()) } else { Ok(()) };
+        };
         // A partition that makes its flush panic must not keep the others from theirs.
-        let result = match catch(self.flush(id, source, flushing)).await {
+        let result = match catch(self.flush(id, source, flushing, cut)).await {
             Ok(result) => result,
             Err(panic) => {
                 self.status.borrow_mut().panics += 1;
@@ -201,12 +222,13 @@ impl Inner {
         id: PartitionId,
         source: Rc<dyn Source>,
         flushing: Flushing,
+        cut: Option<&Cut<'_, '_>>,
     ) -> Result<(), FlushError> {
         let mut written = Vec::new();
         if self.node.is_some() {
             self.pack_bodies(id, &*source, flushing.term).await?;
         }
-        match self.write_flush(id, &*source, &mut written).await.and_then(|flush| {
+        match self.write_flush(id, &*source, cut, &mut written).await.and_then(|flush| {
             self.still(id, flushing.term)?;
             Ok(flush)
         }) {
@@ -224,33 +246,52 @@ impl Inner {
         self: &Rc<Self>,
         id: PartitionId,
         source: &dyn Source,
+        cut: Option<&Cut<'_, '_>>,
         written: &mut Vec<ObjectId>,
     ) -> Result<Option<Flush>, FlushError> {
         // Everything before is committed and applied; a batch in flight has this position or a later one.
         let cov = self.next_position(id);
         let dir = PathBuf::from(format!("partition {id}"));
         self.make_partition_dir(id).await.map_err(FlushError::io(&dir))?;
-        let dirty: Vec<(AccountId, Position)> = {
+        let mut dirty: BTreeMap<AccountId, Position> = {
             let partition = self.partition(id).borrow();
             let last =
                 |records: &Vec<crate::partition::Unflushed>| records.last().map(|record| record.position);
             partition.unflushed.iter().filter_map(|(a, records)| Some((a.clone(), last(records)?))).collect()
         };
+        if let Some(cut) = cut {
+            dirty.entry(cut.account.clone()).or_default();
+        }
         let old = self.tables(id).await?;
-        let mut tables: Vec<TableRef> = old.iter().map(|table| table.reference).collect();
+        let lost = |table: &Named| table.opened().is_none();
+        let mut tables: Vec<TableRef> = old
+            .iter()
+            .map(|table| match table.reference() {
+                // A person has asked for it: what is gone does not come back.
+                gone if cut.is_some() && lost(table) => gone.give_up(),
+                there => there,
+            })
+            .collect();
+        let lost: BTreeSet<ObjectId> =
+            old.iter().filter(|table| lost(table)).map(|table| table.reference().object).collect();
         let mut accounts = BTreeMap::new();
         let mut left_out = BTreeSet::new();
         let mut spared = BTreeSet::new();
         let mut table: Option<(TableWriter, ObjectId)> = None;
         for (account, last) in dirty {
             spared.extend(alive_objects(&self.partition(id).borrow(), &account));
-            let content = match account_blocks(source, id, &account, last).await {
+            let content = match cut.filter(|cut| cut.account == &account) {
+                // It fails as a whole: nothing is rebuilt by half.
+                Some(cut) => Ok(self.rebuilt_blocks(id, cut).await?),
+                None => account_blocks(source, id, &account, last).await,
+            };
+            let content = match content {
                 Ok(content) => content,
                 Err(why) => {
                     tracing::error!(
                         partition = %id, account = account.as_str(), why,
-                        "this account is left out of the flush and its journal is kept: run `culver check`, and restore \
-                         what it names"
+                        "this account is left out of the flush and its journal is kept: run `culver check`, then \
+                         restore what it names, or `culver rebuild` the account"
                     );
                     left_out.insert(account);
                     continue;
@@ -280,7 +321,7 @@ impl Inner {
         if let Some((writer, object)) = table {
             tables.push(writer.finish(object, 0).await?);
         }
-        self.merge_tables(id, &mut tables, cov, written).await?;
+        self.merge_tables(id, &mut tables, &lost, cov, written).await?;
         let (object, path) = self.new_file(id, ObjectKind::Manifest);
         written.push(object);
         let (manifest, added, released) = {
@@ -317,35 +358,38 @@ impl Inner {
         self.unflushed_octets.set(self.unflushed_octets.get() + partition.unflushed_octets - before);
     }
 
-    /// Merges the newest tables where there are too many.
+    /// Merges the newest tables where there are too many; those that are older than a damaged one stay as they are.
     async fn merge_tables(
         self: &Rc<Self>,
         id: PartitionId,
         tables: &mut Vec<TableRef>,
+        lost: &BTreeSet<ObjectId>,
         cov: Position,
         written: &mut Vec<ObjectId>,
     ) -> Result<(), FlushError> {
-        let run = choose(tables, self.limits.tables_max);
+        let unmergeable = self.partition(id).borrow().unmergeable;
+        let stays = |table: &TableRef| lost.contains(&table.object) || Some(table.object) == unmergeable;
+        let free = tables.iter().rposition(stays).map_or(0, |last| last + 1);
+        let run = choose(&tables[free..], self.limits.tables_max);
         if run == 0 {
             return Ok(());
         }
         let from = tables.len() - run;
-        let mut opened = Vec::new();
-        for reference in &tables[from..] {
-            let path = self.objects.name(id, reference.object);
-            // The table of this very flush is a draft.
-            let file = match written.contains(&reference.object) {
-                true => self.objects.open_draft(id, reference.object).await,
-                false => self.objects.open(id, reference.object).await,
-            };
-            let file = file.map_err(FlushError::io(&path))?;
-            opened.push(Rc::new(Table::of(file, &path, id, *reference).await?));
-        }
         let (object, path) = self.new_file(id, ObjectKind::Table);
-        written.push(object);
         let whole = (from == 0).then_some(cov);
-        let draft = (path, self.objects.sync_drafts());
-        let merged = merge(&opened, whole, draft, self.file_header(id, object), object).await?;
+        let merged = match self.merged(id, &tables[from..], whole, (object, path), written).await {
+            Ok(merged) => merged,
+            Err(FlushError::Read(error)) if error.is_damage() => {
+                tracing::warn!(
+                    partition = %id, %error,
+                    "tables are not merged, for one is damaged: run `culver check`, and `culver rebuild` the accounts it names"
+                );
+                self.partition(id).borrow_mut().unmergeable = tables.last().map(|table| table.object);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        written.push(object);
         // The partition may be lost by now, or have come again: what it stands on is not asked of it.
         let lost = fault::on(Fault::MergeAfterLoss) && self.partition(id).borrow().manifest.is_none();
         for table in tables.drain(from..) {
@@ -357,6 +401,29 @@ impl Inner {
         }
         tables.push(merged);
         Ok(())
+    }
+
+    async fn merged(
+        self: &Rc<Self>,
+        id: PartitionId,
+        tables: &[TableRef],
+        whole: Option<Position>,
+        (object, path): (ObjectId, PathBuf),
+        written: &[ObjectId],
+    ) -> Result<TableRef, FlushError> {
+        let mut opened = Vec::new();
+        for reference in tables {
+            let path = self.objects.name(id, reference.object);
+            // The table of this very flush is a draft.
+            let file = match written.contains(&reference.object) {
+                true => self.objects.open_draft(id, reference.object).await,
+                false => self.objects.open(id, reference.object).await,
+            };
+            let file = file.map_err(ReadError::io(&path))?;
+            opened.push(Rc::new(Table::of(file, &path, id, *reference).await?));
+        }
+        let draft = (path, self.objects.sync_drafts());
+        merge(&opened, whole, draft, self.file_header(id, object), object).await
     }
 
     /// Journals the Flush record. Its effect happens in commit order.
@@ -595,7 +662,8 @@ fn remaining_bodies(
             share.live = share.live.saturating_sub(*octets);
         }
     }
-    bodies.retain(|object, _| partition.retiring.get(object).is_none_or(|until| *until > cov));
+    let retired = |object: &ObjectId| partition.retiring.get(object).is_some_and(|until| *until <= cov);
+    bodies.retain(|object, _| !retired(object) && !partition.missing.contains(object));
     bodies
 }
 

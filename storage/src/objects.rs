@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use culver_model::PartitionId;
+use culver_model::{AccountId, PartitionId};
 use culver_shard::disk::{self, File};
 use culver_shard::sync::{Permit, Semaphore};
 
@@ -160,6 +160,7 @@ impl Objects {
                     id,
                     cache: stored.cache.clone(),
                     windows: stored.windows.clone(),
+                    account: None,
                 })))
             }
         }
@@ -222,6 +223,7 @@ pub(crate) enum ObjectFile {
     Stored(Rc<StoredObject>),
 }
 
+#[derive(Clone)]
 pub(crate) struct StoredObject {
     store: Store,
     key: String,
@@ -229,14 +231,21 @@ pub(crate) struct StoredObject {
     id: ObjectId,
     cache: Option<Cache>,
     windows: Semaphore,
+    /// For whom it is read.
+    account: Option<AccountId>,
 }
 
 impl StoredObject {
+    /// The same, read for an account.
+    pub fn on_bill_of(&self, account: &AccountId) -> StoredObject {
+        StoredObject { account: Some(account.clone()), ..self.clone() }
+    }
+
     /// `len` octets from `offset`, of the store; fewer at the end.
     pub async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         let range = Some(offset..offset + len as u64);
         let patience = Patience::interactive(READ_WITHIN);
-        self.store.get(&self.key, range, patience, None).await.map_err(io_of)
+        self.store.get(&self.key, range, patience, self.account.as_ref()).await.map_err(io_of)
     }
 
     /// Octets of a part that its user can tell from others by `check`: of the cache, else of the store.
@@ -319,6 +328,14 @@ impl ObjectFile {
             ObjectFile::Stored(object) => {
                 object.store.head(&object.key, Patience::interactive(READ_WITHIN)).await.map_err(io_of)
             }
+        }
+    }
+
+    /// The same; what a store is asked for it goes on the bill of an account.
+    pub fn on_bill_of(&self, account: &AccountId) -> ObjectFile {
+        match self {
+            ObjectFile::Local(file) => ObjectFile::Local(file.clone()),
+            ObjectFile::Stored(object) => ObjectFile::Stored(Rc::new(object.on_bill_of(account))),
         }
     }
 

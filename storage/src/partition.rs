@@ -10,7 +10,7 @@ use crate::journal::commit::Haste;
 use crate::journal::format::FlushMeta;
 use crate::manifest::Manifest;
 use crate::place::{ObjectId, Place, Position};
-use crate::table::Table;
+use crate::table::Named;
 
 /// A committed record that no committed manifest contains.
 #[derive(Clone, Debug)]
@@ -42,6 +42,8 @@ pub(crate) struct PartitionSeed {
     /// Where another owner handed it over there is no such record here, and none is needed.
     pub flush: Option<(FlushMeta, Option<ObjectId>, Manifest)>,
     pub unflushed: BTreeMap<AccountId, Vec<Unflushed>>,
+    /// Objects with bodies that should be there and are not: only a rebuild starts with such.
+    pub missing: BTreeSet<ObjectId>,
 }
 
 /// Whether a partition is served here.
@@ -80,7 +82,7 @@ pub(crate) struct Partition {
     pub flush: Option<(FlushMeta, Option<ObjectId>)>,
     pub manifest: Option<Rc<Manifest>>,
     /// The manifest's tables, oldest first; opened at the first use.
-    pub tables: Option<Rc<[Rc<Table>]>>,
+    pub tables: Option<Rc<[Named]>>,
     pub unflushed: BTreeMap<AccountId, Vec<Unflushed>>,
     /// Octets of the unflushed records of accounts that are not left out.
     pub unflushed_octets: u64,
@@ -97,6 +99,10 @@ pub(crate) struct Partition {
     pub failed: Option<Instant>,
     /// Octets of frames that lost their last message since the manifest was written, by object.
     pub released: BTreeMap<ObjectId, u64>,
+    /// Objects with bodies that are not there: no manifest names them any more.
+    pub missing: BTreeSet<ObjectId>,
+    /// The newest of some tables of which one is damaged, so that they cannot be merged.
+    pub unmergeable: Option<ObjectId>,
     /// Compacted objects, with the position their relocations end before: a flush from there on leaves them out.
     pub retiring: BTreeMap<ObjectId, Position>,
 }
@@ -105,7 +111,13 @@ impl Partition {
     /// One that is not served here.
     pub fn absent(id: PartitionId, term: u64) -> Partition {
         // No object may be named by an epoch that is somebody else's.
-        let seed = PartitionSeed { partition: id, epoch: u32::MAX, flush: None, unflushed: BTreeMap::new() };
+        let seed = PartitionSeed {
+            partition: id,
+            epoch: u32::MAX,
+            flush: None,
+            unflushed: BTreeMap::new(),
+            missing: BTreeSet::new(),
+        };
         Partition { serving: Serving::Absent, term, ..Partition::new(seed, Instant::default()) }
     }
 
@@ -132,6 +144,8 @@ impl Partition {
             flushing: false,
             failed: None,
             released: BTreeMap::new(),
+            missing: seed.missing,
+            unmergeable: None,
             retiring: BTreeMap::new(),
         }
     }

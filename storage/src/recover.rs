@@ -25,9 +25,11 @@ use crate::journal::format::{FlushMeta, HEADER_BLOCK, RecordKind, account_of};
 use crate::journal::scan::{Ended, Expected, Scanned, Segment};
 use crate::journal::shorten::ends_of;
 use crate::manifest::Manifest;
+use crate::objects::ObjectFile;
 use crate::partition::{Partition, PartitionSeed, Unflushed, UnflushedBody};
 use crate::paths::{Paths, parse_data_name, parse_journal_name};
 use crate::place::{ObjectId, ObjectKind, Position};
+use crate::rebuild::listed::{self, Listed};
 use crate::root::format::{End, JournalRef, Low, Owner};
 use crate::root::{
     Root, START_RESERVE_OCTETS, Share, list, make_reserve, nonce, read_small, remove_leftover, small_fault,
@@ -194,11 +196,25 @@ impl Root {
                 .into_iter()
                 .map(|entry| (entry.name, entry.len))
                 .collect();
+            let mut missing = BTreeSet::new();
             let flush = match replayed.flush {
                 None => None,
                 Some((_, meta, segment)) => {
-                    let manifest = read_manifest(&self.paths, partition, &meta, self.identity.store).await?;
-                    self.named_exist(&manifest, &present).await?;
+                    let manifest = read_manifest(&self.paths, partition, &meta, self.identity.store).await;
+                    let mut manifest = match manifest {
+                        Err(error @ OpenError::Corrupt { .. }) if self.salvaging => {
+                            tracing::error!(partition = %partition, %error, "what is listed stands in for the manifest");
+                            self.listed_manifest(partition, &meta, &present).await?
+                        }
+                        other => other?,
+                    };
+                    match self.salvaging {
+                        true => {
+                            missing = self.missing_bodies(&manifest, &present).await?;
+                            manifest.bodies.retain(|object, _| !missing.contains(object));
+                        }
+                        false => self.named_exist(&manifest, &present).await?,
+                    }
                     for records in replayed.unflushed.values_mut() {
                         records.retain(|record| record.position >= meta.cov);
                     }
@@ -209,6 +225,10 @@ impl Root {
             for body in replayed.unflushed.values().flatten().flat_map(|record| record.bodies.iter()) {
                 let object = body.place.object;
                 if object.kind == ObjectKind::Pack && !present.contains_key(&object.to_string()) {
+                    if self.salvaging {
+                        missing.insert(object);
+                        continue;
+                    }
                     let path = self.paths.object(partition, object);
                     return Err(OpenError::corrupt(
                         &path,
@@ -219,7 +239,7 @@ impl Root {
             }
             // The epoch of this very start.
             let epoch = self.owner.epoch + 1;
-            seeds.push(PartitionSeed { partition, epoch, flush, unflushed: replayed.unflushed });
+            seeds.push(PartitionSeed { partition, epoch, flush, unflushed: replayed.unflushed, missing });
         }
         Ok(seeds)
     }
@@ -229,7 +249,7 @@ impl Root {
         manifest: &Manifest,
         present: &BTreeMap<String, u64>,
     ) -> Result<(), OpenError> {
-        for table in &manifest.tables {
+        for table in manifest.tables.iter().filter(|table| !table.is_given_up()) {
             let path = self.paths.object(manifest.partition, table.object);
             match present.get(&table.object.to_string()) {
                 Some(octets) if *octets == table.octets => {}
@@ -242,6 +262,21 @@ impl Root {
                 }
             }
         }
+        if let Some(object) = self.missing_bodies(manifest, present).await?.first() {
+            let path = self.paths.object(manifest.partition, *object);
+            let what = "an object with bodies that the manifest names is missing";
+            return Err(OpenError::corrupt(&path, 0, what));
+        }
+        Ok(())
+    }
+
+    /// Objects with bodies that a manifest names and that are not there.
+    async fn missing_bodies(
+        &self,
+        manifest: &Manifest,
+        present: &BTreeMap<String, u64>,
+    ) -> Result<BTreeSet<ObjectId>, OpenError> {
+        let mut missing = BTreeSet::new();
         for object in manifest.bodies.keys() {
             let path = self.paths.object(manifest.partition, *object);
             let there = match object.kind {
@@ -249,14 +284,41 @@ impl Root {
                 _ => disk::exists(&path).await.map_err(OpenError::io(&path))?,
             };
             if !there {
-                return Err(OpenError::corrupt(
-                    &path,
-                    0,
-                    "an object with bodies that the manifest names is missing",
-                ));
+                missing.insert(*object);
             }
         }
-        Ok(())
+        Ok(missing)
+    }
+
+    /// What stands in for a manifest that is damaged or missing; see `rebuild/listed.rs`.
+    async fn listed_manifest(
+        &self,
+        partition: PartitionId,
+        meta: &FlushMeta,
+        present: &BTreeMap<String, u64>,
+    ) -> Result<Manifest, OpenError> {
+        let mut all = Vec::new();
+        for (name, octets) in present {
+            let Some(object) = parse_data_name(name) else { continue };
+            let (octets, mut accounts) = (*octets, None);
+            if object.kind == ObjectKind::Table {
+                let path = self.paths.object(partition, object);
+                let file = File::open(&path).await.map_err(OpenError::io(&path))?;
+                let read = listed::accounts_of(&ObjectFile::Local(file.into()), octets).await;
+                accounts = read.map_err(|error| OpenError::Io { path, source: error.into() })?;
+            }
+            all.push(Listed { object, octets, accounts });
+        }
+        // A segment has bodies of all partitions.
+        for entry in list(&self.paths.journals()).await? {
+            let Some((epoch, shard)) = parse_journal_name(&entry.name) else { continue };
+            for entry in list(&self.paths.journal(epoch, shard)).await? {
+                let Ok(number) = entry.name.parse() else { continue };
+                let object = ObjectId { kind: ObjectKind::Segment, shard, epoch, number };
+                all.push(Listed { object, octets: entry.len, accounts: None });
+            }
+        }
+        Ok(listed::manifest_of(partition, meta, self.identity.store, all))
     }
 
     /// Makes durable what was read of a journal's last segment. The octets may stand in the page cache alone, and after

@@ -33,6 +33,7 @@ pub struct Root {
     pub(crate) limits: Limits,
     pub(crate) identity: StoreIdentity,
     pub(crate) owner: Owner,
+    pub(crate) salvaging: bool,
     _lock: Lock,
 }
 
@@ -71,7 +72,13 @@ impl Root {
             None => make_store(&paths, &limits).await?,
         };
         let owner = newest_owner(&paths, &identity).await?;
-        Ok(Root { paths, limits, identity, owner, _lock: lock })
+        Ok(Root { paths, limits, identity, owner, salvaging: false, _lock: lock })
+    }
+
+    /// Recovers also where a manifest, a table or an object with bodies is damaged or missing, so that accounts can be
+    /// rebuilt. What that leaves in doubt is served to nobody.
+    pub fn salvage(&mut self) {
+        self.salvaging = true;
     }
 
     pub fn store_id(&self) -> [u8; 16] {

@@ -28,7 +28,7 @@ use crate::shared::journal::Ended;
 use crate::shared::node::{Node, NodeShare};
 use crate::source::{LocalFuture, Source};
 use crate::table::format::BlockEntry;
-use crate::table::{Block, Table, find_account};
+use crate::table::{Block, Named, Table, find_account};
 
 /// A record that is committed, as it is told to who submitted it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -396,6 +396,18 @@ impl Storage {
         Frame::open(&self.0, partition, place, wanted, Reading::Client).await?.range(range).await
     }
 
+    /// As [`Storage::read_place`]; what a store is asked for it goes on the bill of an account.
+    pub async fn read_place_for(
+        &self,
+        partition: PartitionId,
+        account: &AccountId,
+        place: &Place,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, ReadError> {
+        let wanted = if range.start == 0 { range.end } else { 0 };
+        Frame::open_for(&self.0, partition, account, place, wanted).await?.range(range).await
+    }
+
     /// A whole body, chunk by chunk.
     pub async fn reader(&self, partition: PartitionId, place: &Place) -> Result<Reader, ReadError> {
         // Of a file the chunks are read as they are asked for; a store is not asked twice for what one request brings.
@@ -412,7 +424,7 @@ impl Storage {
     /// The accounts of a partition that have blocks or records, ascending, also those whose blocks are all removed.
     pub async fn accounts(&self, partition: PartitionId) -> Result<Vec<AccountId>, ReadError> {
         let mut names: std::collections::BTreeSet<AccountId> = std::collections::BTreeSet::new();
-        for table in self.0.tables(partition).await?.iter() {
+        for table in self.0.tables(partition).await?.iter().filter_map(Named::opened) {
             for page in 0..table.pages() {
                 let entries = table.page(page).await?;
                 names.extend(entries.iter().filter_map(|entry| AccountId::parse(&entry.account).ok()));
@@ -611,7 +623,7 @@ impl Inner {
     }
 
     /// The open tables of a partition, oldest first.
-    pub async fn tables(&self, partition: PartitionId) -> Result<Rc<[Rc<Table>]>, ReadError> {
+    pub async fn tables(&self, partition: PartitionId) -> Result<Rc<[Named]>, ReadError> {
         loop {
             let (generation, manifest) = {
                 let partition = self.partition(partition).borrow();
@@ -634,8 +646,12 @@ impl Inner {
             let mut partition = self.partition(partition).borrow_mut();
             // A flush may have replaced and removed them meanwhile.
             if partition.generation() == generation {
-                let tables: Rc<[Rc<Table>]> = opened?.into();
-                partition.tables = Some(tables.clone());
+                let tables: Rc<[Named]> = opened?.into();
+                // What is missing may be put back by somebody: it is looked for again.
+                let lost = |table: &Named| table.opened().is_none() && !table.reference().is_given_up();
+                if !tables.iter().any(lost) {
+                    partition.tables = Some(tables.clone());
+                }
                 return Ok(tables);
             }
         }
@@ -645,13 +661,18 @@ impl Inner {
         &self,
         partition: PartitionId,
         references: &[crate::manifest::TableRef],
-    ) -> Result<Vec<Rc<Table>>, ReadError> {
+    ) -> Result<Vec<Named>, ReadError> {
         let opens = references.iter().map(|reference| -> LocalFuture<'_, _> {
             Box::pin(async move {
                 let path = self.objects.name(partition, reference.object);
-                let file =
-                    self.objects.open(partition, reference.object).await.map_err(ReadError::io(&path))?;
-                Table::of(file, &path, partition, *reference).await.map(Rc::new)
+                if reference.is_given_up() {
+                    return Ok(Named::given_up(*reference, path));
+                }
+                let opened = match self.objects.open(partition, reference.object).await {
+                    Ok(file) => Table::of(file, &path, partition, *reference).await,
+                    Err(error) => Err(ReadError::io(&path)(error)),
+                };
+                Named::of(opened, *reference, path)
             })
         });
         sync::all(opens.collect()).await.into_iter().collect()
@@ -734,8 +755,9 @@ impl Inner {
             }
         }
         let min = self.limits.map_octets_min;
-        let reads =
-            wanted.iter().map(|of| -> LocalFuture<'_, _> { Box::pin(of.table.blocks(&of.entries, min)) });
+        let reads = wanted
+            .iter()
+            .map(|of| -> LocalFuture<'_, _> { Box::pin(of.table.blocks(account, &of.entries, min)) });
         let read = sync::all(reads.collect()).await;
         let mut blocks: Vec<Option<Block>> = vec![None; guids.len()];
         for (of, read) in wanted.iter().zip(read) {
@@ -763,7 +785,7 @@ impl Inner {
     ) -> Result<(Vec<u8>, Vec<Place>), ReadError> {
         let place =
             Place { object: record.segment, offset: record.offset, length: u64::from(record.head_octets) };
-        let file = self.open_object(partition, &place).await?;
+        let file = self.open_object(partition, &place).await?.on_bill_of(account);
         let path = self.objects.name(partition, record.segment);
         let octets = record.head_octets as usize;
         let bytes = match file.stored() {

@@ -36,7 +36,7 @@ use culver_shard::{random, time};
 use crate::fault::{self, Fault};
 use crate::source::LocalFuture;
 
-pub use self::cost::{Cost, Costs};
+pub use self::cost::{Bills, Cost, Costs};
 use self::hedge::Hedge;
 pub use self::http::Octets;
 use self::op::{Abilities, Failure, Op, Outcome, PART_OCTETS, attempt_within};

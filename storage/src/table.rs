@@ -10,6 +10,7 @@
 
 pub(crate) mod format;
 pub(crate) mod merge;
+pub(crate) mod salvage;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use culver_model::{Guid, PartitionId};
+use culver_model::{AccountId, Guid, PartitionId};
 use culver_shard::disk::{self, File};
 use culver_shard::map::Map;
 use culver_shard::{sync, yield_if_needed};
@@ -232,8 +233,15 @@ impl Table {
 
     /// The octets of blocks, checked, in their order: as [`Table::map_block`] where the table is a file; of a store what is not
     /// cached, in few requests that run at once.
-    pub async fn blocks(&self, entries: &[BlockEntry], map_octets_min: u64) -> Result<Vec<Block>, ReadError> {
-        let Some(object) = self.file.stored() else {
+    /// What a store is asked goes on the account's bill.
+    pub async fn blocks(
+        &self,
+        account: &AccountId,
+        entries: &[BlockEntry],
+        map_octets_min: u64,
+    ) -> Result<Vec<Block>, ReadError> {
+        let object = self.file.stored().map(|object| object.on_bill_of(account));
+        let Some(object) = &object else {
             let mut blocks = Vec::with_capacity(entries.len());
             for entry in entries {
                 blocks.push(self.map_block(entry, map_octets_min).await?);
@@ -543,6 +551,79 @@ impl TableWriter {
     }
 }
 
+/// The key of a cut: a removal of it says that nothing of the account in older tables counts. A rebuild writes it, so that the
+/// account needs no table that is damaged or lost. Programs that do not know it see a key that is no more.
+pub(crate) const CUT_KEY: Guid = Guid(*b"\xff\xff\xff\xff\xff\xff\xff\xffcut\0\0\0\0\0");
+
+/// A table that a manifest names: opened, or what keeps it from being.
+#[derive(Clone)]
+pub(crate) enum Named {
+    Open(Rc<Table>),
+    Lost { reference: TableRef, path: PathBuf, why: String },
+}
+
+impl Named {
+    /// Of a table that was given up: a manifest names it, so that nobody takes for whole what may have stood in it.
+    pub fn given_up(reference: TableRef, path: PathBuf) -> Named {
+        let why = "this table was lost; rebuild the account with `culver rebuild`".to_owned();
+        Named::Lost { reference, path, why }
+    }
+
+    /// What came of opening it. An error where that may go better the next time.
+    pub fn of(
+        opened: Result<Table, ReadError>,
+        reference: TableRef,
+        path: PathBuf,
+    ) -> Result<Named, ReadError> {
+        match opened {
+            Ok(table) => Ok(Named::Open(Rc::new(table))),
+            Err(error) if error.is_loss() => {
+                let why = match error {
+                    ReadError::Corrupt { offset, what, .. } => format!("at octet {offset}: {what}"),
+                    ReadError::Io { source, .. } => source.to_string(),
+                    other => other.to_string(),
+                };
+                Ok(Named::Lost { reference, path, why })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn reference(&self) -> TableRef {
+        match self {
+            Named::Open(table) => table.reference,
+            Named::Lost { reference, .. } => *reference,
+        }
+    }
+
+    pub fn opened(&self) -> Option<&Rc<Table>> {
+        match self {
+            Named::Open(table) => Some(table),
+            Named::Lost { .. } => None,
+        }
+    }
+
+    /// As [`Table::find`]. What a lost table had of an account nobody knows.
+    pub async fn find(&self, account: &str) -> Result<Option<AccountEntry>, ReadError> {
+        match self {
+            Named::Open(table) => table.find(account).await,
+            Named::Lost { path, why, .. } => Err(ReadError::corrupt(path, 0, why.clone())),
+        }
+    }
+}
+
+impl TableRef {
+    /// Whether the table was given up: it has no octets.
+    pub fn is_given_up(&self) -> bool {
+        self.octets == 0
+    }
+
+    /// Given up: named, so that nobody takes for whole what may have stood in it.
+    pub fn give_up(self) -> TableRef {
+        TableRef { octets: 0, accounts: 0, level: 0, ..self }
+    }
+}
+
 /// Blocks of one key, with the tables they stand in.
 pub(crate) type KeyBlocks = Vec<(Rc<Table>, BlockEntry)>;
 
@@ -551,7 +632,7 @@ type Kinded = (BlockKind, (Rc<Table>, BlockEntry));
 /// What counts of an account in tables given oldest first: the newest record that is contained, and each key's base and
 /// later deltas, oldest first.
 pub(crate) async fn find_account(
-    tables: &[Rc<Table>],
+    tables: &[Named],
     account: &str,
 ) -> Result<(Position, BTreeMap<Guid, KeyBlocks>), ReadError> {
     let mut position = Position::default();
@@ -559,11 +640,14 @@ pub(crate) async fn find_account(
     let finds = tables.iter().map(|table| -> LocalFuture<'_, _> { Box::pin(table.find(account)) });
     let entries = sync::all(finds.collect()).await;
     for (table, entry) in tables.iter().zip(entries).rev() {
-        if let Some(entry) = entry? {
-            position = position.max(entry.position);
-            for block in entry.blocks.into_iter().rev() {
-                newest_first.entry(block.guid).or_default().push((block.kind, (table.clone(), block)));
-            }
+        let (Some(entry), Some(table)) = (entry?, table.opened()) else { continue };
+        position = position.max(entry.position);
+        let cut = entry.blocks.iter().any(|block| block.guid == CUT_KEY);
+        for block in entry.blocks.into_iter().rev().filter(|block| block.guid != CUT_KEY) {
+            newest_first.entry(block.guid).or_default().push((block.kind, (table.clone(), block)));
+        }
+        if cut {
+            break;
         }
     }
     let mut found: BTreeMap<Guid, KeyBlocks> = BTreeMap::new();

@@ -2,6 +2,8 @@
 
 mod chaos;
 mod gc;
+mod rebuild;
+mod resent;
 
 use std::fs;
 use std::path::Path;
@@ -35,6 +37,10 @@ pub fn tests() -> Vec<Test> {
         Test { name: "nodes_one_whose_directory_was_deleted_serves_the_same", run: |_| directory_deleted() },
         Test { name: "nodes_a_store_that_is_away_is_told_and_holds_up_no_stop", run: |_| store_away() },
         Test { name: "nodes_gc_finds_orphans_and_what_is_missing", run: |_| gc::gc() },
+        Test { name: "nodes_rebuild_brings_accounts_of_a_local_store_back", run: |_| rebuild::local() },
+        Test { name: "nodes_rebuild_brings_accounts_of_a_shared_store_back", run: |_| rebuild::shared() },
+        Test { name: "nodes_a_message_sent_again_after_a_kill_is_kept_once", run: |_| resent::message() },
+        Test { name: "nodes_an_append_that_was_late_is_kept_once", run: resent::append },
         Test { name: "nodes_nothing_is_lost_on_a_shared_directory", run: chaos::on_directory },
         Test { name: "nodes_nothing_is_lost_on_seaweedfs", run: chaos::on_seaweedfs },
         Test { name: "nodes_commands_say_what_is_missing", run: |_| commands() },

@@ -3,17 +3,20 @@
 use crate::compare;
 use crate::mail;
 use crate::node::{Here, account, going};
-use crate::oracle::{Answer, Instance, Kind, Message, Serial};
+use crate::oracle::{Answer, Fate, Instance, Kind, Message, Serial};
 use crate::tree::Change;
 use culver_mailbox::record::{self, Record, StoreOp};
 use culver_mailbox::{Applied, Arriving, ChangeError, Session};
 use culver_model::{
-    AccountId, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, SystemFlag, UidSet,
+    AccountId, DeliveryId, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, SystemFlag, UidSet,
 };
 use culver_shard::{mesh, random, time};
 use culver_storage::{Body, CommitError, SubmitError};
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// Deliveries back to which one is sent again: fewer than an account knows.
+const AGAIN_MAX: usize = 64;
 
 const NAMES: &[&str] = &["a", "a/b", "a/b/c", "a/d", "e", "e/f", "g/h/i", "g", "Entwürfe", "inbox/j"];
 
@@ -43,7 +46,8 @@ async fn turn(nth: usize) {
         }
     }
     match random::below(100) {
-        0..30 => return deliver(&here, &id).await,
+        0..24 => return deliver(&here, &id).await,
+        24..30 => return deliver_again(&here, &id).await,
         30..32 => return drop(here.storage().flush(here.storage().partition_of(&id)).await),
         32 => return drop(here.storage().trim().await),
         33 => return drop(here.storage().compact().await),
@@ -137,12 +141,43 @@ fn note(here: &Here, id: &AccountId, serial: Serial, message: &record::Message, 
 
 async fn deliver(here: &Here, id: &AccountId) {
     let (serial, octets) = (here.life.oracle.serial(), octets());
-    let arriving = Arriving::deliver(&here.accounts, id, InternalDate::default(), octets);
+    let mut arriving = Arriving::deliver(&here.accounts, id, InternalDate::default(), octets);
+    let known = random::below(2) == 0;
+    arriving.set_delivery(known.then(|| delivery_id(serial)));
     let Some((message, body)) = feed(arriving, serial, octets).await else { return };
     let name = (random::below(8) == 0).then(|| NAMES[random::below(NAMES.len() as u64) as usize]);
     note(here, id, serial, &message, name.is_none().then_some(Guid::INBOX));
+    if known && name.is_none() {
+        here.life.oracle.with(id, |ledger| ledger.sent.push(serial));
+    }
     let result = here.accounts.deliver(id, name, message, body).await;
-    here.life.oracle.answer(id, serial, answer(result.map(|()| None)));
+    here.life.oracle.answer(id, serial, answer(result.map(|_| None)));
+}
+
+fn delivery_id(serial: Serial) -> DeliveryId {
+    let mut octets = [0x5e; DeliveryId::OCTETS];
+    octets[..8].copy_from_slice(&serial.to_le_bytes());
+    DeliveryId(octets)
+}
+
+/// Sends one of the latest deliveries that the account has, or had, again, as if its answer had been lost. Nobody is told of its
+/// GUID: a message that comes of it is one that nobody brought.
+async fn deliver_again(here: &Here, id: &AccountId) {
+    let latest = here.life.oracle.with(id, |ledger| {
+        let latest = ledger.sent.iter().rev().take(AGAIN_MAX);
+        let made = latest.filter(|serial| ledger.ops.get(serial).is_some_and(|op| op.fate == Fate::Yes));
+        made.map(|serial| (*serial, ledger.messages[serial].octets)).collect::<Vec<_>>()
+    });
+    if latest.is_empty() {
+        return deliver(here, id).await;
+    }
+    let (serial, octets) = latest[random::below(latest.len() as u64) as usize];
+    let mut arriving = Arriving::deliver(&here.accounts, id, InternalDate::default(), octets);
+    arriving.set_delivery(Some(delivery_id(serial)));
+    let Some((message, body)) = feed(arriving, serial, octets).await else { return };
+    if let Ok(true) = here.accounts.deliver(id, None, message, body).await {
+        here.life.oracle.count(|figures| figures.repeated += 1);
+    }
 }
 
 async fn append(here: &Here, session: &Session, mailbox: Guid) {

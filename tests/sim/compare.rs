@@ -123,6 +123,9 @@ fn difference(live: &State, again: &State) -> Option<String> {
     if live.account != again.account {
         return Some(format!("{:?} and {:?}", live.account, again.account));
     }
+    if live.deliveries != again.deliveries {
+        return Some(format!("{:?} and {:?}", live.deliveries, again.deliveries));
+    }
     if !live.mailboxes.keys().eq(again.mailboxes.keys()) {
         return Some("mailboxes".into());
     }

@@ -30,6 +30,8 @@ const ALL: &[Planted] = &[
     Planted::Mailbox(InMailbox::CopyForgetsShared),
     Planted::Mailbox(InMailbox::RelocateForgets),
     Planted::Mailbox(InMailbox::ReplayMoveAsCopy),
+    Planted::Mailbox(InMailbox::ForgetDeliveries),
+    Planted::Mailbox(InMailbox::LoseDeliveries),
 ];
 
 fn plant(fault: Option<Planted>) {

@@ -104,6 +104,8 @@ pub struct Ledger {
     pub changing: Option<Serial>,
     /// The operations that rename INBOX.
     pub renames: Vec<Serial>,
+    /// Deliveries to INBOX that have an id, in the order in which they were begun.
+    pub sent: Vec<Serial>,
     /// Appends that were not found yet, as far as anybody has looked.
     pub unplaced: BTreeSet<Serial>,
 }
@@ -122,6 +124,8 @@ pub struct Figures {
     pub compactions: u64,
     pub cuts: u64,
     pub checks: u64,
+    /// Deliveries that were sent again, and told to be known.
+    pub repeated: u64,
     pub lives: u64,
 }
 
@@ -439,6 +443,7 @@ impl Figures {
         self.compactions += other.compactions;
         self.cuts += other.cuts;
         self.checks += other.checks;
+        self.repeated += other.repeated;
         self.lives += other.lives;
     }
 
@@ -455,6 +460,7 @@ impl Figures {
             self.compactions,
             self.cuts,
             self.checks,
+            self.repeated / 20,
         ];
         all.iter().all(|count| *count > 0)
     }

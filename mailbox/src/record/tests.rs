@@ -15,8 +15,17 @@ fn every_kind() -> Vec<Record> {
         pop3_uidl: Some("x1".into()),
         ..Message::default()
     };
+    let known = Message { delivery: Some(DeliveryId([7; 12])), ..message.clone() };
+    let both = Message { mailbox_name: Some(name("Sent")), ..known.clone() };
+    let named = Message { mailbox_name: Some(name("Sent")), ..message.clone() };
     vec![
-        Record::Append { mailbox: Guid::INBOX, message: Box::new(message) },
+        Record::Append { mailbox: Guid::INBOX, message: Box::new(message.clone()) },
+        Record::Append { mailbox: Guid([3; 16]), message: Box::new(named.clone()) },
+        Record::Restore { mailbox: Guid([3; 16]), place: [7; PLACE_OCTETS], message: Box::new(named) },
+        Record::Restore { mailbox: Guid::INBOX, place: [7; PLACE_OCTETS], message: Box::new(message) },
+        Record::Rebuilt,
+        Record::Append { mailbox: Guid([9; 16]), message: Box::new(known) },
+        Record::Append { mailbox: Guid([9; 16]), message: Box::new(both) },
         Record::Store {
             mailbox: Guid([2; 16]),
             uids: uids.clone(),
@@ -67,6 +76,28 @@ fn every_prefix_and_every_changed_octet_is_an_error_or_a_record() {
             changed[at] ^= 0xff;
             let _ = Record::decode(&changed);
         }
+    }
+}
+
+/// The octets that stand in journals, of a message without and with an id.
+#[test]
+fn an_append_writes_the_bytes_it_always_wrote_and_one_with_an_id_is_a_kind_of_its_own() {
+    let message = Message { guid: Guid([1; 16]), save_date: 5, size: 3, ..Message::default() };
+    let known = Message { delivery: Some(DeliveryId([7; 12])), ..message.clone() };
+    let head = |kind: u8| [vec![1, kind], vec![2; 16]].concat();
+    let mut tail = [vec![1; 16], vec![0; 16 + 8 + 8 + 2]].concat();
+    for number in [5u64, 3] {
+        tail.extend_from_slice(&number.to_le_bytes());
+    }
+    // Prefix, POP3 order, key id; headers complete; flags; UIDL and five forms, all empty.
+    tail.extend_from_slice(&[0; 4 * 3 + 1 + 3 + 4 * 6]);
+    for (message, octets) in [
+        (message, [head(1), tail.clone()].concat()),
+        (known, [head(12), vec![1], vec![7; 12], tail].concat()),
+    ] {
+        let record = Record::Append { mailbox: Guid([2; 16]), message: Box::new(message) };
+        assert_eq!(record.encode(), octets);
+        assert_eq!(Record::decode(&octets), Ok(record));
     }
 }
 

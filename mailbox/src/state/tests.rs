@@ -1,5 +1,7 @@
 use super::*;
 use crate::record::Message;
+use culver_index::deliveries::DELIVERIES_MAX;
+use culver_model::DeliveryId;
 
 fn name(text: &str) -> MailboxName {
     MailboxName::parse(text).expect("a name")
@@ -103,4 +105,77 @@ fn a_recreated_mailbox_has_a_higher_uidvalidity_and_an_ended_account_shows_nothi
     assert_ne!(state.account.incarnation, incarnation);
     assert!(state.mailboxes[&Guid::INBOX].is_empty());
     assert!(state.mailboxes[&Guid::INBOX].uid_validity().get() > validity);
+}
+
+fn deliver(state: &mut State, mailbox: Guid, place: u8, id: u8, save_date: i64) -> Result<Applied, Refusal> {
+    let delivery = Some(DeliveryId([id; DeliveryId::OCTETS]));
+    let message = Message { guid: Guid([place; 16]), save_date, delivery, ..Message::default() };
+    let record = Record::Append { mailbox, message: Box::new(message) };
+    state.apply(&record, &[[place; PLACE_OCTETS]])
+}
+
+#[test]
+fn a_delivery_that_is_sent_again_changes_nothing_and_its_body_is_nobodys() {
+    let mut state = State::new();
+    let made = deliver(&mut state, Guid::INBOX, 1, 1, 0).expect("room");
+    assert!(matches!(made, Applied::Append { .. }));
+    let before = (state.account.clone(), state.mailboxes[&Guid::INBOX].uid_next());
+    assert_eq!(deliver(&mut state, Guid::INBOX, 2, 1, 60), Ok(Applied::Repeated));
+    assert_eq!((state.account.clone(), state.mailboxes[&Guid::INBOX].uid_next()), before);
+    assert_eq!(std::mem::take(&mut state.untaken), [[2; PLACE_OCTETS]]);
+    // It is known when the message itself is gone, and wherever it is sent to.
+    let expunge = Record::Expunge { mailbox: Guid::INBOX, uids: everything(), only_deleted: false };
+    state.apply(&expunge, &[]).expect("expunged");
+    assert_eq!(deliver(&mut state, Guid([9; 16]), 3, 1, 90), Ok(Applied::Repeated));
+    // Another id, and no id at all, are other messages.
+    deliver(&mut state, Guid::INBOX, 4, 2, 90).expect("room");
+    append(&mut state, Guid::INBOX, 5, FlagSet::default()).expect("room");
+    append(&mut state, Guid::INBOX, 6, FlagSet::default()).expect("room");
+    assert_eq!(state.mailboxes[&Guid::INBOX].len(), 3);
+}
+
+#[test]
+fn a_delivery_that_was_refused_is_not_known() {
+    let mut state = State::new();
+    assert_eq!(deliver(&mut state, Guid([9; 16]), 1, 1, 0), Err(Refusal::NonExistent));
+    assert!(state.deliveries.is_empty());
+    assert!(matches!(deliver(&mut state, Guid::INBOX, 2, 1, 60), Ok(Applied::Append { .. })));
+}
+
+#[test]
+fn deliveries_are_forgotten_by_number_by_age_and_with_the_account() {
+    let mut state = State::new();
+    deliver(&mut state, Guid::INBOX, 1, 1, 0).expect("room");
+    let days = |days: i64| days * 24 * 3600;
+    assert_eq!(deliver(&mut state, Guid::INBOX, 2, 1, days(5)), Ok(Applied::Repeated));
+    assert!(matches!(deliver(&mut state, Guid::INBOX, 3, 1, days(5) + 1), Ok(Applied::Append { .. })));
+    for id in 0..DELIVERIES_MAX as u8 {
+        deliver(&mut state, Guid::INBOX, 4, 100 + id, days(6)).expect("room");
+    }
+    assert!(matches!(deliver(&mut state, Guid::INBOX, 5, 1, days(6)), Ok(Applied::Append { .. })));
+    state.apply(&Record::DeleteAccount, &[]).expect("ended");
+    assert!(matches!(deliver(&mut state, Guid::INBOX, 6, 1, days(6)), Ok(Applied::Append { .. })));
+}
+
+#[test]
+fn a_moved_body_that_no_message_names_is_nobodys() {
+    let mut state = State::new();
+    append(&mut state, Guid::INBOX, 1, FlagSet::default()).expect("room");
+    let record = Record::Relocate { from: vec![[1; PLACE_OCTETS], [2; PLACE_OCTETS]] };
+    state.apply(&record, &[[3; PLACE_OCTETS], [4; PLACE_OCTETS]]).expect("moved");
+    assert_eq!(state.untaken, [[4; PLACE_OCTETS]]);
+}
+
+#[test]
+fn a_body_that_an_unfinished_rebuild_may_restore_is_not_told_to_be_dead() {
+    let relocate = Record::Relocate { from: vec![[1; PLACE_OCTETS], [2; PLACE_OCTETS]] };
+    let to = [[3; PLACE_OCTETS], [4; PLACE_OCTETS]];
+    for unfinished in [None, Some(Unfinished::default())] {
+        let mut state = State::new();
+        append(&mut state, Guid::INBOX, 1, FlagSet::default()).expect("room");
+        state.unfinished = unfinished.clone();
+        assert_eq!(state.apply(&relocate, &to), Ok(Applied::Done));
+        let untaken: &[_] = if unfinished.is_none() { &to[1..] } else { &[] };
+        assert_eq!(state.untaken, untaken);
+    }
 }

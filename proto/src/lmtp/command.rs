@@ -4,21 +4,31 @@ use crate::pop3::line::number;
 
 use super::address::{Address, AddressError, path};
 use super::reply::Reply;
+use super::xforward;
 
 /// A command.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Command<'a> {
     Lhlo(&'a str),
-    Mail { sender: Option<Address>, size: Option<u64>, eight_bit: bool },
+    Mail {
+        sender: Option<Address>,
+        size: Option<u64>,
+        eight_bit: bool,
+    },
     Rcpt(Address),
     Data,
-    Bdat { octets: u64, last: bool },
+    Bdat {
+        octets: u64,
+        last: bool,
+    },
     Rset,
     Noop,
     Vrfy,
     Help,
     Quit,
     Starttls,
+    /// What it says of IDENT: `None` nothing, `Some(None)` that there is none.
+    Xforward(Option<Option<String>>),
 }
 
 const NO_ARGUMENT: Reply = (501, "5.5.4", "this command takes no argument");
@@ -52,6 +62,8 @@ pub(super) fn parse(line: &[u8]) -> Result<Command<'_>, Reply> {
         bare(rest, Command::Quit)
     } else if is(b"STARTTLS") {
         bare(rest, Command::Starttls)
+    } else if is(b"XFORWARD") {
+        xforward::parse(rest).map(Command::Xforward)
     } else if is(b"VRFY") && !rest.is_empty() {
         Ok(Command::Vrfy)
     } else if is(b"HELP") {

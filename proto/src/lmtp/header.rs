@@ -1,20 +1,24 @@
-//! The header of a message on its way to the store: earlier Return-Path fields are taken out, and loops are seen.
+//! The header of a message on its way to the store: earlier Return-Path fields are taken out, loops and the sender's own
+//! id of the message are seen.
 //!
 //! A push machine over chunks: any split of the message gives the same octets. The body passes without a copy.
 //!
 //! # Limits
 //! [`HEADER_RECEIVED_MAX`] Received fields mean a loop; [`DELIVERED_TO_MAX`] values of Delivered-To are kept, each of
-//! [`VALUE_OCTETS_MAX`] octets at most. The start of a line is held back up to [`NAME_OCTETS_MAX`] octets.
+//! [`VALUE_OCTETS_MAX`] octets at most; of the first Received [`RECEIVED_OCTETS_MAX`]. The start of a line is held back up to [`NAME_OCTETS_MAX`] octets.
 //!
 //! # RFC
 //! 5321 §4.4 (final delivery removes Return-Path and adds its own), §6.3 (loops: 100 Received at least).
 
 use memchr::memchr;
 
+use super::received;
+
 /// RFC 5321 §6.3: a threshold of at least 100 Received fields.
 pub const HEADER_RECEIVED_MAX: u32 = 100;
 const DELIVERED_TO_MAX: usize = 128;
 const VALUE_OCTETS_MAX: usize = 512;
+const RECEIVED_OCTETS_MAX: usize = 2048;
 const NAME_OCTETS_MAX: usize = 64;
 
 /// Watches one message.
@@ -25,6 +29,7 @@ pub struct HeaderWatch {
     held: Vec<u8>,
     value: Vec<u8>,
     received: u32,
+    queue_id: Option<Vec<u8>>,
     delivered_to: Vec<Vec<u8>>,
 }
 
@@ -41,6 +46,8 @@ enum Field {
     Other,
     ReturnPath,
     DeliveredTo,
+    /// The first.
+    Received,
 }
 
 impl Default for HeaderWatch {
@@ -57,6 +64,7 @@ impl HeaderWatch {
             held: Vec::new(),
             value: Vec::new(),
             received: 0,
+            queue_id: None,
             delivered_to: Vec::new(),
         }
     }
@@ -114,7 +122,7 @@ impl HeaderWatch {
                 Some(name) if name.eq_ignore_ascii_case(b"Delivered-To") => Field::DeliveredTo,
                 Some(name) if name.eq_ignore_ascii_case(b"Received") => {
                     self.received = self.received.saturating_add(1);
-                    Field::Other
+                    if self.received == 1 { Field::Received } else { Field::Other }
                 }
                 _ => Field::Other,
             };
@@ -139,8 +147,9 @@ impl HeaderWatch {
     fn pass(&mut self, octets: &[u8], scratch: &mut Vec<u8>) {
         match self.field {
             Field::ReturnPath => {}
-            Field::DeliveredTo => {
-                let room = VALUE_OCTETS_MAX.saturating_sub(self.value.len()).min(octets.len());
+            Field::DeliveredTo | Field::Received => {
+                let most = if self.field == Field::Received { RECEIVED_OCTETS_MAX } else { VALUE_OCTETS_MAX };
+                let room = most.saturating_sub(self.value.len()).min(octets.len());
                 self.value.extend_from_slice(&octets[..room]);
                 scratch.extend_from_slice(octets);
             }
@@ -155,8 +164,21 @@ impl HeaderWatch {
             let value = value.strip_prefix(b"<").and_then(|v| v.strip_suffix(b">")).unwrap_or(value);
             self.delivered_to.push(value.to_vec());
         }
+        if self.field == Field::Received {
+            self.queue_id = received::id(&self.value).map(<[u8]>::to_vec);
+        }
         self.value.clear();
         self.field = Field::Other;
+    }
+
+    /// The header is over.
+    pub fn in_body(&self) -> bool {
+        self.stage == Stage::Body
+    }
+
+    /// The id in the topmost Received field: who added it knows the message by it.
+    pub fn queue_id(&self) -> Option<&[u8]> {
+        self.queue_id.as_deref()
     }
 
     /// Received fields so far.
@@ -237,6 +259,28 @@ mod tests {
         assert!(!watched(hops.as_bytes(), 10).1.loops_at("x@y"));
         let hops = "Received: x\r\n".repeat(100);
         assert!(watched(hops.as_bytes(), 10).1.loops_at("x@y"));
+    }
+
+    #[test]
+    fn the_id_of_the_topmost_received_is_seen_at_any_split() {
+        for (message, id) in [
+            (
+                "A: 1\r\nReceived: from a\r\n\tby b with LMTP id X1; now\r\nReceived: by c id Y2; x\r\n\r\n",
+                Some("X1"),
+            ),
+            ("Received: from a by b; now\r\nReceived: by c id Y2; then\r\n\r\n", None),
+            ("received : by b id X1\r\n\r\nb", Some("X1")),
+            ("Received: by b\r\n id X1", Some("X1")),
+            ("A: 1\r\n\r\nReceived: by b id X1; now\r\n", None),
+        ] {
+            for size in 1..=message.len() {
+                let (out, watch) = watched(message.as_bytes(), size);
+                assert_eq!(out, message.as_bytes());
+                assert_eq!(watch.queue_id(), id.map(str::as_bytes), "{message:?} by {size}");
+            }
+        }
+        let long = format!("Received: by b ({}) id X1; now\r\n\r\n", "x".repeat(RECEIVED_OCTETS_MAX));
+        assert_eq!(watched(long.as_bytes(), 7).1.queue_id(), None);
     }
 
     #[test]

@@ -13,15 +13,18 @@
 //! # RFC
 //! 2033, 5321 (syntax, replies), 1870 (SIZE), 6152 (8BITMIME), 2920 (PIPELINING), 2034 and 3463
 //! (ENHANCEDSTATUSCODES), 3030 (CHUNKING; BINARYMIME is not offered), 3207 (STARTTLS). SMTPUTF8 is not offered.
+//! XFORWARD is Postfix's own extension (its XFORWARD_README), with the xtext of 3461 §4.
 
 mod address;
 mod body;
 pub mod client;
 mod command;
 mod header;
+mod received;
 mod reply;
 mod server;
 mod trace;
+mod xforward;
 
 pub use address::{Address, AddressError};
 pub use header::{HEADER_RECEIVED_MAX, HeaderWatch};
@@ -36,6 +39,8 @@ pub struct Config {
     pub host: String,
     /// STARTTLS is offered on connections that are not yet under TLS.
     pub starttls: bool,
+    /// XFORWARD is offered: the client is one whose word is taken for where a message came from.
+    pub xforward: bool,
     pub bare_line_ends: BareLineEnds,
     pub limits: Limits,
 }
@@ -45,6 +50,7 @@ impl Default for Config {
         Config {
             host: "localhost".to_owned(),
             starttls: true,
+            xforward: false,
             bare_line_ends: BareLineEnds::Normalise,
             limits: Limits::default(),
         }

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! Every accepted RCPT gets exactly one reply to the end of the message, in order, duplicates too. A transaction is
-//! forgotten by RSET, LHLO, STARTTLS and the last of its replies. What follows STARTTLS in the same read is thrown
+//! forgotten by RSET, LHLO, STARTTLS and the last of its replies; what XFORWARD said goes with it. What follows STARTTLS in the same read is thrown
 //! away. While an event waits for its answer, `next` consumes nothing.
 //!
 //! # RFC
@@ -18,6 +18,7 @@ use super::address::Address;
 use super::body::{ChunkCutter, DataCutter, Piece};
 use super::command::{self, Command};
 use super::reply::{self, Refusal, Reply};
+use super::xforward;
 use super::{BareLineEnds, Config};
 
 /// One session.
@@ -26,6 +27,8 @@ pub struct Server {
     config: Arc<Config>,
     tls: bool,
     lhlo: Option<String>,
+    /// XFORWARD's IDENT, for the next transaction.
+    ident: Option<String>,
     bad_commands: u32,
     lines: LineCutter,
     state: State,
@@ -72,6 +75,7 @@ pub struct Transaction {
     sender: Option<Address>,
     size: Option<u64>,
     eight_bit: bool,
+    ident: Option<String>,
     recipients: Vec<Address>,
     octets: u64,
     chunks: Option<ChunkCutter>,
@@ -93,6 +97,11 @@ impl Transaction {
     /// Whether MAIL said BODY=8BITMIME.
     pub fn is_eight_bit(&self) -> bool {
         self.eight_bit
+    }
+
+    /// The sender's own id of the message, as XFORWARD gave it.
+    pub fn ident(&self) -> Option<&str> {
+        self.ident.as_deref()
     }
 
     /// The accepted recipients in order, duplicates too.
@@ -136,7 +145,8 @@ impl Server {
     /// A new session; the greeting goes to `out`.
     pub fn new(config: Arc<Config>, tls: bool, out: &mut Vec<u8>) -> Server {
         write!(out, "220 {} LMTP Culver ready\r\n", config.host).expect("a Vec takes every octet");
-        Server { config, tls, lhlo: None, bad_commands: 0, lines: LineCutter::default(), state: State::Idle }
+        let (lines, state) = (LineCutter::default(), State::Idle);
+        Server { config, tls, lhlo: None, ident: None, bad_commands: 0, lines, state }
     }
 
     /// Takes the next step with what the receive buffer holds: how many octets of it are done with, and what to do.
@@ -224,6 +234,7 @@ impl Server {
             Command::Mail { sender, size, eight_bit } => self.mail(sender, size, eight_bit, out),
             Command::Rcpt(recipient) => return self.rcpt(recipient, out),
             Command::Data => return self.data(out),
+            Command::Xforward(ident) => self.xforward(ident, out),
         }
         None
     }
@@ -232,16 +243,35 @@ impl Server {
         // RFC 2034 §4: the answer to LHLO has no enhanced code.
         let size = self.config.limits.message_octets_max;
         let starttls = if self.config.starttls && !self.tls { "250-STARTTLS\r\n" } else { "" };
+        let (open, names, close) = match self.config.xforward {
+            true => ("250-XFORWARD ", xforward::NAMES, "\r\n"),
+            false => ("", "", ""),
+        };
         write!(
             out,
-            "250-{}\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE {size}\r\n250-CHUNKING\r\n{starttls}250 ENHANCEDSTATUSCODES\r\n",
+            "250-{}\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE {size}\r\n250-CHUNKING\r\n{starttls}\
+             {open}{names}{close}250 ENHANCEDSTATUSCODES\r\n",
             self.config.host
         )
         .expect("a Vec takes every octet");
     }
 
+    fn xforward(&mut self, ident: Option<Option<String>>, out: &mut Vec<u8>) {
+        if !self.config.xforward {
+            return self.bad(out, (550, "5.7.0", "XFORWARD is not for this client"));
+        }
+        if let State::Envelope(_) = self.state {
+            return self.bad(out, (503, "5.5.1", "a transaction is open already"));
+        }
+        if let Some(ident) = ident {
+            self.ident = ident;
+        }
+        reply::write(out, OK);
+    }
+
     /// Ends the transaction from the client's side.
     fn forget<'a>(&mut self) -> Option<Event<'a>> {
+        self.ident = None;
         let open = match std::mem::replace(&mut self.state, State::Idle) {
             State::Envelope(transaction) => transaction.begun && transaction.failed.is_none(),
             _ => false,
@@ -259,7 +289,9 @@ impl Server {
             return reply::write(out, Refusal::TooLarge.reply());
         }
         reply::write(out, (250, "2.1.0", "sender OK"));
-        self.state = State::Envelope(Transaction { sender, size, eight_bit, ..Transaction::default() });
+        let ident = self.ident.take();
+        self.state =
+            State::Envelope(Transaction { sender, size, eight_bit, ident, ..Transaction::default() });
     }
 
     fn rcpt<'a>(&mut self, recipient: Address, out: &mut Vec<u8>) -> Option<Event<'a>> {
@@ -500,6 +532,7 @@ impl Server {
         if let State::Handshake = self.state {
             self.tls = true;
             self.lhlo = None;
+            self.ident = None;
             self.lines = LineCutter::default();
             self.state = State::Idle;
         }

@@ -206,6 +206,59 @@ fn commands_out_of_place_are_refused() {
 }
 
 #[test]
+fn xforward_gives_the_next_transaction_its_id_where_the_client_is_trusted() {
+    let trusted = || Session::new(Config { xforward: true, ..config() });
+    let ident = |session: &Session| session.server.transaction().and_then(|t| t.ident()).map(str::to_owned);
+    let mut session = trusted();
+    let said = session.answer("LHLO x");
+    assert!(said.contains("250-XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE\r\n250 ENHANCED"), "{said}");
+    for (lines, expected) in [
+        (
+            "XFORWARD NAME=a.example ADDR=192.0.2.1 PORT=25\r\nXFORWARD PROTO=ESMTP HELO=a IDENT=4X+2BY SOURCE=REMOTE",
+            Some("4X+Y"),
+        ),
+        ("XFORWARD ident=1\r\nxforward IDENT=2", Some("2")),
+        ("XFORWARD IDENT=1\r\nXFORWARD HELO=x", Some("1")),
+        ("XFORWARD IDENT=1\r\nXFORWARD IDENT=[UNAVAILABLE]", None),
+        ("XFORWARD IDENT=1\r\nXFORWARD IDENT=[TEMPUNAVAIL]", None),
+        ("XFORWARD IDENT=1\r\nRSET", None),
+        ("XFORWARD IDENT=1\r\nLHLO y", None),
+        ("XFORWARD IDENT=1\r\nMAIL FROM:<a@b>\r\nRSET", None),
+        ("NOOP", None),
+    ] {
+        session.give(format!("{lines}\r\nMAIL FROM:<a@b>\r\n").as_bytes());
+        assert_eq!(ident(&session).as_deref(), expected, "{lines}");
+        session.give(b"RSET\r\n");
+    }
+    session.out.clear();
+    for (before, line, code) in [
+        ("", "XFORWARD IDENT=1", 503),
+        ("LHLO x", "XFORWARD", 501),
+        ("LHLO x", "XFORWARD IDENT", 501),
+        ("LHLO x", "XFORWARD IDENT=", 501),
+        ("LHLO x", "XFORWARD COLOUR=red", 501),
+        ("LHLO x", "XFORWARD IDENT=a+", 501),
+        ("LHLO x", "XFORWARD IDENT=a+2b", 501),
+        ("LHLO x", "XFORWARD IDENT=a=b", 501),
+        ("LHLO x", "XFORWARD IDENT=\u{e4}", 501),
+        ("LHLO x", "XFORWARD IDENT=a+00", 501),
+        ("LHLO x", &format!("XFORWARD IDENT={}", "x".repeat(256)), 501),
+        ("LHLO x", &format!("XFORWARD IDENT={}", "x".repeat(255)), 250),
+        ("LHLO x\r\nMAIL FROM:<a@b>", "XFORWARD IDENT=1", 503),
+    ] {
+        let mut session = trusted();
+        session.answer(before);
+        session.out.clear();
+        session.give(format!("{line}\r\n").as_bytes());
+        assert_eq!(session.codes(), [code], "{before:?} then {line:?}");
+    }
+    let mut stranger = Session::new(config());
+    assert!(!stranger.answer("LHLO x").contains("XFORWARD"));
+    stranger.give(b"XFORWARD IDENT=1\r\n");
+    assert_eq!(stranger.codes(), [550]);
+}
+
+#[test]
 fn every_reply_but_to_lhlo_has_an_enhanced_code() {
     let mut session = Session::new(config());
     session.answer("LHLO x");

@@ -12,7 +12,7 @@ use culver_model::PartitionId;
 use culver_shard as shard;
 use culver_shard::sync::oneshot;
 use culver_shard::{Queue, local, mesh, time};
-use culver_storage::store::{Cost, Costs, Kind};
+use culver_storage::store::{Bills, Cost, Costs, Kind};
 use culver_storage::{GcError, Node};
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -21,8 +21,9 @@ use std::time::Duration;
 
 const TAKE_WITHIN: Duration = Duration::from_secs(300);
 const SPENT_WITHIN: Duration = Duration::from_secs(5);
-/// Accounts of each shard that are told one by one.
-const ACCOUNTS_MAX: usize = 100;
+/// Accounts that are told one by one where nobody says how many, and at most.
+const ACCOUNTS: usize = 20;
+const ACCOUNTS_MAX: usize = 10_000;
 const GIB: f64 = (1u64 << 30) as f64;
 
 /// Whether a request comes from the operator.
@@ -32,10 +33,18 @@ pub fn allows(authorization: &[u8]) -> bool {
 
 /// Whether there is anything here to be asked: on a local store there is not.
 pub fn is_here() -> bool {
-    local::<Control>().is_some()
+    local::<Node>().is_some()
 }
 
-fn wrong(status: StatusCode, what: impl std::fmt::Display) -> (StatusCode, Value) {
+/// What is answered where there is not.
+pub fn alone() -> (StatusCode, Value) {
+    wrong(
+        StatusCode::CONFLICT,
+        "its store is of this machine alone, where no node takes over and no request is billed",
+    )
+}
+
+pub fn wrong(status: StatusCode, what: impl std::fmt::Display) -> (StatusCode, Value) {
     (status, json!({"error": what.to_string()}))
 }
 
@@ -159,21 +168,21 @@ pub struct Spent {
     pub kinds: BTreeMap<(Kind, &'static str), Cost>,
     pub retries: u64,
     pub hedges: u64,
+    /// The dearest accounts, and all others together. The rest of the costs is on no account's bill.
     pub accounts: Vec<(String, Vec<(Kind, Cost)>)>,
+    pub others: BTreeMap<Kind, Cost>,
 }
 
 impl Spent {
     /// `accounts`: so many of them are told one by one.
     fn of(costs: &Costs, accounts: usize) -> Spent {
-        let dearest = if accounts > 0 { costs.top(accounts) } else { Vec::new() };
+        let Bills { accounts, others } = costs.bills(accounts);
         Spent {
             kinds: costs.all().into_iter().map(|(kind, purpose, cost)| ((kind, purpose), cost)).collect(),
             retries: costs.retries().iter().map(|(_, count)| count).sum(),
             hedges: costs.hedges(),
-            accounts: dearest
-                .into_iter()
-                .map(|(id, _)| (id.as_str().to_owned(), costs.of_account(&id)))
-                .collect(),
+            accounts: accounts.into_iter().map(|(id, costs)| (id.as_str().to_owned(), costs)).collect(),
+            others: others.into_iter().collect(),
         }
     }
 
@@ -194,23 +203,70 @@ impl Spent {
         self.retries += other.retries;
         self.hedges += other.hedges;
         self.accounts.extend(other.accounts);
+        for (kind, cost) in other.others {
+            self.others.entry(kind).or_default().add(&cost);
+        }
+    }
+
+    /// What is on no account's bill: what was asked for many together.
+    fn shared(&self) -> BTreeMap<Kind, Cost> {
+        let mut shared: BTreeMap<Kind, Cost> = BTreeMap::new();
+        for ((kind, _), cost) in &self.kinds {
+            shared.entry(*kind).or_default().add(cost);
+        }
+        let billed =
+            self.accounts.iter().flat_map(|(_, costs)| costs.iter().map(|(kind, cost)| (kind, cost)));
+        for (kind, cost) in billed.chain(&self.others) {
+            if let Some(rest) = shared.get_mut(kind) {
+                rest.requests = rest.requests.saturating_sub(cost.requests);
+                rest.failed = rest.failed.saturating_sub(cost.failed);
+                rest.octets_sent = rest.octets_sent.saturating_sub(cost.octets_sent);
+                rest.octets_received = rest.octets_received.saturating_sub(cost.octets_received);
+            }
+        }
+        shared
+    }
+
+    /// Tells only so many accounts one by one, the dearest at these prices.
+    fn keep_dearest(&mut self, count: usize, prices: &Prices) {
+        let paid = |costs: &[(Kind, Cost)]| costs.iter().map(|(kind, cost)| money(prices, *kind, cost)).sum();
+        let requests = |costs: &[(Kind, Cost)]| costs.iter().map(|(_, cost)| cost.requests).sum::<u64>();
+        self.accounts.sort_by(|(_, a), (_, b)| {
+            let (a, b): ((f64, u64), (f64, u64)) = ((paid(a), requests(a)), (paid(b), requests(b)));
+            b.0.total_cmp(&a.0).then(b.1.cmp(&a.1))
+        });
+        for (_, costs) in self.accounts.drain(count.min(self.accounts.len())..) {
+            for (kind, cost) in costs {
+                self.others.entry(kind).or_default().add(&cost);
+            }
+        }
     }
 }
 
-/// `GET /cost`
-pub async fn cost(config: &StorageConfig) -> (StatusCode, Value) {
+/// `GET /cost?accounts=20`
+pub async fn cost(config: &StorageConfig, query: &str) -> (StatusCode, Value) {
+    let accounts = match query {
+        "" => Some(ACCOUNTS),
+        query => query.strip_prefix("accounts=").and_then(|count| count.parse().ok()),
+    };
+    let Some(accounts) = accounts.filter(|count| *count <= ACCOUNTS_MAX) else {
+        return wrong(StatusCode::BAD_REQUEST, format!("write /cost?accounts=N, up to {ACCOUNTS_MAX}"));
+    };
     let mut spent = Spent::default();
     for at in 0..shard::shards() {
-        let asked = mesh::call(at, || async { Shard::here().map(|shard| Spent::here(&shard, ACCOUNTS_MAX)) });
+        let asked =
+            mesh::call(at, move || async move { Shard::here().map(|shard| Spent::here(&shard, accounts)) });
         match time::deadline(SPENT_WITHIN, asked).await {
             Ok(Ok(Some(one))) => spent.add(one),
             _ => return wrong(StatusCode::SERVICE_UNAVAILABLE, format!("shard {at} does not answer")),
         }
     }
-    (StatusCode::OK, told(&spent, &config.prices))
+    spent.keep_dearest(accounts, &config.prices);
+    let node = local::<Node>();
+    (StatusCode::OK, told(node.as_deref().map(Node::name), &spent, &config.prices))
 }
 
-fn told(spent: &Spent, prices: &Prices) -> Value {
+fn told(node: Option<&str>, spent: &Spent, prices: &Prices) -> Value {
     let line = |cost: &Cost, kind: Kind| {
         json!({
             "requests": cost.requests,
@@ -231,34 +287,40 @@ fn told(spent: &Spent, prices: &Prices) -> Value {
         })
         .collect();
     let total: f64 = spent.kinds.iter().map(|((kind, _), cost)| money(prices, *kind, cost)).sum();
-    let mut accounts: Vec<Value> = spent
+    let summed = |costs: &mut dyn Iterator<Item = (Kind, Cost)>| {
+        let (mut sum, mut paid) = (Cost::default(), 0.0);
+        for (kind, cost) in costs {
+            sum.add(&cost);
+            paid += money(prices, kind, &cost);
+        }
+        json!({
+            "requests": sum.requests,
+            "octets_sent": sum.octets_sent,
+            "octets_received": sum.octets_received,
+            "money": paid,
+        })
+    };
+    let accounts: Vec<Value> = spent
         .accounts
         .iter()
         .map(|(account, costs)| {
-            let (mut sum, mut paid) = (Cost::default(), 0.0);
-            for (kind, cost) in costs {
-                sum.add(cost);
-                paid += money(prices, *kind, cost);
-            }
-            json!({
-                "account": account,
-                "requests": sum.requests,
-                "octets_sent": sum.octets_sent,
-                "octets_received": sum.octets_received,
-                "money": paid,
-            })
+            let mut told = summed(&mut costs.iter().copied());
+            told["account"] = json!(account);
+            told
         })
         .collect();
-    let paid = |told: &Value| told["money"].as_f64().unwrap_or(0.0);
-    accounts.sort_by(|a, b| paid(b).total_cmp(&paid(a)));
+    let others = summed(&mut spent.others.iter().map(|(kind, cost)| (*kind, *cost)));
+    let shared = summed(&mut spent.shared().into_iter());
     json!({
-        "node": local::<Node>().map(|node| node.name().to_owned()),
+        "node": node,
         "currency": prices.currency,
         "kinds": kinds,
         "money": total,
         "retries": spent.retries,
         "hedges": spent.hedges,
         "accounts": accounts,
+        "other_accounts": others,
+        "shared": shared,
     })
 }
 
@@ -278,6 +340,28 @@ fn money(prices: &Prices, kind: Kind, cost: &Cost) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_accounts_pay_what_others_pay_and_what_is_shared_is_all() {
+        let cost = |requests| Cost { requests, octets_received: 10 * requests, ..Cost::default() };
+        let mut spent = Spent {
+            kinds: [((Kind::Put, "journal"), cost(7)), ((Kind::Get, "pack"), cost(100))].into(),
+            accounts: (1..=5).map(|n| (format!("u{n}@example.org"), vec![(Kind::Get, cost(n))])).collect(),
+            others: [(Kind::Get, cost(20))].into(),
+            ..Spent::default()
+        };
+        let prices = Prices { put: 5.0, get: 0.4, ..Prices::default() };
+        spent.keep_dearest(2, &prices);
+        let told = told(None, &spent, &prices);
+        let names: Vec<_> = told["accounts"].as_array().unwrap().iter().map(|one| &one["account"]).collect();
+        assert_eq!(names, ["u5@example.org", "u4@example.org"]);
+        assert_eq!(told["other_accounts"]["requests"], 20 + 1 + 2 + 3);
+        assert_eq!(told["shared"]["requests"], 7 + 100 - 20 - (1 + 2 + 3 + 4 + 5));
+        let money = |value: &Value| value["money"].as_f64().unwrap();
+        let parts: f64 = told["accounts"].as_array().unwrap().iter().map(money).sum();
+        let all = parts + money(&told["other_accounts"]) + money(&told["shared"]);
+        assert!((all - money(&told)).abs() < 1e-9, "{told}");
+    }
 
     #[test]
     fn money_is_by_the_thousand_requests_and_the_gibibyte() {

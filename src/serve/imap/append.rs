@@ -1,12 +1,14 @@
 //! APPEND: the message is streamed into storage while it arrives, and scanned on the way.
 
+use super::late::{self, Before, Wanted};
 use super::select::reason;
-use super::{End, Flow, Imap, User};
+use super::{End, Flow, Imap};
 use culver_mailbox::record::Record;
 use culver_mailbox::{Applied, ArriveError, Arriving, Refusal};
-use culver_model::{Guid, InternalDate, UidSet};
+use culver_model::{Guid, InternalDate, Uid, UidSet, UidValidity};
 use culver_proto::imap::{Append, Code, Event, Reason, Status, response};
 use culver_shard::time;
+use ring::digest::Context;
 use std::io;
 use std::time::Duration;
 
@@ -18,6 +20,10 @@ pub struct Incoming {
     tag: String,
     mailbox: Guid,
     arriving: Arriving,
+    /// As the client gave it.
+    internal_date: Option<InternalDate>,
+    /// Where it may be the repetition of one whose outcome was not known.
+    fingerprint: Option<Context>,
     /// Why it will be refused when it is whole.
     refused: Option<Reason>,
     literal8: bool,
@@ -30,7 +36,7 @@ fn not_taken(error: &ArriveError) -> Reason {
 
 impl Imap {
     pub(super) async fn append_offered(&mut self, offer: Append<'_>) -> io::Result<Flow> {
-        let Some(User { session, .. }) = &self.user else {
+        let Some(user) = &self.user else {
             self.server.refuse_append();
             Reason::NotAuthenticated.write(offer.tag, &mut self.out);
             return Ok(Flow::Go);
@@ -40,6 +46,7 @@ impl Imap {
             away.write_imap(offer.tag, &mut self.out);
             return Ok(Flow::Go);
         }
+        let session = &user.session;
         let target =
             session.account().state().entry(&offer.mailbox).map(|entry| (entry.guid, entry.selectable));
         let refused = match target {
@@ -63,8 +70,11 @@ impl Imap {
         }
         self.conn.expect_message();
         let tag = offer.tag.to_owned();
-        let literal8 = offer.literal8;
-        Ok(Flow::Append(Box::new(Incoming { tag, mailbox, arriving, refused: None, literal8 })))
+        let Append { literal8, internal_date, .. } = offer;
+        let fingerprint = late::fingerprint(user);
+        let incoming =
+            Incoming { tag, mailbox, arriving, internal_date, fingerprint, refused: None, literal8 };
+        Ok(Flow::Append(Box::new(incoming)))
     }
 
     pub(super) async fn append_body(&mut self, mut incoming: Box<Incoming>) -> io::Result<Option<End>> {
@@ -79,6 +89,9 @@ impl Imap {
                     // RFC 3501 §9: a literal has no NUL; RFC 3516 §4.4: a literal8 may.
                     if !incoming.literal8 && memchr::memchr(0, octets).is_some() {
                         incoming.refused = Some(Reason::NulInMessage);
+                    }
+                    if let Some(fingerprint) = &mut incoming.fingerprint {
+                        fingerprint.update(octets);
                     }
                     if incoming.refused.is_none()
                         && let Err(error) = incoming.arriving.feed(octets).await
@@ -121,11 +134,11 @@ impl Imap {
     }
 
     async fn append_whole(&mut self, incoming: Incoming, pipelined: bool) {
-        let Incoming { tag, mailbox, arriving, refused, .. } = incoming;
+        let Incoming { tag, mailbox, arriving, internal_date, fingerprint, refused, .. } = incoming;
         if let Some(reason) = refused {
             return reason.write(&tag, &mut self.out);
         }
-        let Some(User { session, .. }) = &self.user else { return };
+        let Some(user) = &mut self.user else { return };
         let (message, body) = match arriving.finish().await {
             Ok(done) => done,
             Err(error) => {
@@ -133,15 +146,25 @@ impl Imap {
                 return not_taken(&error).write(&tag, &mut self.out);
             }
         };
-        let record = Record::Append { mailbox, message: Box::new(message) };
-        match session.change_with(record, Some(body)).await {
-            Ok(Applied::Append { uid_validity, uid }) => {
-                super::count(&self.shard.counters().imap_appended);
-                self.sync(!pipelined);
-                let uids: UidSet = [uid].into_iter().collect();
-                let code = Code::AppendUid(uid_validity, &uids);
-                response::tagged(&mut self.out, &tag, Status::Ok, Some(&code), "Appended");
+        let wanted = Wanted::of(mailbox, internal_date, &message);
+        if let Some(fingerprint) = fingerprint {
+            match late::before(user, &wanted, fingerprint).await {
+                Before::New => {}
+                Before::Made(uid_validity, uid) => return self.appended(&tag, uid_validity, uid, pipelined),
+                Before::Unknown => return Reason::Unavailable.write(&tag, &mut self.out),
             }
+        }
+        let record = Record::Append { mailbox, message: Box::new(message) };
+        let changed = match user.session.change_or_late(record, Some(body)).await {
+            Ok(changed) => changed,
+            Err(late) => {
+                tracing::warn!(session = %self.peer.id, "an APPEND was not committed in time; it may yet be");
+                late::note(user, wanted, late);
+                return Reason::Unavailable.write(&tag, &mut self.out);
+            }
+        };
+        match changed {
+            Ok(Applied::Append { uid_validity, uid }) => self.appended(&tag, uid_validity, uid, pipelined),
             Ok(_) => Reason::ServerBug.write(&tag, &mut self.out),
             Err(error) => {
                 let refused = |refusal| match refusal {
@@ -152,5 +175,13 @@ impl Imap {
                 reason(&error, refused).write(&tag, &mut self.out);
             }
         }
+    }
+
+    fn appended(&mut self, tag: &str, uid_validity: UidValidity, uid: Uid, pipelined: bool) {
+        super::count(&self.shard.counters().imap_appended);
+        self.sync(!pipelined);
+        let uids: UidSet = [uid].into_iter().collect();
+        let code = Code::AppendUid(uid_validity, &uids);
+        response::tagged(&mut self.out, tag, Status::Ok, Some(&code), "Appended");
     }
 }

@@ -11,7 +11,7 @@
 //! [`STATE_OCTETS_MAX`]: a session with a larger state stays awake.
 
 use super::state::SessionState;
-use super::{End, Idling, Imap, Selected, User, limits};
+use super::{End, Idling, Imap, Selected, User, late, limits};
 use crate::serve::away::away_from;
 use crate::serve::metrics::Gauge;
 use crate::serve::{Open, Peer, Shard, auth, supervise};
@@ -73,13 +73,14 @@ impl Imap {
         self.out.is_empty()
             && self.conn.rx().is_empty()
             && self.conn.backlog() == 0
+            && !late::keeps_awake(user)
             && (ranges + user.saved.ranges().len()) * size_of::<u64>() < STATE_OCTETS_MAX
     }
 
     /// Puts the session away.
     pub(super) fn sleep(self, idling: Option<Idling>) {
         let Imap { shard, conn, peer, server, exchange, user, .. } = self;
-        let Some(User { session, selected, saved, connection }) = user else { return };
+        let Some(User { session, selected, saved, connection, .. }) = user else { return };
         let state = SessionState {
             protocol: server.state().clone(),
             saved,
@@ -113,7 +114,8 @@ impl Imap {
         match opened {
             Ok(opened) => {
                 let selected = state.selected.map(|(view, read_only)| Selected { view, read_only });
-                session.user = Some(User { session: opened, selected, saved: state.saved, connection });
+                let (saved, late) = (state.saved, Vec::new());
+                session.user = Some(User { session: opened, selected, saved, connection, late });
             }
             Err(OpenError::Away { standing, .. }) => {
                 let away = away_from(session.shard.accounts(), watch.id(), standing).await;

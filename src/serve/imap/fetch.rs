@@ -406,8 +406,9 @@ impl Imap {
 
     async fn read_at(&self, place: Option<&Place>, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
         let (Some(user), Some(place)) = (&self.user, place) else { return Ok(Vec::new()) };
-        let partition = user.session.account().partition();
-        self.shard.accounts().storage().read_place(partition, place, range).await
+        let account = user.session.account();
+        let storage = self.shard.accounts().storage();
+        storage.read_place_for(account.partition(), account.id(), place, range).await
     }
 
     /// Sends a long range chunk by chunk. What compaction moves meanwhile is looked up again.

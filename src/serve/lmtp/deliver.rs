@@ -7,7 +7,7 @@ use super::spool::Content;
 use crate::serve::Shard;
 use crate::serve::away::away_from;
 use culver_mailbox::{Arriving, ChangeError, Refusal as ChangeRefusal};
-use culver_model::{AccountId, InternalDate};
+use culver_model::{AccountId, DeliveryId, InternalDate};
 use culver_proto::away::Away;
 use culver_proto::lmtp::Refusal;
 use culver_shard as shard;
@@ -29,6 +29,8 @@ pub struct Delivery {
     pub account: AccountId,
     /// Names a mailbox (RFC 5233); INBOX where there is none such.
     pub detail: Option<String>,
+    /// What it is known by if it is sent again.
+    pub delivery: Option<DeliveryId>,
     pub internal_date: InternalDate,
     /// Return-Path, Delivered-To and Received.
     pub prefix: Vec<u8>,
@@ -86,7 +88,8 @@ impl Delivery {
                 tracing::error!(account = %account.as_str(), %gone, "delivery");
                 Err(Refusal::Temporary.into())
             }
-            // It may yet be stored; the client comes again, and a second copy is better than none.
+            // It may yet be stored. The client comes again: where the message has an id it is then known, and else a second copy is
+            // better than none.
             Err(elapsed) => {
                 tracing::error!(account = %account.as_str(), %elapsed, "delivery");
                 Err(Refusal::Temporary.into())
@@ -97,8 +100,9 @@ impl Delivery {
     async fn store(self: Box<Self>, shard: &Shard) -> Result<(), Undelivered> {
         let octets = self.prefix.len() as u64 + self.content.octets();
         match self.try_store(shard, octets).await {
-            Ok(()) => {
-                tracing::info!(id = self.id, account = %self.account.as_str(), octets, "delivered");
+            Ok(repeated) => {
+                let what = if repeated { "delivered before, and kept once" } else { "delivered" };
+                tracing::info!(id = self.id, account = %self.account.as_str(), octets, "{what}");
                 Ok(())
             }
             Err(failure) => {
@@ -118,10 +122,12 @@ impl Delivery {
         }
     }
 
-    async fn try_store(&self, shard: &Shard, octets: u64) -> Result<(), Failure> {
+    /// `Ok(true)`: the account is known to have it already.
+    async fn try_store(&self, shard: &Shard, octets: u64) -> Result<bool, Failure> {
         let accounts = shard.accounts();
         let mut arriving = Arriving::deliver(accounts, &self.account, self.internal_date, octets);
         arriving.set_prefix_octets(self.prefix.len() as u32);
+        arriving.set_delivery(self.delivery);
         arriving.feed(&self.prefix).await?;
         match &self.content {
             Content::Memory(octets) => {
@@ -138,8 +144,7 @@ impl Delivery {
             }
         }
         let (message, body) = arriving.finish().await?;
-        accounts.deliver(&self.account, self.detail.as_deref(), message, body).await?;
-        Ok(())
+        Ok(accounts.deliver(&self.account, self.detail.as_deref(), message, body).await?)
     }
 }
 

@@ -210,7 +210,9 @@ fn named(partition: &Partition) -> BTreeSet<ObjectId> {
     }
     if let Some(manifest) = &partition.manifest {
         named.insert(manifest.object);
-        named.extend(manifest.tables.iter().map(|table| table.object));
+        // One that was given up is not there, and nobody misses it.
+        let tables = manifest.tables.iter().filter(|table| !table.is_given_up());
+        named.extend(tables.map(|table| table.object));
         named.extend(manifest.bodies.keys().copied());
     }
     let records = partition.unflushed.values().flatten();

@@ -167,6 +167,8 @@ struct State {
     /// Claims of partitions of which something is damaged or missing, and when that was seen: each is tried again, and no
     /// further epoch is claimed for it.
     damaged: BTreeMap<PartitionId, (PartitionOwner, time::Instant)>,
+    /// Damaged ones that are taken all the same, so that accounts of theirs can be rebuilt.
+    salvaging: BTreeSet<PartitionId>,
     /// What is served here, or will be as soon as its Open record is committed.
     held: BTreeMap<PartitionId, u32>,
     tails: BTreeMap<Incarnation, Tail>,
@@ -358,6 +360,19 @@ impl Node {
         Ok(wanted.iter().filter(|id| state.held.contains_key(id)).count())
     }
 
+    /// Takes a partition of which the manifest is damaged or missing all the same, so that accounts of it can be rebuilt; what
+    /// that leaves in doubt is served to nobody. Whether this node has it then.
+    pub async fn salvage(&self, partition: PartitionId) -> Result<bool, SealError> {
+        let _turn = self.0.turn.acquire(1).await;
+        self.0.state.borrow_mut().salvaging.insert(partition);
+        self.0.retry_damaged(Duration::ZERO);
+        let taken = self.0.take_pending().await;
+        let mut state = self.0.state.borrow_mut();
+        state.salvaging.remove(&partition);
+        taken?;
+        Ok(state.held.contains_key(&partition))
+    }
+
     /// Hands all partitions over and ends the journal: whoever comes next starts from manifests. What cannot be flushed stays
     /// in the journal.
     pub async fn leave(&self) {
@@ -418,6 +433,7 @@ impl Inner {
             address: self.config.address.clone(),
             incarnation: self.journal.borrow().incarnation(),
             patience: PATIENCE,
+            salvaging: self.state.borrow().salvaging.clone(),
         }
     }
 

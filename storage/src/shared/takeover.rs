@@ -27,8 +27,10 @@ use crate::journal::format::{FlushMeta, RecordHeader, RecordKind, account_of, pa
 use crate::manifest::Manifest;
 use crate::partition::{PartitionSeed, Unflushed, UnflushedBody};
 use crate::place::{ObjectId, ObjectKind, Place, Position, here};
+use crate::rebuild::listed::{self, Listed};
 use crate::root::nonce;
 use crate::store::{Created, Octets, Patience, Store, StoreError};
+use crate::table::format::{FOOTER_OCTETS, Footer};
 
 /// Owners in a chain without a Flush; more is taken for a mistake.
 const CHAIN_MAX: u32 = 10_000;
@@ -42,7 +44,12 @@ pub(crate) struct Taker {
     pub address: String,
     pub incarnation: Incarnation,
     pub patience: Patience,
+    /// Partitions that are taken also where their manifest is damaged or missing: what is listed stands in for it.
+    pub salvaging: BTreeSet<PartitionId>,
 }
+
+/// Epochs before the newest one in whose journals bodies are looked for where a manifest is lost.
+const SALVAGED_EPOCHS_MAX: u32 = 256;
 
 /// What the records of one journal say of one epoch of a partition.
 #[derive(Clone, Debug, Default)]
@@ -236,7 +243,16 @@ impl Taker {
         unflushed.retain(|_, records| !records.is_empty());
         let flush = match flush {
             None => None,
-            Some((meta, segment)) => Some((meta, segment, self.manifest(id, &meta).await?)),
+            Some((meta, segment)) => {
+                let manifest = match self.manifest(id, &meta).await {
+                    Err(error @ SealError::Damaged { .. }) if self.salvaging.contains(&id) => {
+                        tracing::error!(partition = %id, %error, "what is listed stands in for the manifest");
+                        self.listed_manifest(id, epoch, &meta, &mut journals).await?
+                    }
+                    other => other?,
+                };
+                Some((meta, segment, manifest))
+            }
         };
         // Bodies that a manifest names in journal objects of still earlier epochs.
         let bodies = flush.iter().flat_map(|(_, _, manifest)| manifest.bodies.keys());
@@ -249,7 +265,7 @@ impl Taker {
                 journals.insert(epoch, owner.incarnation);
             }
         }
-        let seed = PartitionSeed { partition: id, epoch, flush, unflushed };
+        let seed = PartitionSeed { partition: id, epoch, flush, unflushed, missing: BTreeSet::new() };
         Ok(Acquired { seed, incarnation: self.incarnation, journals })
     }
 
@@ -283,6 +299,72 @@ impl Taker {
                 Err(error) => return Err(error.into()),
             }
             seq += 1;
+        }
+    }
+
+    /// What stands in for a manifest that is damaged or missing; see `rebuild/listed.rs`. Bodies may stand in the journal of
+    /// any earlier epoch.
+    async fn listed_manifest(
+        &self,
+        id: PartitionId,
+        epoch: u32,
+        meta: &FlushMeta,
+        journals: &mut BTreeMap<u32, Incarnation>,
+    ) -> Result<Manifest, SealError> {
+        let mut all = Vec::new();
+        for (key, octets) in self.list(&format!("data/{id}/")).await? {
+            let Some(object) = keys::parse_data(id, &key) else { continue };
+            let mut accounts = None;
+            if object.kind == ObjectKind::Table {
+                let end = octets.saturating_sub(FOOTER_OCTETS as u64)..octets;
+                accounts = match self.store.get(&key, Some(end), self.patience, None).await {
+                    Ok(end) => Footer::parse(&end, octets).ok().map(|footer| footer.accounts),
+                    Err(StoreError::NotFound(_)) => None,
+                    Err(error) => return Err(error.into()),
+                };
+            }
+            all.push(Listed { object, octets, accounts });
+        }
+        for before in (epoch.saturating_sub(SALVAGED_EPOCHS_MAX)..epoch).rev() {
+            if let Entry::Vacant(vacant) = journals.entry(before)
+                && let Some(owner) = owner_at(&self.store, id, before, self.patience).await?
+            {
+                vacant.insert(owner.incarnation);
+            }
+        }
+        let mut in_journals: BTreeMap<Incarnation, Vec<(u64, u64)>> = BTreeMap::new();
+        for (of_epoch, incarnation) in journals.iter() {
+            if !in_journals.contains_key(incarnation) {
+                let objects = self.list(&format!("journal/{incarnation}/")).await?.into_iter();
+                let numbered =
+                    objects.filter_map(|(key, octets)| Some((keys::parse_journal(&key)?.1, octets)));
+                in_journals.insert(*incarnation, numbered.collect());
+            }
+            for (number, octets) in &in_journals[incarnation] {
+                let object =
+                    ObjectId { kind: ObjectKind::Segment, shard: 0, epoch: *of_epoch, number: *number };
+                all.push(Listed { object, octets: *octets, accounts: None });
+            }
+        }
+        Ok(listed::manifest_of(id, meta, self.store_id, all))
+    }
+
+    /// All keys below a prefix, and octets.
+    async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>, SealError> {
+        if !self.store.lists() {
+            let what = "it is lost, and this store cannot list what stands in for it".to_owned();
+            return Err(SealError::Damaged { key: prefix.to_owned(), what });
+        }
+        let (mut all, mut after) = (Vec::new(), String::new());
+        loop {
+            let listed = self.store.list(prefix, &after, self.patience).await?;
+            let more = listed.more;
+            all.extend(listed.objects);
+            match all.last() {
+                Some((last, _)) if more => after.clone_from(last),
+                _ => return Ok(all),
+            }
+            yield_if_needed().await;
         }
     }
 

@@ -135,6 +135,7 @@ pub(super) fn taker(store: &Store, node: &str, incarnation: Incarnation) -> Take
         address: String::new(),
         incarnation,
         patience: PATIENCE,
+        salvaging: BTreeSet::new(),
     }
 }
 

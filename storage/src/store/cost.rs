@@ -43,11 +43,26 @@ pub struct Latencies {
     pub sum: Duration,
 }
 
+/// In the order of [`Kind::ALL`].
+type ByKind = [Cost; Kind::ALL.len()];
+
+/// What was asked for accounts. What was asked for many together (journals, packs, tables that were written) is on no account's
+/// bill.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bills {
+    /// The accounts for which most was asked, with what was, by kind.
+    pub accounts: Vec<(AccountId, Vec<(Kind, Cost)>)>,
+    /// All others together.
+    pub others: Vec<(Kind, Cost)>,
+}
+
 #[derive(Default)]
 pub struct Costs {
     by_kind: RefCell<BTreeMap<(Kind, Purpose), Cost>>,
     latencies: RefCell<BTreeMap<Kind, Latencies>>,
-    by_account: RefCell<HashMap<AccountId, [Cost; Kind::ALL.len()]>>,
+    by_account: RefCell<HashMap<AccountId, ByKind>>,
+    /// Of accounts that are not told apart any more.
+    forgotten: RefCell<ByKind>,
     retries: RefCell<BTreeMap<Kind, u64>>,
     hedges: Cell<u64>,
 }
@@ -81,13 +96,13 @@ impl Costs {
         if let Some(account) = account {
             let mut accounts = self.by_account.borrow_mut();
             if accounts.len() >= ACCOUNTS_MAX && !accounts.contains_key(account) {
-                forget_half(&mut accounts);
+                forget_half(&mut accounts, &mut self.forgotten.borrow_mut());
             }
             let at = Kind::ALL.iter().position(|one| *one == kind).expect("ALL has all");
             match accounts.get_mut(account) {
                 Some(costs) => costs[at].add(&cost),
                 None => {
-                    let mut costs = [Cost::default(); Kind::ALL.len()];
+                    let mut costs = ByKind::default();
                     costs[at] = cost;
                     accounts.insert(account.clone(), costs);
                 }
@@ -122,30 +137,32 @@ impl Costs {
         self.hedges.get()
     }
 
-    /// What was asked for one account, by kind.
-    pub fn of_account(&self, account: &AccountId) -> Vec<(Kind, Cost)> {
+    /// What was asked for each of so many accounts, and for all others.
+    pub fn bills(&self, count: usize) -> Bills {
         let accounts = self.by_account.borrow();
-        let costs = accounts.get(account).into_iter().flatten();
-        Kind::ALL.into_iter().zip(costs.copied()).collect()
-    }
-
-    /// The accounts for which most was asked: requests of all kinds.
-    pub fn top(&self, count: usize) -> Vec<(AccountId, u64)> {
-        let accounts = self.by_account.borrow();
-        let mut all: Vec<(AccountId, u64)> =
-            accounts.iter().map(|(account, costs)| (account.clone(), requests(costs))).collect();
-        all.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        let mut all: Vec<(&AccountId, &ByKind)> = accounts.iter().collect();
+        all.sort_unstable_by(|a, b| requests(b.1).cmp(&requests(a.1)).then_with(|| a.0.cmp(b.0)));
+        let mut others = *self.forgotten.borrow();
+        all.iter().skip(count).for_each(|(_, costs)| add_all(&mut others, costs));
+        let kinds = |costs: &ByKind| Kind::ALL.into_iter().zip(costs.iter().copied()).collect();
         all.truncate(count);
-        all
+        Bills {
+            accounts: all.into_iter().map(|(account, costs)| (account.clone(), kinds(costs))).collect(),
+            others: kinds(&others),
+        }
     }
 }
 
-fn requests(costs: &[Cost; Kind::ALL.len()]) -> u64 {
+fn add_all(sum: &mut ByKind, costs: &ByKind) {
+    sum.iter_mut().zip(costs).for_each(|(sum, cost)| sum.add(cost));
+}
+
+fn requests(costs: &ByKind) -> u64 {
     costs.iter().map(|cost| cost.requests).sum()
 }
 
-/// Keeps the dearer half.
-fn forget_half(accounts: &mut HashMap<AccountId, [Cost; Kind::ALL.len()]>) {
+/// Keeps the dearer half; the other one is added up.
+fn forget_half(accounts: &mut HashMap<AccountId, ByKind>, forgotten: &mut ByKind) {
     let mut all: Vec<u64> = accounts.values().map(requests).collect();
     all.sort_unstable();
     let middle = all[all.len() / 2];
@@ -153,6 +170,9 @@ fn forget_half(accounts: &mut HashMap<AccountId, [Cost; Kind::ALL.len()]>) {
     accounts.retain(|_, costs| {
         let keep = requests(costs) > middle || (requests(costs) == middle && left > 0);
         left = left.saturating_sub(usize::from(keep));
+        if !keep {
+            add_all(forgotten, costs);
+        }
         keep
     });
 }
@@ -195,21 +215,30 @@ mod tests {
         let read = Cost { requests: 2, failed: 1, octets_sent: 0, octets_received: 10 };
         let head = Cost { requests: 1, ..Cost::default() };
         assert_eq!(costs.all(), [(Kind::Get, "pack", read), (Kind::Head, "owner", head)]);
-        assert_eq!(costs.of_account(&account(1))[1], (Kind::Get, read));
+        let bills = costs.bills(5);
+        assert_eq!((&bills.accounts[0].0, bills.accounts[0].1[1]), (&account(1), (Kind::Get, read)));
+        assert_eq!(bills.accounts.len(), 1);
+        assert!(bills.others.iter().all(|(_, cost)| *cost == Cost::default()));
+        assert_eq!(costs.bills(0).others[1], (Kind::Get, read), "who is not told apart is added up");
         assert_eq!(costs.latencies()[0].1.counts[2], 1, "3 ms are up to 4");
-        assert_eq!(costs.top(5), [(account(1), 2)]);
-        assert_eq!(costs.of_account(&account(2)), []);
     }
 
     #[test]
     fn accounts_are_bounded_and_the_dear_ones_stay() {
         let mut accounts = HashMap::new();
         for number in 0..1000 {
-            let mut costs = [Cost::default(); Kind::ALL.len()];
+            let mut costs = ByKind::default();
             costs[0].requests = if number < 10 { 100 } else { 1 };
             accounts.insert(account(number), costs);
         }
-        forget_half(&mut accounts);
+        let all: u64 = accounts.values().map(requests).sum();
+        let mut forgotten = ByKind::default();
+        forget_half(&mut accounts, &mut forgotten);
+        assert_eq!(
+            accounts.values().map(requests).sum::<u64>() + requests(&forgotten),
+            all,
+            "nothing is lost"
+        );
         assert!(accounts.len() <= 510, "{}", accounts.len());
         assert!((0..10).all(|number| accounts.contains_key(&account(number))));
     }

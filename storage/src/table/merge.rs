@@ -13,7 +13,7 @@ use culver_model::Guid;
 use culver_shard::yield_if_needed;
 
 use super::format::{AccountEntry, BlockEntry};
-use super::{Table, TableWriter};
+use super::{CUT_KEY, Table, TableWriter};
 use crate::error::{FlushError, ReadError};
 use crate::manifest::TableRef;
 use crate::pack::format::FileHeader;
@@ -108,6 +108,10 @@ async fn merge_into(
         for (from, cursor) in cursors.iter_mut().enumerate() {
             if let Some(entry) = cursor.head.take_if(|entry| entry.account == account) {
                 position = position.max(entry.position);
+                // Nothing older counts, and it may be damaged.
+                if entry.blocks.iter().any(|block| block.guid == CUT_KEY) {
+                    blocks.clear();
+                }
                 blocks.extend(entry.blocks.into_iter().map(|block| (block.guid, from, block)));
                 cursor.advance().await?;
             }

@@ -9,7 +9,7 @@ use culver_shard::disk;
 use culver_shard::sim::{Sim, SimConfig};
 
 use super::merge::{choose, merge};
-use super::{Table, TableWriter, counting, find_account};
+use super::{Named, Table, TableWriter, counting, find_account};
 use crate::manifest::TableRef;
 use crate::pack::format::FileHeader;
 use crate::place::{ObjectId, ObjectKind, Position};
@@ -40,7 +40,8 @@ async fn write(number: u64, content: &Content) -> Rc<Table> {
 }
 
 async fn read(tables: &[Rc<Table>], account: &str) -> (Position, BTreeMap<Guid, Vec<Vec<u8>>>) {
-    let (position, found) = find_account(tables, account).await.unwrap();
+    let named: Vec<Named> = tables.iter().cloned().map(Named::Open).collect();
+    let (position, found) = find_account(&named, account).await.unwrap();
     let mut out = BTreeMap::new();
     for (guid, key) in found {
         let mut blocks = Vec::new();

@@ -97,6 +97,11 @@ impl Ledger {
         Ledger { account, mailboxes, uid_validities: BTreeMap::new() }
     }
 
+    /// Whether a message of this number is known, wherever it is.
+    pub fn holds(&self, id: u64) -> bool {
+        self.mailboxes.values().flat_map(|mailbox| &mailbox.messages).any(|message| message.id == id)
+    }
+
     pub fn add_delivered(&mut self, id: u64) {
         let inbox = self.mailboxes.get_mut("INBOX").expect("INBOX is never removed");
         inbox.messages.push(Message { uid: None, id, flags: BTreeSet::new() });

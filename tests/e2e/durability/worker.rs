@@ -422,6 +422,22 @@ pub fn deliver_all(shared: &Shared, accounts: &[usize], mut random: Random) -> F
     Ok(delivered)
 }
 
+/// The sender's own id of a message.
+fn xforward(id: u64) -> String {
+    format!("XFORWARD IDENT=Q{id}")
+}
+
+/// Delivers a message whose answer was lost again, as its sender would.
+pub fn deliver_again(ports: &Ports, account: usize, id: u64) -> Fallible {
+    let mut lmtp = Lmtp::open(ports.lmtp)?;
+    lmtp.command(&xforward(id), "250")?;
+    let replies = lmtp.deliver("sender@example.net", &[&user(account)], &message(id))?;
+    match replies[0].starts_with("250") {
+        true => Ok(()),
+        false => fail!("message {id} is not taken again: {}", replies[0]),
+    }
+}
+
 fn deliver_one(
     shared: &Shared,
     lmtp: &mut Lmtp,
@@ -431,6 +447,9 @@ fn deliver_one(
     replied: &mut usize,
 ) -> Result<(), Broken> {
     let lost = |e: Box<dyn std::error::Error + Send + Sync>| Broken::Lost(e.to_string());
+    if shared.roaming.is_some() {
+        lmtp.command(&xforward(id), "250").map_err(lost)?;
+    }
     lmtp.command("MAIL FROM:<sender@example.net>", "250").map_err(lost)?;
     for &account in recipients {
         lmtp.command(&format!("RCPT TO:<{}>", user(account)), "250").map_err(lost)?;

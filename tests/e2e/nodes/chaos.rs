@@ -1,5 +1,6 @@
 //! The kill test of two nodes: what was acknowledged is there after every way in which accounts come from one node to another,
-//! exactly once, and never two nodes write for one account.
+//! exactly once, and never two nodes write for one account. A delivery without an answer is made again, with the id that it had,
+//! and its message is then there exactly once too.
 //!
 //! Two processes on one store. In each round workers and deliverers change mailboxes at whoever serves them, as in the kill
 //! test of one server; at a random instant something is done to one of the nodes, or to the store ([`Event`]). Every account is
@@ -388,7 +389,10 @@ impl Site {
         // What was acknowledged and is not there tells more.
         told?;
         // When all are back: one serves, the other one stands by, and the accounts are as they were.
-        let after = self.settled(TAKE_OVER)?;
+        let mut after = self.settled(TAKE_OVER)?;
+        if event != Event::FreezeLong {
+            after = self.send_again(after, &worked.delivered)?;
+        }
         let states = self.read(&after)?;
         match event {
             Event::FreezeLong => self.compare(&states, &worked.in_flight, &worked.delivered)?,
@@ -582,6 +586,25 @@ impl Site {
                     ensure!(Instant::now() < end, "no change is taken for {}: {e}", user(account));
                     places = self.settled(STORE_BACK)?;
                     account = 0;
+                }
+            }
+        }
+        Ok(places)
+    }
+
+    /// Delivers again what had no answer; where the accounts are then. The ledgers say what of it is there already.
+    fn send_again(&mut self, mut places: Vec<usize>, delivered: &Delivered) -> Fallible<Vec<usize>> {
+        let end = Instant::now() + STORE_BACK;
+        for account in 0..ACCOUNTS {
+            for id in delivered.unknown(account) {
+                while let Err(e) = worker::deliver_again(&self.nodes[places[account]].ports, account, id) {
+                    ensure!(Instant::now() < end, "{}: {e}", user(account));
+                    places = self.settled(STORE_BACK)?;
+                }
+                let ledger = self.ledgers.iter_mut().find(|ledger| ledger.account == account);
+                let ledger = ledger.ok_or("an account without a ledger")?;
+                if !ledger.holds(id) {
+                    ledger.add_delivered(id);
                 }
             }
         }

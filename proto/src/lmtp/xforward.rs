@@ -1,0 +1,65 @@
+//! XFORWARD, Postfix's extension: what a trusted client knows of where a message came from. Of its attributes IDENT counts here,
+//! the client's own id of the message; the others are read and not kept.
+//!
+//! # Limits
+//! [`VALUE_OCTETS_MAX`] for a value.
+//!
+//! # RFC
+//! 3461 §4 (xtext).
+
+use super::reply::Reply;
+
+/// The attributes, as LHLO's answer names them.
+pub(super) const NAMES: &str = "NAME ADDR PORT PROTO HELO IDENT SOURCE";
+/// As Postfix has it.
+const VALUE_OCTETS_MAX: usize = 255;
+
+const SYNTAX: Reply = (501, "5.5.4", "attributes are wanted: NAME=value");
+
+/// What the command says of IDENT: `None` nothing, `Some(None)` that there is none.
+pub(super) fn parse(rest: &[u8]) -> Result<Option<Option<String>>, Reply> {
+    let (mut any, mut ident) = (false, None);
+    for word in rest.split(|&b| b == b' ').filter(|word| !word.is_empty()) {
+        let at = word.iter().position(|&b| b == b'=').ok_or(SYNTAX)?;
+        let (name, value) = (&word[..at], value(&word[at + 1..])?);
+        if !NAMES.split(' ').any(|known| name.eq_ignore_ascii_case(known.as_bytes())) {
+            return Err((501, "5.5.4", "unknown attribute"));
+        }
+        any = true;
+        if name.eq_ignore_ascii_case(b"IDENT") {
+            ident =
+                Some(Some(value).filter(|value| !matches!(&value[..], "[UNAVAILABLE]" | "[TEMPUNAVAIL]")));
+        }
+    }
+    if any { Ok(ident) } else { Err(SYNTAX) }
+}
+
+/// xtext decoded, to printable ASCII.
+fn value(xtext: &[u8]) -> Result<String, Reply> {
+    let mut value = String::new();
+    let mut octets = xtext.iter();
+    while let Some(&octet) = octets.next() {
+        let octet = match octet {
+            b'+' => match (octets.next().and_then(hex), octets.next().and_then(hex)) {
+                (Some(high), Some(low)) => high << 4 | low,
+                _ => return Err(SYNTAX),
+            },
+            b'=' => return Err(SYNTAX),
+            octet => octet,
+        };
+        if !matches!(octet, b' '..=b'~') || value.len() == VALUE_OCTETS_MAX {
+            return Err((501, "5.5.4", "a value is up to 255 printable characters, in xtext"));
+        }
+        value.push(char::from(octet));
+    }
+    if value.is_empty() { Err(SYNTAX) } else { Ok(value) }
+}
+
+/// RFC 3461 §4: hexadecimal digits are upper case.
+fn hex(digit: &u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
