@@ -1,7 +1,8 @@
 //! The account block: its mailboxes, its subscriptions and the counters that never go back.
 //!
 //! The structs are the account's state as the domain works on it; [`AccountState::encode`] writes it whole, so there
-//! is no delta. Layout, version 1, little-endian, in `docs/format/account.md`.
+//! is no delta. Layout, version 2 (1 where there are no late marks), little-endian, in
+//! `docs/format/account.md`.
 //!
 //! # Invariants
 //! - A decoded block has each GUID and each name once, and no UIDVALIDITY or MODSEQ above its counter.
@@ -20,7 +21,11 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const MAGIC: [u8; 8] = *b"CULVACC\n";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// Without late marks, so that older programs read it.
+const VERSION_PLAIN: u16 = 1;
+/// Octets of a late mark.
+const LATE_OCTETS: usize = 24;
 const SELECTABLE: u32 = 1 << 0;
 /// Longest special use attribute, in octets.
 pub const SPECIAL_USE_OCTETS_MAX: usize = 64;
@@ -41,7 +46,9 @@ struct AccountHeader {
     uid_validity: U32,
     mailboxes: U32,
     subscriptions: U32,
-    reserved_tail: [u8; 28],
+    /// Since version 2.
+    late: U32,
+    reserved_tail: [u8; 24],
 }
 const _: () = assert!(size_of::<AccountHeader>() == 96);
 
@@ -75,6 +82,8 @@ pub struct AccountState {
     pub mailboxes: Vec<MailboxEntry>,
     /// Names; they outlive the mailboxes.
     pub subscriptions: Vec<MailboxName>,
+    /// By journal: the last record of it that came late and is contained. Ascending.
+    pub late: Vec<(Guid, u64)>,
 }
 
 /// One mailbox of the account's list.
@@ -115,9 +124,14 @@ impl AccountState {
             bytes.extend_from_slice(&(name.as_str().len() as u16).to_le_bytes());
             bytes.extend_from_slice(name.as_str().as_bytes());
         }
+        for (journal, lsn) in &self.late {
+            bytes.extend_from_slice(&journal.0);
+            bytes.extend_from_slice(&lsn.to_le_bytes());
+        }
+        let version = if self.late.is_empty() { VERSION_PLAIN } else { VERSION };
         let mut header = AccountHeader {
             magic: MAGIC,
-            version: VERSION.into(),
+            version: version.into(),
             reserved: 0.into(),
             crc: 0.into(),
             octets: (bytes.len() as u64).into(),
@@ -127,7 +141,8 @@ impl AccountState {
             uid_validity: self.uid_validity.into(),
             mailboxes: (self.mailboxes.len() as u32).into(),
             subscriptions: (self.subscriptions.len() as u32).into(),
-            reserved_tail: [0; 28],
+            late: (self.late.len() as u32).into(),
+            reserved_tail: [0; 24],
         };
         let crc = crc32c::crc32c(&header.as_bytes()[16..]);
         header.crc = crc32c::crc32c_append(crc, &bytes[size_of::<AccountHeader>()..]).into();
@@ -162,6 +177,7 @@ impl AccountState {
             thread_id: header.thread_id.get(),
             mailboxes: Vec::new(),
             subscriptions: Vec::new(),
+            late: Vec::new(),
         };
         if state.modseq > ModSeq::MAX {
             return Err(FormatError::Content { what: "MODSEQ", at: 0 });
@@ -174,6 +190,15 @@ impl AccountState {
         for at in 0..u64::from(header.subscriptions.get()) {
             let name = read_subscription(&mut cursor);
             state.subscriptions.push(name.ok_or(FormatError::Content { what: "subscription", at })?);
+        }
+        let late = if found >= VERSION { header.late.get() } else { 0 };
+        for at in 0..u64::from(late) {
+            let mark = cursor.take(LATE_OCTETS).map(|octets| octets.split_at(16));
+            let mark = mark.and_then(|(journal, lsn)| {
+                Some((Guid(journal.try_into().ok()?), u64::from_le_bytes(lsn.try_into().ok()?)))
+            });
+            let mark = mark.filter(|(journal, _)| state.late.last().is_none_or(|(last, _)| last < journal));
+            state.late.push(mark.ok_or(FormatError::Content { what: "late mark", at })?);
         }
         if !cursor.is_empty() {
             return Err(FormatError::Content { what: "octets beyond the last name", at: 0 });
@@ -261,6 +286,9 @@ impl Display for Dump {
             f.write_str(if entry.selectable { "" } else { " noselect" })?;
             f.write_str(if subscribed.contains(&entry.name) { " subscribed" } else { "" })?;
             writeln!(f)
+        })?;
+        list(f, "late marks", &self.state.late, |f, _, (journal, lsn)| {
+            writeln!(f, "  of journal {journal} everything up to {lsn}")
         })?;
         let names: HashSet<&MailboxName> = state.mailboxes.iter().map(|entry| &entry.name).collect();
         let others: Vec<_> = state.subscriptions.iter().filter(|name| !names.contains(name)).collect();

@@ -183,6 +183,13 @@ impl MailboxIndex {
         self.rows_in(std::iter::once(1..=u32::MAX))
     }
 
+    /// All messages, descending.
+    pub fn rows_newest(&self) -> impl Iterator<Item = Row<'_>> + use<'_> {
+        let view = self.rows.view();
+        let ordinals = view.ordinals(0, &(1..=u32::MAX));
+        ordinals.rev().filter_map(move |ordinal| view.row(ordinal)).map(|row| self.bind(row))
+    }
+
     fn rows_in<'a>(
         &'a self,
         ranges: impl Iterator<Item = RangeInclusive<u32>>,

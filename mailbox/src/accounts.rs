@@ -56,7 +56,7 @@ impl Default for Limits {
 }
 
 /// So long somebody waits for a change to be committed: a disk or a store that takes longer is away, and its client is told so.
-const COMMIT_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const COMMIT_WITHIN: Duration = Duration::from_secs(60);
 
 /// Why a change was not made, or is not known to be.
 #[derive(Debug, Error)]
@@ -75,7 +75,7 @@ pub enum ChangeError {
     Away(Standing),
 }
 
-fn late() -> ChangeError {
+pub(crate) fn late() -> ChangeError {
     ChangeError::Unavailable("the store does not answer; it may yet be made".into())
 }
 
@@ -452,7 +452,7 @@ impl Accounts {
 
     /// Commits one change to an account, open or not, and says what it gave. `None`: the account is not open, and
     /// what it gives is found when it is.
-    async fn commit(
+    pub(crate) async fn commit(
         self: &Rc<Self>,
         id: &AccountId,
         record: Record,
@@ -471,8 +471,9 @@ impl Accounts {
         haste: Haste,
     ) -> Result<Result<Option<Applied>, ChangeError>, Late> {
         let partition = self.storage().partition_of(id);
-        let meta = record.encode();
         let haste = if frees_space(&record) { Haste::Urgent } else { haste };
+        let (record, numbers) = self.named(id, record);
+        let meta = record.encode();
         // A compaction has to know what became of it.
         let waits = !matches!(record, Record::Relocate { .. });
         let (answer, mut answered) = oneshot::channel();
@@ -491,7 +492,9 @@ impl Accounts {
             let _ = answer.send(result);
         });
         let committing = async {
-            let taken = self.storage().submit_wait(partition, id, meta, bodies, haste, on_commit).await;
+            let submitting =
+                self.storage().submit_numbered(partition, id, meta, bodies, haste, numbers, on_commit);
+            let taken = submitting.await;
             taken.map_err(|error| match error {
                 SubmitError::NoSpace => ChangeError::NoSpace,
                 SubmitError::NotHere => ChangeError::Away(self.standing(id).away()),
@@ -518,7 +521,7 @@ impl Accounts {
     }
 
     /// Applies a committed record where its account is open.
-    fn committed(
+    pub(crate) fn committed(
         &self,
         id: &AccountId,
         record: &Record,
@@ -796,7 +799,11 @@ pub fn rebuild(id: &AccountId, loaded: Loaded) -> Result<(State, Position, BTree
     let mut state = State::load(blocks).map_err(|why| damaged("an index block", why.to_string()))?;
     fault::damage(&mut state);
     let recent = state.mailboxes.iter().map(|(guid, index)| (*guid, index.uid_next().get())).collect();
+    let mut gaps = loaded.gaps.into_iter().peekable();
     for record in loaded.records {
+        while let Some((_, of)) = gaps.next_if(|(gap, _)| *gap < record.position) {
+            state.raise(of);
+        }
         let places: Vec<_> = record.bodies.iter().map(Place::to_bytes).collect();
         let mut decoded =
             Record::decode(&record.meta).map_err(|why| damaged("a journal record", why.to_string()))?;
@@ -806,6 +813,10 @@ pub fn rebuild(id: &AccountId, loaded: Loaded) -> Result<(State, Position, BTree
         // What was refused when it was committed is refused again, and changes nothing.
         let _ = state.apply(&decoded, &places);
         position = record.position;
+    }
+    for (gap, of) in gaps {
+        state.raise(of);
+        position = gap;
     }
     // What these records freed was told to storage when they were committed.
     state.freed.clear();

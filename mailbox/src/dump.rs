@@ -144,6 +144,11 @@ impl Display for InWords<'_> {
             }
             Record::Rebuilt => f.write_str("Rebuilt"),
             Record::DeleteAccount => f.write_str("DeleteAccount"),
+            Record::Named { record, messages } => {
+                write!(f, "{}", InWords(record))?;
+                messages.iter().try_for_each(|(uid, guid)| write!(f, " {uid}={guid}"))
+            }
+            Record::Late { of, lsn, record } => write!(f, "Late {lsn} of journal {of}: {}", InWords(record)),
         }
     }
 }

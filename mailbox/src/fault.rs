@@ -23,6 +23,12 @@ pub enum Fault {
     ForgetDeliveries,
     /// The ids of deliveries are not read from their blocks.
     LoseDeliveries,
+    /// A record that came late counts again where it counts already.
+    LateTwice,
+    /// What comes late for a deleted account goes to who has its name next.
+    LateToNamesake,
+    /// A gap raises no UIDNEXT.
+    GapWithoutUids,
 }
 
 #[cfg(feature = "planted-faults")]

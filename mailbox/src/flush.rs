@@ -15,7 +15,9 @@ use culver_index::deliveries::DeliveriesToken;
 use culver_index::{Encoding, FlushToken, MailboxIndex, PLACE_OCTETS};
 use culver_model::{AccountId, Guid, PartitionId};
 use culver_shard::{Pace, Queue, spawn};
-use culver_storage::{AccountBlocks, BlockKind, Body, LocalFuture, Place, Position, Source, SourceError};
+use culver_storage::{
+    AccountBlocks, BlockKind, Body, LateRecord, LocalFuture, Merged, Place, Position, Source, SourceError,
+};
 use std::collections::{BTreeSet, HashSet};
 
 /// Deltas that may stand on a base before a new base is written: each is a block to be found and opened.
@@ -346,6 +348,19 @@ impl Source for Accounts {
                 moves.into_iter().map(|(place, body)| (place.to_bytes(), body)).unzip();
             let changed = accounts.change(account, Record::Relocate { from }, bodies).await;
             changed.map_err(|error| SourceError(error.to_string()))
+        })
+    }
+
+    fn merge<'a>(
+        &'a self,
+        _partition: PartitionId,
+        account: &'a AccountId,
+        of: Guid,
+        records: Vec<LateRecord>,
+    ) -> LocalFuture<'a, Result<Merged, SourceError>> {
+        Box::pin(async move {
+            let Some(accounts) = self.me() else { return Err(SourceError("the shard is stopping".into())) };
+            accounts.take_late(account, of, records).await
         })
     }
 

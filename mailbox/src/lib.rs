@@ -9,6 +9,7 @@ mod dump;
 pub mod fault;
 mod flush;
 mod inside;
+mod late;
 pub mod list;
 pub mod rebuild;
 pub mod record;

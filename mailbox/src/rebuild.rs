@@ -273,7 +273,11 @@ fn take(met: Met, known: &mut HashSet<Guid>, report: &mut Rebuilt) -> Option<Fou
             return None;
         }
     };
-    match Record::decode(&meta) {
+    let told = match Record::decode(&meta) {
+        Ok(Record::Late { record, .. }) => Ok(*record),
+        other => other,
+    };
+    match told {
         Ok(Record::Append { mailbox, mut message }) => {
             // Of a delivery of long ago, and the record that restores it does not have it: a replay must do the same.
             message.delivery = None;
@@ -387,5 +391,18 @@ mod tests {
             Record::Restore { mailbox: found.mailbox, place: place.to_bytes(), message: found.message };
         assert_eq!(Record::decode(&record.encode()).as_ref(), Ok(&record), "a replay does the same");
         assert!(take(Met::Body { meta, place }, &mut known, &mut report).is_none(), "it is known now");
+    }
+
+    #[test]
+    fn a_message_that_came_late_is_found() {
+        let message = Box::new(Message { guid: Guid([1; 16]), ..Message::default() });
+        let append = Record::Append { mailbox: Guid::INBOX, message };
+        let meta = Record::Late { of: Guid([9; 16]), lsn: 5, record: Box::new(append) }.encode();
+        let object = ObjectId { kind: ObjectKind::Pack, shard: 0, epoch: 1, number: 2 };
+        let place = Place { object, offset: 0, length: 10 };
+        let (mut known, mut report) = (HashSet::new(), Rebuilt::default());
+        let found = take(Met::Body { meta, place }, &mut known, &mut report).expect("it is found");
+        assert_eq!((found.mailbox, found.message.guid), (Guid::INBOX, Guid([1; 16])));
+        assert!(report.findings.is_empty());
     }
 }

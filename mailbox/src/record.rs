@@ -16,6 +16,8 @@ use thiserror::Error;
 /// The version of all kinds that there are. What a build does not know yet it refuses, by version or by kind.
 pub const RECORD_VERSION: u8 = 1;
 
+/// The kind of a record that holds any other.
+const LATE_KIND: u8 = 16;
 /// What an Append of kind 12 tells more than one of kind 1: the id of its delivery, the name of its mailbox.
 const MORE_DELIVERY: u8 = 1;
 const MORE_NAME: u8 = 2;
@@ -176,6 +178,19 @@ pub enum Record {
     Rebuilt,
     /// The account ends. Its UIDVALIDITY counter and incarnation stay behind, so that a namesake never shows old mail.
     DeleteAccount,
+    /// A Store, Expunge or Copy that is told before the store has it. What is told of it is its record's; the GUIDs of the
+    /// messages that its UIDs meant are for who takes it up late.
+    Named {
+        record: Box<Record>,
+        messages: Vec<(u32, Guid)>,
+    },
+    /// A record that an earlier owner told its client and that surfaced only now. It counts once: `of` is its journal, `lsn` its
+    /// number there.
+    Late {
+        of: Guid,
+        lsn: u64,
+        record: Box<Record>,
+    },
 }
 
 impl Record {
@@ -249,6 +264,19 @@ impl Record {
                 w.bytes(message.mailbox_name.as_ref().map_or("", MailboxName::as_str).as_bytes());
             }
             Record::Rebuilt | Record::DeleteAccount => {}
+            Record::Named { record, messages } => {
+                w.bytes(&record.encode());
+                w.u32(messages.len() as u32);
+                for (uid, guid) in messages {
+                    w.u32(*uid);
+                    w.guid(guid);
+                }
+            }
+            Record::Late { of, lsn, record } => {
+                w.guid(of);
+                w.u64(*lsn);
+                w.bytes(&record.encode());
+            }
         }
         w.0
     }
@@ -269,6 +297,8 @@ impl Record {
             Record::DeleteAccount => 11,
             Record::Restore { .. } => 13,
             Record::Rebuilt => 14,
+            Record::Named { .. } => 15,
+            Record::Late { .. } => LATE_KIND,
         }
     }
 
@@ -349,6 +379,26 @@ impl Record {
                 Record::Restore { mailbox, place, message: Box::new(message) }
             }
             14 => Record::Rebuilt,
+            15 => {
+                let record = Record::decode(r.bytes()?)?;
+                // One level, so that no octets make this deep.
+                if !matches!(record, Record::Store { .. } | Record::Expunge { .. } | Record::Copy { .. }) {
+                    return Err(r.malformed());
+                }
+                let count = r.u32()? as usize;
+                let mut messages = Vec::with_capacity(r.bounded(count, 20)?);
+                for _ in 0..count {
+                    messages.push((r.u32()?, r.guid()?));
+                }
+                Record::Named { record: Box::new(record), messages }
+            }
+            LATE_KIND => {
+                let (of, lsn, inner) = (r.guid()?, r.u64()?, r.bytes()?);
+                if inner.get(1) == Some(&LATE_KIND) {
+                    return Err(r.malformed());
+                }
+                Record::Late { of, lsn, record: Box::new(Record::decode(inner)?) }
+            }
             kind => return Err(RecordError::Kind(kind)),
         };
         if r.at == bytes.len() { Ok(record) } else { Err(r.malformed()) }

@@ -258,10 +258,12 @@ impl State {
                 Ok(Applied::Done)
             }
             Record::DeleteAccount => Ok(self.delete_account()),
+            Record::Named { record, .. } => self.apply(record, places),
+            Record::Late { of, lsn, record } => self.late(*of, *lsn, record, places),
         }
     }
 
-    fn append(
+    pub(crate) fn append(
         &mut self,
         guid: Guid,
         message: &Message,
@@ -575,6 +577,7 @@ impl State {
         self.account.mailboxes.clear();
         self.account.subscriptions.clear();
         self.deliveries.clear();
+        self.refuse_late();
         let next = u128::from_le_bytes(self.account.incarnation.0).wrapping_add(1);
         self.account.incarnation = Guid(next.to_le_bytes());
         self.found_inbox();

@@ -2,7 +2,7 @@
 
 use super::reader::{Problems, Section};
 use culver_storage::store::StoreUrl;
-use culver_storage::{Limits, NodeConfig, TABLES_MAX_SHARED, Windows};
+use culver_storage::{Ack, Limits, NodeConfig, TABLES_MAX_SHARED, Windows};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,6 +17,8 @@ const LOOK_MAX: Duration = Duration::from_secs(5);
 const WINDOWS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(5);
 /// Octets of a node's name.
 const NAME_OCTETS_MAX: usize = 64;
+/// Octets that are acknowledged and not in the store: they are held in memory, and are sent by a node that comes back.
+const UNSENT_OCTETS: RangeInclusive<u64> = 1 << 20..=1 << 30;
 /// Octets of the address that clients are told.
 const ADDRESS_OCTETS_MAX: usize = 255;
 
@@ -48,6 +50,8 @@ pub struct SharedStore {
     /// So long a change waits for company where a client waits for it, and where a transfer agent does.
     pub commit_interactive: Duration,
     pub commit_delivery: Duration,
+    /// When a change is acknowledged.
+    pub ack: Ack,
 }
 
 /// What a store bills, in a currency of the operator's: per 1,000 requests, and per GiB.
@@ -92,6 +96,7 @@ impl SharedStore {
             pack_single: false,
             commit_interactive: windows.interactive,
             commit_delivery: windows.delivery,
+            ack: Ack::Store,
         }
     }
 
@@ -116,6 +121,8 @@ impl SharedStore {
                 ..Windows::default()
             },
             lease: self.lease,
+            late_look: self.lease,
+            ack: self.ack,
             look: (self.lease / 6).min(LOOK_MAX),
             ..NodeConfig::new(&self.name)
         }
@@ -137,6 +144,8 @@ impl StorageConfig {
         let cache = section.octets_or_off("cache", problems);
         let pack = section.text_at("pack", problems);
         let windows = ["commit_interactive", "commit_delivery"].map(|key| section.duration_at(key, problems));
+        let ack = section.text_at("ack", problems);
+        let unsent = section.octets_or_off("unsent", problems);
         let mut config = StorageConfig::local(PathBuf::new());
         parse_prices(section, &mut config.prices, problems);
         if let Some((name, line)) = &node
@@ -168,6 +177,22 @@ impl StorageConfig {
         {
             let remedy = "write \"flush\" for one object for each flush of a partition, or \"single\" for one for each message";
             problems.at(*line, "storage.pack", &format!("is {pack:?}"), remedy);
+        }
+        if let Some((ack, line)) = &ack
+            && !["store", "local"].contains(&ack.as_str())
+        {
+            let remedy = "write \"store\" to acknowledge a change when the store has it, or \"local\" when this machine's disk has it: \
+                          what is not in the store yet is missing, until this node is back, where another one takes over";
+            problems.at(*line, "storage.ack", &format!("is {ack:?}"), remedy);
+        }
+        if let Some((octets, line)) = &unsent {
+            let remedy = "write \"64MiB\", or leave it out";
+            if !UNSENT_OCTETS.contains(octets) {
+                problems.at(*line, "storage.unsent", "is not within 1MiB and 1GiB", remedy);
+            } else if ack.as_ref().is_none_or(|(ack, _)| ack != "local") {
+                let remedy = "remove it, or write ack = \"local\"";
+                problems.at(*line, "storage.unsent", "has no meaning where the store acknowledges", remedy);
+            }
         }
         for (window, key) in windows.iter().zip(["commit_interactive", "commit_delivery"]) {
             if let Some((window, line)) = window
@@ -201,6 +226,7 @@ impl StorageConfig {
                 ("pack", pack.map(|(_, line)| line)),
                 ("commit_interactive", windows[0].map(|(_, line)| line)),
                 ("commit_delivery", windows[1].map(|(_, line)| line)),
+                ("ack", ack.map(|(_, line)| line)),
             ] {
                 let Some(line) = line else { continue };
                 let what = "has no meaning for a store of this machine alone";
@@ -236,6 +262,10 @@ impl StorageConfig {
             shared.cache_octets = octets;
         }
         shared.pack_single = pack.is_some_and(|(pack, _)| pack == "single");
+        if ack.is_some_and(|(ack, _)| ack == "local") {
+            let octets_max = unsent.map_or(Ack::UNSENT_OCTETS_MAX, |(octets, _)| octets);
+            shared.ack = Ack::Local { octets_max };
+        }
         let [interactive, delivery] = windows;
         for (to, window) in
             [(&mut shared.commit_interactive, interactive), (&mut shared.commit_delivery, delivery)]

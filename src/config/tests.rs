@@ -149,6 +149,10 @@ fn a_store_that_nodes_share_needs_a_directory_of_the_node_and_a_name_that_can_be
             "dir = \"/d\"\nnode = \"a\"\ncache = \"much\"\npack = \"two\"\ncommit_interactive = \"10s\"",
             &[(7, "storage.cache"), (8, "storage.pack"), (9, "storage.commit_interactive")],
         ),
+        ("dir = \"/d\"\nnode = \"a\"\nack = \"local\"\nunsent = \"8MiB\"", &[]),
+        ("dir = \"/d\"\nnode = \"a\"\nack = \"disk\"", &[(7, "storage.ack")]),
+        ("dir = \"/d\"\nnode = \"a\"\nack = \"local\"\nunsent = \"off\"", &[(8, "storage.unsent")]),
+        ("dir = \"/d\"\nnode = \"a\"\nunsent = \"8MiB\"", &[(7, "storage.unsent")]),
         ("dir = \"/d\"\nnode = \"a\"\naddress = \"a b\"", &[(7, "storage.address")]),
         (
             "dir = \"/d\"\nnode = \"a\"\n[storage.prices]\nput = -1\nputs = 1",
@@ -167,6 +171,9 @@ fn a_wrong_store_is_one_mistake_and_what_belongs_to_it_none() {
     let lines = "url = \"s3://M/p?endpiont=x\"\ndir = \"/d\"\nnode = \"a\"\nlease = \"30s\"";
     let found = mistakes(&GOOD.replace("url = \"file:///var/lib/culver\"", lines));
     assert_eq!(found, [(4, "storage.url".to_owned())]);
+    let lines = "url = \"file:///d\"\nack = \"local\"";
+    let found = mistakes(&GOOD.replace("url = \"file:///var/lib/culver\"", lines));
+    assert_eq!(found, [(5, "storage.ack".to_owned())]);
     let lines = "url = \"file:///d\"\nnode = \"a\"\nlease = \"30s\"";
     let found = mistakes(&GOOD.replace("url = \"file:///var/lib/culver\"", lines));
     assert_eq!(found, [(5, "storage.node".to_owned()), (6, "storage.lease".to_owned())]);

@@ -296,6 +296,9 @@ async fn manifest(path: &Path, out: &mut dyn Write) -> Result<(), DumpError> {
     for (object, share) in &manifest.bodies {
         writeln!(out, "bodies {object} alive about {} of {}", share.live, share.total)?;
     }
+    for gap in &manifest.gaps {
+        writeln!(out, "gap before epoch {}, for what is missing of journal {}", gap.epoch, gap.of)?;
+    }
     Ok(())
 }
 

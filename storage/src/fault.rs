@@ -59,6 +59,8 @@ pub enum Fault {
     NamesWithoutEpoch,
     /// A search for orphans takes objects of later epochs for some (H8).
     OrphansOfLaterEpochs,
+    /// A search for orphans takes what is merged while it goes on for some.
+    OrphansAwaited,
     /// A partition is served before its Open record is committed (H9).
     ServeBeforeOpen,
     /// What a Flush of unknown outcome names is taken for garbage (H10).
@@ -67,6 +69,14 @@ pub enum Fault {
     MergeAfterLoss,
     /// A Flush record is carried forward while another one is under way (H14).
     CarryAnyTime,
+    /// With `ack = "local"`: a takeover that cannot have seen everything raises nothing.
+    GapForgotten,
+    /// Records of ownership and Flush records are told after the local disk, before the store has them.
+    FirmToldEarly,
+    /// A returning node claims before its tail is in the store.
+    TailForgotten,
+    /// A late tail counts as merged before its records are committed.
+    MergedTooEarly,
 }
 
 #[cfg(feature = "planted-faults")]

@@ -197,7 +197,8 @@ impl Inner {
                 (_, Some(_)) => return Err(ReadError::NotHere.into()),
             }
             let clean = partition.unflushed.is_empty() && partition.retiring.is_empty();
-            if clean && cut.is_none() && !(empty && partition.flush.is_none()) {
+            let wanted = cut.is_some() || partition.has_new_gap() || (empty && partition.flush.is_none());
+            if clean && !wanted {
                 return Ok(());
             }
         }
@@ -329,8 +330,8 @@ impl Inner {
             let added = added_bodies(&partition, &accounts, cov);
             let released = std::mem::take(&mut partition.released);
             let bodies = remaining_bodies(&partition, &added, &spared, &released, cov);
-            let store = self.store;
-            (Manifest { partition: id, object, store, cov, tables, bodies }, added, released)
+            let (store, gaps) = (self.store, partition.gaps.clone());
+            (Manifest { partition: id, object, store, cov, tables, bodies, gaps }, added, released)
         };
         let flush =
             Flush { partition: id, manifest, accounts, added, written: Vec::new(), released, left_out };
@@ -512,8 +513,12 @@ impl Inner {
         let Some(flushing) = Flushing::begin(self, id) else { return Ok(()) };
         let Some((mut meta, _)) = self.partition(id).borrow().flush else { return Ok(()) };
         if self.node.is_some() {
-            // Nothing is unflushed, so the manifest holds everything before now.
-            if !self.partition(id).borrow().unflushed.is_empty() && !fault::on(Fault::CarryAnyTime) {
+            // Nothing is unflushed, so the manifest holds everything before now; but it has to know of a gap.
+            let holds_all = {
+                let partition = self.partition(id).borrow();
+                partition.unflushed.is_empty() && !partition.has_new_gap()
+            };
+            if !holds_all && !fault::on(Fault::CarryAnyTime) {
                 return Ok(());
             }
             meta.cov = self.next_position(id);

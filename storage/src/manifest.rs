@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use culver_model::PartitionId;
 use zerocopy::{FromBytes, IntoBytes};
 
-use self::format::{MANIFEST_VERSION, RawBodyRef, RawManifest, RawTableRef};
+use self::format::{MANIFEST_VERSION, RawBodyRef, RawGap, RawManifest, RawTableRef};
 use crate::place::{ObjectId, ObjectKind, Position};
+use crate::shared::format::{Gap, Incarnation};
 
 pub(crate) use self::format::MANIFEST_MAGIC;
 
@@ -40,13 +41,15 @@ pub(crate) struct Manifest {
     pub tables: Vec<TableRef>,
     /// Segments and packs with bodies of the partition.
     pub bodies: BTreeMap<ObjectId, Share>,
+    /// Epochs that began with a gap, ascending: of accounts that were not flushed since, every one still counts.
+    pub gaps: Vec<Gap>,
 }
 
 impl Manifest {
     pub fn encode(&self) -> Vec<u8> {
         let raw = RawManifest {
             magic: MANIFEST_MAGIC,
-            version: MANIFEST_VERSION.into(),
+            version: if self.gaps.is_empty() { 1 } else { MANIFEST_VERSION }.into(),
             partition: self.partition.0.into(),
             shard: self.object.shard.into(),
             epoch: self.object.epoch.into(),
@@ -58,7 +61,8 @@ impl Manifest {
             objects: (self.bodies.len() as u32).into(),
             crc: 0.into(),
             store: self.store,
-            reserved2: [0; 24],
+            gaps: (self.gaps.len() as u32).into(),
+            reserved2: [0; 20],
         };
         let mut out = raw.as_bytes().to_vec();
         for table in &self.tables {
@@ -74,6 +78,10 @@ impl Manifest {
         for (object, share) in &self.bodies {
             let raw =
                 RawBodyRef { object: (*object).into(), live: share.live.into(), total: share.total.into() };
+            out.extend_from_slice(raw.as_bytes());
+        }
+        for gap in &self.gaps {
+            let raw = RawGap { epoch: gap.epoch.into(), reserved: 0.into(), of: gap.of.0 };
             out.extend_from_slice(raw.as_bytes());
         }
         let crc = crc32c::crc32c(&out);
@@ -92,14 +100,22 @@ impl Manifest {
         if crc32c::crc32c_append(crc, &bytes[CRC_AT + 4..]) != raw.crc.get() {
             return Err("manifest's checksum is wrong".into());
         }
-        if raw.version.get() != MANIFEST_VERSION {
+        if !(1..=MANIFEST_VERSION).contains(&raw.version.get()) {
             return Err(format!("format version {}, this program reads {MANIFEST_VERSION}", raw.version));
         }
         let short = "manifest's sizes do not agree";
         let (tables, rest) = <[RawTableRef]>::ref_from_prefix_with_elems(rest, raw.tables.get() as usize)
             .map_err(|_| short.to_owned())?;
-        let bodies = <[RawBodyRef]>::ref_from_bytes_with_elems(rest, raw.objects.get() as usize)
+        let (bodies, rest) = <[RawBodyRef]>::ref_from_prefix_with_elems(rest, raw.objects.get() as usize)
             .map_err(|_| short.to_owned())?;
+        let gaps = <[RawGap]>::ref_from_bytes_with_elems(rest, raw.gaps.get() as usize)
+            .map_err(|_| short.to_owned())?;
+        // Sizes may agree by chance where a field that version 1 reserves is set.
+        let ascending = gaps.is_sorted_by(|a, b| a.epoch.get() < b.epoch.get());
+        if !ascending || (raw.version.get() == 1 && !gaps.is_empty()) {
+            return Err(short.to_owned());
+        }
+        let gaps = gaps.iter().map(|raw| Gap { epoch: raw.epoch.get(), of: Incarnation(raw.of) });
         let tables = tables.iter().map(|raw| {
             Some(TableRef {
                 object: raw.object.get().filter(|id| id.kind == ObjectKind::Table)?,
@@ -126,6 +142,7 @@ impl Manifest {
             cov: Position { epoch: raw.cov_epoch.get(), lsn: raw.cov_lsn.get() },
             tables: tables.collect::<Option<_>>().ok_or_else(strange)?,
             bodies: bodies.collect::<Option<_>>().ok_or_else(strange)?,
+            gaps: gaps.collect(),
         })
     }
 }
@@ -152,14 +169,20 @@ mod tests {
             cov: Position { epoch: 2, lsn: 40 },
             tables: vec![TableRef { object: id(ObjectKind::Table, 8), octets: 4096, accounts: 3, level: 1 }],
             bodies: [(id(ObjectKind::Segment, 1), Share { live: 10, total: 20 })].into(),
+            gaps: Vec::new(),
         };
-        let bytes = manifest.encode();
-        assert_eq!(Manifest::parse(&bytes), Ok(manifest));
-        for at in 0..bytes.len() {
-            let mut bad = bytes.clone();
-            bad[at] ^= 1;
-            assert!(Manifest::parse(&bad).is_err(), "octet {at}");
-            assert!(Manifest::parse(&bytes[..at]).is_err(), "cut at {at}");
+        let gap = Gap { epoch: 2, of: Incarnation([3; 16]) };
+        for (version, gaps) in [(1, vec![]), (2, vec![gap])] {
+            let manifest = Manifest { gaps, ..manifest.clone() };
+            let bytes = manifest.encode();
+            assert_eq!(bytes[8], version, "a manifest without gaps is one that older programs read");
+            assert_eq!(Manifest::parse(&bytes), Ok(manifest));
+            for at in 0..bytes.len() {
+                let mut bad = bytes.clone();
+                bad[at] ^= 1;
+                assert!(Manifest::parse(&bad).is_err(), "octet {at}");
+                assert!(Manifest::parse(&bytes[..at]).is_err(), "cut at {at}");
+            }
         }
     }
 }

@@ -9,6 +9,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::paths::Paths;
 use crate::place::{ObjectId, ObjectKind};
 use crate::shared::format::Incarnation;
 use crate::shared::keys;
+use crate::source::LocalFuture;
 use crate::store::{Costs, Octets, Patience, Store, StoreError};
 
 /// How long a draft may take to be sent, with all tries.
@@ -36,6 +38,9 @@ pub(crate) enum Objects {
     Stored(Stored),
 }
 
+/// Reads a range of a journal object that this node has acknowledged and the store does not have yet; `None` for all others.
+pub(crate) type UnsentRead = dyn Fn(Incarnation, u64, Range<u64>) -> LocalFuture<'static, Option<Vec<u8>>>;
+
 /// Objects of a shared store, as one shard sees them.
 pub(crate) struct Stored {
     store: Store,
@@ -47,12 +52,26 @@ pub(crate) struct Stored {
     cache: Option<Cache>,
     /// Octets that readers of large bodies may hold ahead.
     windows: Semaphore,
+    /// Where this node acknowledges after its local disk.
+    unsent: Option<Rc<UnsentRead>>,
 }
 
 impl Stored {
-    pub fn new(store: Store, drafts: PathBuf, cache: Option<Cache>, window_octets: u64) -> Stored {
+    pub fn new(
+        store: Store,
+        drafts: PathBuf,
+        cache: Option<Cache>,
+        window_octets: u64,
+        unsent: Option<Rc<UnsentRead>>,
+    ) -> Stored {
         let windows = Semaphore::new(window_octets as usize);
-        Stored { store, drafts, journals: RefCell::default(), cache, windows }
+        Stored { store, drafts, journals: RefCell::default(), cache, windows, unsent }
+    }
+
+    /// The journal of an object that may not be in the store yet, and how it is read then.
+    fn unsent(&self, partition: PartitionId, id: ObjectId) -> Option<(Incarnation, Rc<UnsentRead>)> {
+        let unsent = self.unsent.as_ref().filter(|_| id.kind == ObjectKind::Segment)?;
+        Some((*self.journals.borrow().get(&(partition, id.epoch))?, unsent.clone()))
     }
 
     pub fn cache(&self) -> Option<&Cache> {
@@ -161,6 +180,7 @@ impl Objects {
                     cache: stored.cache.clone(),
                     windows: stored.windows.clone(),
                     account: None,
+                    unsent: stored.unsent(partition, id),
                 })))
             }
         }
@@ -233,6 +253,7 @@ pub(crate) struct StoredObject {
     windows: Semaphore,
     /// For whom it is read.
     account: Option<AccountId>,
+    unsent: Option<(Incarnation, Rc<UnsentRead>)>,
 }
 
 impl StoredObject {
@@ -243,6 +264,11 @@ impl StoredObject {
 
     /// `len` octets from `offset`, of the store; fewer at the end.
     pub async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        if let Some((incarnation, read)) = &self.unsent
+            && let Some(octets) = read(*incarnation, self.id.number, offset..offset + len as u64).await
+        {
+            return Ok(octets);
+        }
         let range = Some(offset..offset + len as u64);
         let patience = Patience::interactive(READ_WITHIN);
         self.store.get(&self.key, range, patience, self.account.as_ref()).await.map_err(io_of)

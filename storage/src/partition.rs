@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use culver_model::{AccountId, PartitionId};
+use culver_model::{AccountId, Guid, PartitionId};
 use culver_shard::time::Instant;
 
 use crate::journal::commit::Haste;
 use crate::journal::format::FlushMeta;
 use crate::manifest::Manifest;
 use crate::place::{ObjectId, Place, Position};
+use crate::shared::format::Gap;
 use crate::table::Named;
 
 /// A committed record that no committed manifest contains.
@@ -44,6 +45,8 @@ pub(crate) struct PartitionSeed {
     pub unflushed: BTreeMap<AccountId, Vec<Unflushed>>,
     /// Objects with bodies that should be there and are not: only a rebuild starts with such.
     pub missing: BTreeSet<ObjectId>,
+    /// Epochs that began with a gap, ascending.
+    pub gaps: Vec<Gap>,
 }
 
 /// Whether a partition is served here.
@@ -105,6 +108,20 @@ pub(crate) struct Partition {
     pub unmergeable: Option<ObjectId>,
     /// Compacted objects, with the position their relocations end before: a flush from there on leaves them out.
     pub retiring: BTreeMap<ObjectId, Position>,
+    /// Epochs that began with a gap, ascending.
+    pub gaps: Vec<Gap>,
+    /// Those of them whose missing tail has come, and is in the partition.
+    pub merged: BTreeSet<u32>,
+}
+
+/// Epochs that began with a gap, ascending, and whether what is missing there is still to come.
+pub(crate) struct Waiting(Vec<(u32, bool)>);
+
+impl Waiting {
+    /// Whether an object of this epoch may be named by a record that has not come yet.
+    pub fn awaits(&self, epoch: u32) -> bool {
+        self.0.iter().find(|(gap, _)| *gap > epoch).is_some_and(|(_, waits)| *waits)
+    }
 }
 
 impl Partition {
@@ -117,6 +134,7 @@ impl Partition {
             flush: None,
             unflushed: BTreeMap::new(),
             missing: BTreeSet::new(),
+            gaps: Vec::new(),
         };
         Partition { serving: Serving::Absent, term, ..Partition::new(seed, Instant::default()) }
     }
@@ -147,7 +165,25 @@ impl Partition {
             missing: seed.missing,
             unmergeable: None,
             retiring: BTreeMap::new(),
+            gaps: seed.gaps,
+            merged: BTreeSet::new(),
         }
+    }
+
+    /// A gap that the manifest does not know: who stood on that alone would forget it.
+    pub fn has_new_gap(&self) -> bool {
+        self.manifest.as_ref().map_or(0, |manifest| manifest.gaps.len()) != self.gaps.len()
+    }
+
+    /// The epochs of whose objects some may be named by a record that has not come yet.
+    pub fn waiting(&self) -> Waiting {
+        Waiting(self.gaps.iter().map(|gap| (gap.epoch, !self.merged.contains(&gap.epoch))).collect())
+    }
+
+    /// Where UIDs and MODSEQs are raised beyond a position, ascending, and the journals whose tails may be missing there.
+    pub fn gaps_after(&self, position: Position) -> Vec<(Position, Guid)> {
+        let all = self.gaps.iter().map(|gap| (Position { epoch: gap.epoch, lsn: 0 }, Guid(gap.of.0)));
+        all.filter(|(gap, _)| *gap > position).collect()
     }
 
     /// Changes with each committed flush, and when it comes or goes.

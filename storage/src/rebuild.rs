@@ -50,6 +50,8 @@ pub struct Salvaged {
     pub records: Vec<LoadedRecord>,
     /// Positions of such records that cannot be read, in order.
     pub unreadable: Vec<Position>,
+    /// As [`crate::Loaded::gaps`].
+    pub gaps: Vec<(Position, Guid)>,
     pub findings: Vec<Finding>,
     /// Objects in which bodies of the partition stand.
     objects: BTreeSet<ObjectId>,
@@ -154,6 +156,7 @@ impl Inner {
         }
         let found = salvage_account(&tables, account.as_str(), &mut salvaged.findings).await?;
         (salvaged.position, salvaged.certain, salvaged.keys) = (found.position, found.certain, found.keys);
+        salvaged.gaps = self.partition(id).borrow().gaps_after(salvaged.position);
         // Records that commit while these are read come behind them; the last look finds none and does not await.
         let mut after = salvaged.position;
         loop {

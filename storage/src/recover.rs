@@ -239,7 +239,8 @@ impl Root {
             }
             // The epoch of this very start.
             let epoch = self.owner.epoch + 1;
-            seeds.push(PartitionSeed { partition, epoch, flush, unflushed: replayed.unflushed, missing });
+            let (unflushed, gaps) = (replayed.unflushed, Vec::new());
+            seeds.push(PartitionSeed { partition, epoch, flush, unflushed, missing, gaps });
         }
         Ok(seeds)
     }

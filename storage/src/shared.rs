@@ -10,6 +10,7 @@ pub(crate) mod keys;
 pub mod node;
 mod packing;
 pub(crate) mod seal;
+pub(crate) mod tail;
 pub(crate) mod takeover;
 
 use crate::place::{ObjectId, ObjectKind, RawObjectId};

@@ -44,6 +44,23 @@ pub struct AccountBlocks {
     pub blocks: Vec<(Guid, BlockKind, Vec<u8>)>,
 }
 
+/// A record that an earlier owner of the account acknowledged, and that its journal does not have.
+pub struct LateRecord {
+    /// In the journal it was made for.
+    pub lsn: u64,
+    pub meta: Vec<u8>,
+    pub bodies: Vec<Body>,
+}
+
+/// What came of late records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Records that count now, and did not before.
+    pub records: u64,
+    /// Those that could not be carried out as they were meant, because of what happened since.
+    pub conflicts: u64,
+}
+
 /// The layer above, as a flush, a compaction and a failing disk see it. All calls come on the storage's own shard.
 pub trait Source {
     /// The changed blocks of an account with unflushed records. They must contain every record up to `last` at least.
@@ -77,6 +94,21 @@ pub trait Source {
         account: &'a AccountId,
         moves: Vec<(Place, Body)>,
     ) -> LocalFuture<'a, Result<(), SourceError>>;
+
+    /// Takes up records of an earlier owner that clients were told of and that surface only now: as new records, in their order,
+    /// after whatever happened since. Returns when all of them are committed. The same records may be given again, also to a
+    /// later owner: each must count once, by the journal it was made for (`of`) and its lsn there.
+    ///
+    /// A layer that cannot tell records apart so refuses them.
+    fn merge<'a>(
+        &'a self,
+        _partition: PartitionId,
+        account: &'a AccountId,
+        _of: Guid,
+        _records: Vec<LateRecord>,
+    ) -> LocalFuture<'a, Result<Merged, SourceError>> {
+        Box::pin(async move { Err(SourceError(format!("{account}: late records cannot be merged here"))) })
+    }
 
     /// Drop the state of an account, or of all accounts (`None`), with all that was prepared and not committed, and
     /// close its sessions: a failed disk took what was submitted with it, or making its blocks or applying a commit

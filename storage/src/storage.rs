@@ -18,7 +18,7 @@ use crate::journal::commit::shared::NodeLink;
 use crate::journal::commit::{Haste, Journal, OnCommit, Pending};
 use crate::journal::format::{RecordKind, parse_head};
 use crate::limits::Limits;
-use crate::objects::{ObjectFile, Objects, Stored};
+use crate::objects::{ObjectFile, Objects, Stored, UnsentRead};
 use crate::partition::{Partition, Serving, Unflushed};
 use crate::paths::Paths;
 use crate::place::{ObjectId, ObjectKind, Place, Position, here};
@@ -47,6 +47,9 @@ pub struct Loaded {
     pub blocks: Vec<(Guid, Vec<Block>)>,
     /// Committed records beyond the blocks, in order.
     pub records: Vec<LoadedRecord>,
+    /// Where beyond the blocks UIDs and MODSEQs are raised by a gap, ascending; no record has one of these positions.
+    /// With each, the journal of whose owner something may be missing.
+    pub gaps: Vec<(Position, Guid)>,
 }
 
 #[derive(Clone, Debug)]
@@ -96,6 +99,7 @@ pub(crate) struct Inner {
     pub journal: Journal,
     /// On a shared store.
     pub node: Option<NodeLink>,
+    pub acks_locally: bool,
     pub source: RefCell<Option<Rc<dyn Source>>>,
     pub body_memory: Semaphore,
     /// Objects that nothing names; the housekeeping removes them.
@@ -165,6 +169,7 @@ impl Storage {
             partitions,
             journal,
             node: None,
+            acks_locally: false,
             source: RefCell::new(None),
             garbage: RefCell::default(),
             shared: share.shared,
@@ -214,7 +219,9 @@ impl Storage {
                 (Some(cache), Some(task))
             }
         };
-        let stored = Stored::new(store, share.dir.join("drafts"), cache, share.limits.window_octets_max);
+        let unsent = share.acks_locally.then(unsent_reads);
+        let drafts = share.dir.join("drafts");
+        let stored = Stored::new(store, drafts, cache, share.limits.window_octets_max, unsent);
         let inner = Rc::new(Inner {
             body_memory: Semaphore::new(share.limits.body_memory_octets_max as usize),
             objects: Objects::Stored(stored),
@@ -226,6 +233,7 @@ impl Storage {
             partitions,
             journal: Journal::new(&share.limits, 0, shard as u16, true),
             node: Some(NodeLink::new(append, share.fresh)),
+            acks_locally: share.acks_locally,
             limits: share.limits,
             source: RefCell::new(None),
             garbage: RefCell::default(),
@@ -355,6 +363,32 @@ impl Storage {
         self.0.enqueue(pending);
         drop(gate);
         Ok(())
+    }
+
+    /// As [`Storage::submit_wait`], for a record that gives so many UIDs (and as many MODSEQs) at most; `None`: it is told when
+    /// the store has it, however this node acknowledges.
+    #[allow(clippy::too_many_arguments, reason = "what a record is, and how it is told")]
+    pub async fn submit_numbered(
+        &self,
+        partition: PartitionId,
+        account: &AccountId,
+        meta: Vec<u8>,
+        bodies: Vec<Body>,
+        haste: Haste,
+        numbers: Option<u32>,
+        on_commit: OnCommit,
+    ) -> Result<(), SubmitError> {
+        let pending = self.0.pending(partition, account, meta, bodies, haste, on_commit)?;
+        let mut pending = pending.giving(numbers);
+        let gate = self.0.wait_for_room(&mut pending).await?;
+        self.0.enqueue(pending);
+        drop(gate);
+        Ok(())
+    }
+
+    /// Whether changes are told after the local disk, before the store has them.
+    pub fn acks_locally(&self) -> bool {
+        self.0.acks_locally
     }
 
     /// Submits and waits for the commit, for who has no order of its own to keep.
@@ -720,7 +754,12 @@ impl Inner {
         ];
         sync::all(both).await;
         let (position, blocks) = blocks.expect("it was awaited")?;
-        let mut loaded = Loaded { position, blocks, records: records.expect("it was awaited")? };
+        let gaps = {
+            let partition = self.partition(partition).borrow();
+            partition.gaps_after(position)
+        };
+        let records = records.expect("it was awaited")?;
+        let mut loaded = Loaded { position, blocks, records, gaps };
         loaded.records.retain(|record| record.position > position);
         // Records that commit while these are read come behind them; the last look finds none and does not await.
         let mut after = loaded.records.last().map_or(position, |record| record.position);
@@ -836,6 +875,18 @@ impl Inner {
         let garbage = std::mem::take(&mut *self.garbage.borrow_mut());
         self.objects.remove(garbage).await;
     }
+}
+
+/// How what is not in the store yet is read of the node's journal.
+fn unsent_reads() -> Rc<UnsentRead> {
+    Rc::new(|incarnation, seq, range| {
+        Box::pin(async move {
+            let read = mesh::call(0, move || async move {
+                culver_shard::local::<Node>().and_then(|node| node.read_unsent(incarnation, seq, range))
+            });
+            read.await.ok().flatten()
+        })
+    })
 }
 
 #[cfg(test)]

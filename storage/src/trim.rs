@@ -105,7 +105,7 @@ impl Inner {
             let partition = partition.borrow();
             let clean = partition.unflushed.is_empty() && !partition.flushing;
             if partition.serving == Serving::Open && clean && lags(&partition) {
-                cold.push((partition.id, partition.flush.is_some()));
+                cold.push((partition.id, partition.flush.is_some() && !partition.has_new_gap()));
             }
         }
         for (id, flushed) in cold {

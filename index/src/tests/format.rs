@@ -68,6 +68,7 @@ fn account() -> AccountState {
             entry(5, "a", None, false),
         ],
         subscriptions: vec![MailboxName::parse("a/gone").expect("a name"), MailboxName::inbox()],
+        late: Vec::new(),
     }
 }
 
@@ -79,6 +80,17 @@ fn an_account_writes_the_bytes_it_always_wrote() {
     padded.extend_from_slice(&[0; 5]);
     assert_eq!(AccountState::decode(&padded), Ok(account()));
     assert_eq!(AccountState::decode(&AccountState::default().encode()), Ok(AccountState::default()));
+}
+
+#[test]
+fn an_account_with_late_marks_is_of_version_2() {
+    let late = vec![(Guid([1; 16]), 7), (Guid([2; 16]), u64::MAX)];
+    let marked = AccountState { late, ..account() };
+    let bytes = marked.encode();
+    assert_eq!((account().encode()[8], bytes[8]), (1, 2));
+    assert_eq!(AccountState::decode(&bytes), Ok(marked.clone()));
+    let twice = AccountState { late: vec![marked.late[0]; 2], ..marked };
+    assert!(AccountState::decode(&twice.encode()).is_err());
 }
 
 #[test]

@@ -315,3 +315,56 @@ pub(crate) async fn blocks(remade: &mut Remade) -> AccountBlocks {
     }
     AccountBlocks { position: remade.position, blocks }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::late::GAP;
+    use crate::record::{Message, StoreOp};
+    use culver_model::{Flag, FlagSet, SystemFlag};
+    use culver_shard::sim::{Sim, SimConfig};
+    use culver_storage::LoadedRecord;
+
+    fn record(epoch: u32, lsn: u64, record: &Record) -> LoadedRecord {
+        LoadedRecord { position: Position { epoch, lsn }, meta: record.encode(), bodies: Vec::new() }
+    }
+
+    fn append(guid: u8) -> Record {
+        let message = Message { guid: Guid([guid; 16]), ..Message::default() };
+        Record::Append { mailbox: Guid::INBOX, message: Box::new(message) }
+    }
+
+    fn remade(salvaged: Salvaged) -> Remade {
+        Sim::new(1, SimConfig::default()).run(async move { remake(salvaged, 1_800_000_000).await })
+    }
+
+    #[test]
+    fn a_gap_between_records_keeps_its_place() {
+        let mut salvaged = Salvaged::default();
+        salvaged.certain = true;
+        salvaged.records = vec![record(0, 5, &append(1)), record(1, 7, &append(2))];
+        salvaged.gaps = vec![(Position { epoch: 1, lsn: 0 }, Guid([9; 16]))];
+        let remade = remade(salvaged);
+        assert!(!remade.told.damaged);
+        let uids: Vec<u32> =
+            remade.state.mailboxes[&Guid::INBOX].rows_all().map(|row| row.uid().get()).collect();
+        assert_eq!(uids, [1, GAP + 2]);
+        assert_eq!(remade.state.late_mark(Guid([9; 16])), Some(0), "of whom something may come is forgotten");
+    }
+
+    #[test]
+    fn a_change_that_names_messages_of_a_mailbox_that_is_lost_is_left_out() {
+        let flags: FlagSet = [Flag::parse("\\Flagged").expect("a flag")].into_iter().collect();
+        let (mailbox, op) = (Guid::INBOX, StoreOp::Add);
+        let uids = [1].into_iter().collect();
+        let store = Box::new(Record::Store { mailbox, uids, op, flags, unchanged_since: None });
+        let named = Record::Named { record: store, messages: vec![(1, Guid([3; 16]))] };
+        // Not certain: the mailbox begins anew, and UID 1 is another message.
+        let mut salvaged = Salvaged::default();
+        salvaged.records = vec![record(0, 5, &append(1)), record(0, 6, &named)];
+        let remade = remade(salvaged);
+        assert_eq!(remade.told.changes_lost, 1);
+        let index = &remade.state.mailboxes[&Guid::INBOX];
+        assert!(index.rows_all().all(|row| !row.has(SystemFlag::Flagged)));
+    }
+}

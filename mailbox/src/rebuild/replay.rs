@@ -8,10 +8,10 @@
 //! MODSEQs of the account never fall behind those that were given.
 
 use super::remake::Told;
-use crate::record::Record;
+use crate::record::{Message, Record};
 use crate::state::State;
 use culver_model::{DeliveryId, Guid, MailboxName};
-use culver_storage::{Finding, LoadedRecord, Place, Salvaged};
+use culver_storage::{Finding, LoadedRecord, Place, Position, Salvaged};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -19,6 +19,8 @@ pub(super) struct Replay<'a> {
     state: &'a mut State,
     told: &'a mut Told,
     salvaged: &'a Salvaged,
+    /// Those that are not behind.
+    gaps: &'a [(Position, Guid)],
     unsure: BTreeSet<Guid>,
     /// Nothing is sure: a record is unreadable, and nobody knows of which mailbox it was.
     none_sure: bool,
@@ -52,7 +54,8 @@ impl<'a> Replay<'a> {
     ) -> Replay<'a> {
         let unsure = told.renewed.keys().copied().collect();
         let (none_sure, left_out) = (false, BTreeSet::new());
-        Replay { state, told, salvaged, unsure, none_sure, deliveries_whole, left_out, fresh }
+        let gaps = &salvaged.gaps[..];
+        Replay { state, told, salvaged, gaps, unsure, none_sure, deliveries_whole, left_out, fresh }
     }
 
     /// Carries all of them out. Gives the mailboxes that are not sure.
@@ -60,9 +63,11 @@ impl<'a> Replay<'a> {
         let salvaged = self.salvaged;
         let mut unreadable = salvaged.unreadable.iter().peekable();
         for record in &salvaged.records {
-            while unreadable.next_if(|position| **position < record.position).is_some() {
+            while let Some(position) = unreadable.next_if(|position| **position < record.position) {
+                self.pass_gaps(*position);
                 self.lose_unknown();
             }
+            self.pass_gaps(record.position);
             match Record::decode(&record.meta) {
                 Ok(decoded) => self.record(record, &decoded),
                 Err(error) => {
@@ -73,7 +78,11 @@ impl<'a> Replay<'a> {
                 }
             }
         }
-        unreadable.for_each(|_| self.lose_unknown());
+        for position in unreadable {
+            self.pass_gaps(*position);
+            self.lose_unknown();
+        }
+        // Those behind the last record count when the account is opened.
         self.state.freed.clear();
         self.state.untaken.clear();
         self.state.removed.clear();
@@ -81,6 +90,15 @@ impl<'a> Replay<'a> {
             self.unsure.extend(self.state.mailboxes.keys());
         }
         self.unsure
+    }
+
+    fn pass_gaps(&mut self, position: Position) {
+        while let [(gap, of), later @ ..] = self.gaps
+            && *gap < position
+        {
+            self.state.raise(*of);
+            self.gaps = later;
+        }
     }
 
     fn is_sure(&self, mailbox: &Guid) -> bool {
@@ -99,6 +117,7 @@ impl<'a> Replay<'a> {
         if self.is_lost(record, decoded) {
             self.leave_out(decoded);
         } else {
+            self.doubt(decoded);
             self.carry_out(record, decoded);
         }
         if self.none_sure || !self.unsure.is_empty() {
@@ -110,7 +129,13 @@ impl<'a> Replay<'a> {
     /// Whether it speaks of what is gone or cannot be told.
     fn is_lost(&self, record: &LoadedRecord, decoded: &Record) -> bool {
         let salvaged = self.salvaged;
-        match decoded {
+        let plain = match decoded {
+            Record::Named { record, .. } => record,
+            // Others that came late find their messages by GUID.
+            Record::Late { record, .. } if matches!(**record, Record::Append { .. }) => record,
+            other => other,
+        };
+        match plain {
             Record::Append { message, .. } => {
                 let known = |id: &DeliveryId| self.state.deliveries.knows(id, message.save_date);
                 let repeated = self.deliveries_whole && message.delivery.as_ref().is_some_and(known);
@@ -134,6 +159,17 @@ impl<'a> Replay<'a> {
                 self.left_out.extend(message.delivery);
                 self.unsure.insert(*mailbox);
             }
+            Record::Named { record, .. } => {
+                if let Record::Copy { to, .. } = &**record {
+                    self.unsure.insert(*to);
+                }
+            }
+            Record::Late { record, .. } => {
+                if let Record::Append { mailbox, message } = &**record {
+                    self.left_out.extend(message.delivery);
+                    self.unsure.extend([*mailbox, Guid::INBOX]);
+                }
+            }
             Record::Restore { mailbox, .. } => drop(self.unsure.insert(*mailbox)),
             Record::Copy { to, .. } => drop(self.unsure.insert(*to)),
             Record::RenameInbox { guid, to, .. } => {
@@ -147,17 +183,34 @@ impl<'a> Replay<'a> {
         }
     }
 
-    fn carry_out(&mut self, record: &LoadedRecord, decoded: &Record) {
+    /// A record that is carried out may do other than it did: mailboxes in which it then gives other UIDs are not sure any more.
+    fn doubt(&mut self, decoded: &Record) {
+        let doubtful = |message: &Message| {
+            message.delivery.as_ref().is_some_and(|id| !self.deliveries_whole || self.left_out.contains(id))
+        };
+        // The list has the marks of what came late already, and says what goes to INBOX.
+        let list_lost = self.told.list_lost || self.none_sure;
         match decoded {
-            Record::Append { mailbox, message } => {
-                if let Some(id) = &message.delivery
-                    && (!self.deliveries_whole || self.left_out.contains(id))
-                {
-                    self.unsure.insert(*mailbox);
+            Record::Append { mailbox, message } if doubtful(message) => drop(self.unsure.insert(*mailbox)),
+            Record::Late { record, .. } => match &**record {
+                Record::Append { mailbox, message } if list_lost || doubtful(message) => {
+                    self.unsure.extend([*mailbox, Guid::INBOX]);
                 }
-            }
-            Record::DeleteAccount => self.begin_anew(),
+                Record::Named { record, .. } => match &**record {
+                    Record::Copy { from, to, .. } if list_lost || !self.is_sure(from) => {
+                        self.unsure.insert(*to);
+                    }
+                    _ => {}
+                },
+                _ => {}
+            },
             _ => {}
+        }
+    }
+
+    fn carry_out(&mut self, record: &LoadedRecord, decoded: &Record) {
+        if *decoded == Record::DeleteAccount {
+            self.begin_anew();
         }
         let places: Vec<_> = record.bodies.iter().map(Place::to_bytes).collect();
         // What was refused is refused again; what names a mailbox that is lost comes back with the bodies that are found.

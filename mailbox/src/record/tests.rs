@@ -54,6 +54,19 @@ fn every_kind() -> Vec<Record> {
         Record::Subscribe { name: name("a"), on: false },
         Record::Relocate { from: vec![[1; PLACE_OCTETS], [2; PLACE_OCTETS]] },
         Record::DeleteAccount,
+        Record::Named {
+            record: Box::new(Record::Expunge {
+                mailbox: Guid::INBOX,
+                uids: UidSet::new(),
+                only_deleted: true,
+            }),
+            messages: vec![(7, Guid([5; 16]))],
+        },
+        Record::Late {
+            of: Guid([6; 16]),
+            lsn: 77,
+            record: Box::new(Record::Subscribe { name: name("b"), on: true }),
+        },
     ]
 }
 

@@ -8,8 +8,9 @@
 use super::node::Spent;
 use crate::serve::Shard;
 use crate::serve::metrics::Snapshot;
+use culver_shard::local;
 use culver_shard::stall;
-use culver_storage::{CacheStatus, Status};
+use culver_storage::{CacheStatus, Late, Node, Status, Unsent};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
@@ -33,6 +34,8 @@ pub struct Reading {
     stalls: Stalls,
     spent: Spent,
     cache: Option<CacheStatus>,
+    /// Of a node on a shared store, told by shard 0.
+    node: Option<(Unsent, Late)>,
 }
 
 impl Reading {
@@ -43,7 +46,8 @@ impl Reading {
         let stalls = Stalls::of(&stall::snapshot());
         let storage = accounts.storage();
         let (cache, storage) = (storage.cache_status(), storage.status());
-        Reading { counters, storage, stalls, spent: Spent::here(shard, 0), cache }
+        let node = local::<Node>().map(|node| (node.unsent(), node.late()));
+        Reading { counters, storage, stalls, spent: Spent::here(shard, 0), cache, node }
     }
 }
 
@@ -144,6 +148,7 @@ impl Page {
         self.storage(ours);
         self.store(ours);
         self.cache(ours);
+        self.unsent(ours);
         let mut text = String::new();
         encode(&mut text, &registry)?;
         Ok(match format {
@@ -299,6 +304,28 @@ impl Page {
         }
     }
 
+    /// What is acknowledged on this machine alone, and what came late of others.
+    fn unsent(&self, registry: &mut Registry) {
+        let Some((unsent, late)) = self.answered().find_map(|reading| reading.node) else { return };
+        let help = "Seconds since the oldest change that is acknowledged and not in the store";
+        registry.register("store_unsent_age_seconds", help, ConstGauge::new(unsent.age.as_secs_f64()));
+        for (name, help, is_counter, value) in [
+            ("unsent_octets", "Octets acknowledged and not in the store", false, unsent.octets),
+            ("unsent_parts", "Groups of changes acknowledged and not in the store", false, unsent.parts),
+            (
+                "unsent_waited",
+                "Groups of changes that had to wait for the store all the same",
+                true,
+                unsent.waited,
+            ),
+            ("late_records", "Changes merged that another node had acknowledged", true, late.records),
+            ("late_conflicts", "Of these, those that met something else since", true, late.conflicts),
+            ("late_awaited", "Nodes that have gone with changes that may be missing", false, late.awaited),
+        ] {
+            put(registry, &format!("store_{name}"), help, is_counter, value);
+        }
+    }
+
     fn answered(&self) -> impl Iterator<Item = &Reading> {
         self.readings.iter().flatten()
     }
@@ -361,6 +388,7 @@ mod tests {
             },
             spent: spent(),
             cache: Some(CacheStatus { hits: 6, held_octets: 9, ..CacheStatus::default() }),
+            node: Some((Unsent { octets: 8, ..Unsent::default() }, Late { records: 2, ..Late::default() })),
         };
         let process = Process { resident_octets: Some(4096), descriptors: None };
         Page { readings: vec![Some(reading(3, false)), Some(reading(4, true)), None], process }
@@ -381,6 +409,8 @@ mod tests {
             "culver_store_requests_total{kind=\"put\",purpose=\"journal\"} 10",
             "culver_store_octets_sent_total{kind=\"put\",purpose=\"journal\"} 140",
             "culver_cache_hits_total 12",
+            "culver_store_unsent_octets 8",
+            "culver_store_late_records_total 2",
             "culver_cache_held_octets 18",
             "culver_shard_up{shard=\"1\"} 1",
             "culver_shard_up{shard=\"2\"} 0",

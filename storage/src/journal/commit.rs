@@ -76,6 +76,8 @@ pub(crate) struct Pending {
     room: Option<Permit>,
     /// The partition's term here in which it was made.
     term: u64,
+    /// UIDs, and as many MODSEQs, that it gives at most; `None`: it is told when the store has it, however the node acknowledges.
+    numbers: Option<u32>,
 }
 
 /// Who waits for a record.
@@ -108,7 +110,26 @@ impl Pending {
         let name = account.as_ref().map_or(0, |account| account.as_str().len());
         let frames: usize = bodies.iter().map(Body::frame_octets).sum();
         let octets = (head_octets(name, meta.len(), bodies.len()) + frames) as u64;
-        Pending { kind, partition, account, meta, bodies, haste, on_commit, octets, room: None, term }
+        // What others may act on at once, or a successor relies on, is never told early.
+        let numbers = (kind == RecordKind::Data).then_some(1);
+        Pending {
+            kind,
+            partition,
+            account,
+            meta,
+            bodies,
+            haste,
+            on_commit,
+            octets,
+            room: None,
+            term,
+            numbers,
+        }
+    }
+
+    /// Says how many numbers it gives.
+    pub fn giving(self, numbers: Option<u32>) -> Pending {
+        Pending { numbers, ..self }
     }
 
     fn tell(self, result: Result<Committed, CommitError>) -> bool {

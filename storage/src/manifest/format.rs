@@ -1,6 +1,6 @@
 //! Manifest: what a partition consists of. See `docs/format/manifest.md`.
 //!
-//! header (96) · tables (40 each, oldest first) · body objects (32 each, ascending).
+//! header (96) · tables (40 each, oldest first) · body objects (32 each, ascending) · gaps (24 each, ascending).
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -8,7 +8,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::place::RawObjectId;
 
 pub(crate) const MANIFEST_MAGIC: [u8; 8] = *b"CULVMAN1";
-pub(crate) const MANIFEST_VERSION: u32 = 1;
+/// Since version 2 gaps may stand behind the objects. Without any, version 1 is written.
+pub(crate) const MANIFEST_VERSION: u32 = 2;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -26,7 +27,8 @@ pub(super) struct RawManifest {
     pub objects: U32,
     pub crc: U32,
     pub store: [u8; 16],
-    pub reserved2: [u8; 24],
+    pub gaps: U32,
+    pub reserved2: [u8; 20],
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -47,6 +49,15 @@ pub(super) struct RawBodyRef {
     pub total: U64,
 }
 
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(super) struct RawGap {
+    pub epoch: U32,
+    pub reserved: U32,
+    pub of: [u8; 16],
+}
+
 const _: () = assert!(size_of::<RawManifest>() == 96);
+const _: () = assert!(size_of::<RawGap>() == 24);
 const _: () = assert!(size_of::<RawTableRef>() == 40);
 const _: () = assert!(size_of::<RawBodyRef>() == 32);

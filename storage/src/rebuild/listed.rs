@@ -47,7 +47,7 @@ pub(crate) fn manifest_of(
     // Named as no table ever was or will be: numbers are of all kinds.
     let object = ObjectId { kind: ObjectKind::Table, ..meta.manifest };
     tables.push(TableRef { object, octets: 0, accounts: 0, level: 0 });
-    Manifest { partition, object: meta.manifest, store, cov: meta.cov, tables, bodies }
+    Manifest { partition, object: meta.manifest, store, cov: meta.cov, tables, bodies, gaps: Vec::new() }
 }
 
 /// How many accounts a table says that it has; `None` where its end cannot be read.

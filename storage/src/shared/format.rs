@@ -14,7 +14,12 @@ pub(crate) const OBJECT_MAGIC: [u8; 8] = *b"CULVJOB1";
 pub(crate) const OWNER_MAGIC: [u8; 8] = *b"CULVPOW1";
 pub(crate) const LOW_MAGIC: [u8; 8] = *b"CULVSLO1";
 pub(crate) const FREED: &[u8; 8] = b"CULVFRE1";
+pub(crate) const LATE_END_MAGIC: [u8; 8] = *b"CULVLAT1";
+/// That all records of a tail that came late are in their partition.
+pub(crate) const MERGED: &[u8; 8] = b"CULVMRG1";
 const VERSION: u32 = 1;
+/// An owner that acknowledges after its local disk. Others are written as version 1.
+const OWNER_VERSION: u32 = 2;
 
 /// Octets of a name or an address at most.
 const TEXT_OCTETS_MAX: usize = 255;
@@ -22,6 +27,23 @@ const TEXT_OCTETS_MAX: usize = 255;
 /// Who writes a journal: new at each start of a process, and after each seal that it meets.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Incarnation(pub [u8; 16]);
+
+impl Incarnation {
+    pub fn random() -> Incarnation {
+        let mut id = [0; 16];
+        culver_shard::random::fill(&mut id);
+        Incarnation(id)
+    }
+
+    /// As it is displayed, and in no other way.
+    pub fn parse(text: &str) -> Option<Incarnation> {
+        let mut id = [0; 16];
+        for (nth, octet) in id.iter_mut().enumerate() {
+            *octet = u8::from_str_radix(text.get(2 * nth..2 * nth + 2)?, 16).ok()?;
+        }
+        Some(Incarnation(id)).filter(|incarnation| incarnation.to_string() == text)
+    }
+}
 
 impl std::fmt::Display for Incarnation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -71,7 +93,8 @@ struct RawOwner {
     epoch: U32,
     partition: U16,
     base: u8,
-    reserved: u8,
+    /// Since version 2. 1: acknowledges after its local disk.
+    ack: u8,
     name_octets: u8,
     address_octets: u8,
     reserved2: U16,
@@ -94,6 +117,27 @@ struct RawLow {
     incarnation: [u8; 16],
 }
 
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawLateEnd {
+    magic: [u8; 8],
+    version: U32,
+    crc: U32,
+    first: U64,
+    next: U64,
+    incarnation: [u8; 16],
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawOpened {
+    version: U32,
+    reserved: U32,
+    of: [u8; 16],
+}
+
+const _: () = assert!(size_of::<RawLateEnd>() == 48);
+const _: () = assert!(size_of::<RawOpened>() == 24);
 const _: () = assert!(size_of::<RawObject>() == 96);
 const _: () = assert!(size_of::<RawPart>() == 16);
 const _: () = assert!(size_of::<RawOwner>() == 104);
@@ -254,6 +298,8 @@ pub(crate) struct PartitionOwner {
     pub address: String,
     pub incarnation: Incarnation,
     pub base: Base,
+    /// It acknowledges after its local disk: its journal may lack what clients were told.
+    pub local: bool,
     pub store: [u8; 16],
     pub nonce: [u8; 16],
     /// Seconds since 1970, for people.
@@ -271,11 +317,11 @@ impl PartitionOwner {
         };
         let mut raw = RawOwner {
             magic: OWNER_MAGIC,
-            version: VERSION.into(),
+            version: if self.local { OWNER_VERSION } else { VERSION }.into(),
             epoch: self.epoch.into(),
             partition: self.partition.0.into(),
             base,
-            reserved: 0,
+            ack: u8::from(self.local),
             name_octets: name.len() as u8,
             address_octets: address.len() as u8,
             reserved2: 0.into(),
@@ -299,8 +345,8 @@ impl PartitionOwner {
         if raw.magic != OWNER_MAGIC {
             return Err("no owner".to_owned());
         }
-        if raw.version.get() != VERSION {
-            return Err(format!("format version {}, this program reads {VERSION}", raw.version));
+        if !(VERSION..=OWNER_VERSION).contains(&raw.version.get()) {
+            return Err(format!("format version {}, this program reads {OWNER_VERSION}", raw.version));
         }
         let plain = RawOwner { crc: 0.into(), ..*raw };
         if crc32c::crc32c_append(crc32c::crc32c(plain.as_bytes()), texts) != raw.crc.get() {
@@ -311,6 +357,11 @@ impl PartitionOwner {
         if address.len() != usize::from(raw.address_octets) {
             return Err("the owner is cut short".to_owned());
         }
+        let local = match (raw.version.get(), raw.ack) {
+            (VERSION, 0) | (OWNER_VERSION, 0) => false,
+            (OWNER_VERSION, 1) => true,
+            (_, ack) => return Err(format!("an owner that acknowledges in an unknown way, {ack}")),
+        };
         let manifest: RawObjectId = zerocopy::transmute!(raw.manifest);
         let base = match raw.base {
             0 => Base::Pending,
@@ -328,6 +379,7 @@ impl PartitionOwner {
             address: String::from_utf8_lossy(address).into_owned(),
             incarnation: Incarnation(raw.incarnation),
             base,
+            local,
             store: raw.store,
             nonce: raw.nonce,
             created: raw.created.get(),
@@ -365,6 +417,79 @@ impl SharedLow {
             return Err(format!("format version {}, this program reads {VERSION}", raw.version));
         }
         Ok(SharedLow { incarnation: Incarnation(raw.incarnation), first: raw.first.get() })
+    }
+}
+
+/// A gap in all UIDs and MODSEQs of a partition: whoever owned it before had acknowledged after his local disk, and may have
+/// told clients more than his journal holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gap {
+    /// It stands before all records of this epoch, and behind all earlier ones.
+    pub epoch: u32,
+    /// Whose tail is missing.
+    pub of: Incarnation,
+}
+
+impl Gap {
+    /// The meta of the Open record of an epoch that begins with a gap; one without has none.
+    pub fn opened_meta(of: Option<Incarnation>) -> Vec<u8> {
+        let raw = of.map(|of| RawOpened { version: VERSION.into(), reserved: 0.into(), of: of.0 });
+        raw.map_or(Vec::new(), |raw| raw.as_bytes().to_vec())
+    }
+
+    /// Whose tail is missing, as an Open record says; the outer `None` where its meta is none.
+    pub fn parse_opened(meta: &[u8]) -> Option<Option<Incarnation>> {
+        if meta.is_empty() {
+            return Some(None);
+        }
+        let raw = RawOpened::read_from_bytes(meta).ok()?;
+        (raw.version.get() == VERSION && raw.reserved.get() == 0).then_some(Some(Incarnation(raw.of)))
+    }
+}
+
+/// What came of the tail of a journal that was acknowledged on a local disk, when its node is back: the objects `first..next`
+/// are not in the journal, and stand under `late/` instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LateEnd {
+    pub incarnation: Incarnation,
+    /// Where the journal is sealed.
+    pub first: u64,
+    pub next: u64,
+}
+
+impl LateEnd {
+    /// Everything that was acknowledged is in the journal.
+    pub fn is_complete(self) -> bool {
+        self.first == self.next
+    }
+
+    pub fn encode(self) -> Vec<u8> {
+        let mut raw = RawLateEnd {
+            magic: LATE_END_MAGIC,
+            version: VERSION.into(),
+            crc: 0.into(),
+            first: self.first.into(),
+            next: self.next.into(),
+            incarnation: self.incarnation.0,
+        };
+        raw.crc = crc32c::crc32c(raw.as_bytes()).into();
+        raw.as_bytes().to_vec()
+    }
+
+    pub fn parse(bytes: &[u8]) -> Result<LateEnd, String> {
+        let raw = RawLateEnd::ref_from_bytes(bytes).map_err(|_| "no end of a late tail")?;
+        let plain = RawLateEnd { crc: 0.into(), ..*raw };
+        if raw.magic != LATE_END_MAGIC || crc32c::crc32c(plain.as_bytes()) != raw.crc.get() {
+            return Err("the checksum of a late tail's end is wrong".to_owned());
+        }
+        if raw.version.get() != VERSION {
+            return Err(format!("format version {}, this program reads {VERSION}", raw.version));
+        }
+        let (first, next) = (raw.first.get(), raw.next.get());
+        match first <= next {
+            true => Ok(LateEnd { incarnation: Incarnation(raw.incarnation), first, next }),
+            false => Err("a late tail that ends before it begins".to_owned()),
+        }
     }
 }
 
@@ -413,7 +538,8 @@ mod tests {
     #[test]
     fn owners_are_read_back() {
         let manifest = ObjectId { kind: ObjectKind::Manifest, shard: 1, epoch: 2, number: 3 };
-        for base in [Base::Pending, Base::Empty, Base::Manifest(manifest)] {
+        let bases = [Base::Pending, Base::Empty, Base::Manifest(manifest)];
+        for (base, local) in bases.into_iter().flat_map(|base| [(base, false), (base, true)]) {
             let owner = PartitionOwner {
                 partition: PartitionId(5),
                 epoch: 9,
@@ -421,14 +547,28 @@ mod tests {
                 address: "10.0.0.1:143".to_owned(),
                 incarnation: Incarnation([3; 16]),
                 base,
+                local,
                 store: [1; 16],
                 nonce: [2; 16],
                 created: 1_800_000_000,
             };
             let bytes = owner.encode();
+            assert_eq!(bytes[8], if local { 2 } else { 1 }, "others are read by older programs");
             assert_eq!(PartitionOwner::parse(&bytes), Ok(owner));
             guarded(&bytes, PartitionOwner::parse);
         }
+    }
+
+    #[test]
+    fn ends_of_late_tails_and_gaps_are_read_back() {
+        let end = LateEnd { incarnation: Incarnation([3; 16]), first: 7, next: 9 };
+        assert_eq!(LateEnd::parse(&end.encode()), Ok(end));
+        guarded(&end.encode(), LateEnd::parse);
+        assert!(LateEnd::parse(&LateEnd { next: 6, ..end }.encode()).is_err());
+        for of in [None, Some(Incarnation([4; 16]))] {
+            assert_eq!(Gap::parse_opened(&Gap::opened_meta(of)), Some(of));
+        }
+        assert_eq!(Gap::parse_opened(&[1; 24]), None);
     }
 
     #[test]

@@ -135,7 +135,13 @@ impl Storage {
             let partition = self.0.partition(id).borrow();
             (partition.serving == Serving::Open).then(|| (partition.term, partition.epoch, named(&partition)))
         };
+        // Of one moment: what is merged while the search goes on is in no names that were read before.
+        let waiting = self.0.partition(id).borrow().waiting();
         let Some((term, own, before)) = names() else { return Ok(None) };
+        let awaits = |epoch: u32| match fault::on(Fault::OrphansAwaited) {
+            true => self.0.partition(id).borrow().waiting().awaits(epoch),
+            false => waiting.awaits(epoch),
+        };
         let mut found = Found::default();
         let mut there = BTreeSet::new();
         let mut orphans = Vec::new();
@@ -152,6 +158,8 @@ impl Storage {
                     () if before.contains(&object) => {}
                     // Begun when the partition was just lost: no owner has this epoch, and nothing names it ever.
                     () if object.epoch == u32::MAX => orphans.push((key.clone(), *octets)),
+                    // A record that has not come yet may name it.
+                    () if object.epoch < own && awaits(object.epoch) => found.in_work += 1,
                     () if object.epoch < own => orphans.push((key.clone(), *octets)),
                     () if object.epoch > own && fault::on(Fault::OrphansOfLaterEpochs) => {
                         orphans.push((key.clone(), *octets));

@@ -7,7 +7,7 @@ use culver_model::PartitionId;
 use culver_shard::sync::oneshot;
 use culver_shard::time;
 
-use super::format::Incarnation;
+use super::format::{Gap, Incarnation};
 use crate::error::{CommitError, FlushError};
 use crate::fault::{self, Fault};
 use crate::journal::commit::shared::seq_of;
@@ -78,6 +78,7 @@ impl Storage {
         let inner = &self.0;
         let Acquired { seed, incarnation, journals } = acquired;
         let (id, epoch) = (seed.partition, seed.epoch);
+        let gap = seed.gaps.iter().find(|gap| gap.epoch == epoch).map(|gap| gap.of);
         inner.join(incarnation);
         inner.lose(id);
         let stored = inner.objects.stored().ok_or(HoldError::Ended)?;
@@ -94,7 +95,8 @@ impl Storage {
             inner.unflushed_octets.set(inner.unflushed_octets.get() + partition.unflushed_octets);
             term
         };
-        let opened = self.record(id, term, RecordKind::Open, Vec::new(), {
+        let meta = Gap::opened_meta(gap);
+        let opened = self.record(id, term, RecordKind::Open, meta, {
             let inner = inner.clone();
             move || {
                 let mut partition = inner.partition(id).borrow_mut();

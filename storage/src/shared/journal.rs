@@ -9,8 +9,13 @@
 //! A create with an unknown outcome is made again, with the same octets at the same number, until it is known. An object of
 //! somebody else at our number is a seal: this incarnation has ended, and whatever was not told is told to be unknown.
 //!
+//! With a local tail an object is written to this machine's disk as its records come, and who waits for one that needs no more
+//! than that is told then: see `journal/local.rs`.
+//!
 //! # Limits
 //! [`IN_FLIGHT_MAX`] objects on their way; [`Windows`] say when the next one is closed.
+
+mod local;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -21,13 +26,16 @@ use culver_shard::sync::{Notify, oneshot};
 use culver_shard::{Queue, Task, random, spawn, time};
 use hyper::body::Bytes;
 
+use self::local::Local;
+pub use self::local::{NUMBERS_MAX, Unsent};
 use super::format::{Content, Incarnation, ObjectHead, Part, head_octets};
 use super::keys;
+use super::tail::Tail;
 use crate::fault::{self, Fault};
 use crate::store::{Created, Octets, Patience, Store};
 
 /// Objects on their way at a time (R2).
-const IN_FLIGHT_MAX: usize = 4;
+pub(crate) const IN_FLIGHT_MAX: usize = 4;
 /// One round of tries of a create; then somebody is told that the store does not answer, and it is tried again.
 const ROUND: Duration = Duration::from_secs(10);
 
@@ -70,6 +78,10 @@ pub(crate) struct NewPart {
     pub octets: Vec<u8>,
     /// A client waits for it, and not a transfer agent.
     pub interactive: bool,
+    /// It is told when the store has it, however this node acknowledges.
+    pub firm: bool,
+    /// UIDs, and as many MODSEQs, that its records give at most.
+    pub numbers: u32,
 }
 
 /// Where a part came to stand. It is committed.
@@ -106,6 +118,8 @@ struct Inner {
     moved: Notify,
     task: RefCell<Option<Task<()>>>,
     late: Cell<bool>,
+    /// Where this node acknowledges after its local disk.
+    local: Option<Local>,
 }
 
 #[derive(Default)]
@@ -134,6 +148,8 @@ struct State {
 struct InFlight {
     begun: time::Instant,
     parts: Vec<(Appended, oneshot::Sender<Appended>)>,
+    /// Of an object with a local tail, for who reads what is not in the store yet.
+    pieces: Vec<Bytes>,
 }
 
 /// What is to be done next.
@@ -148,12 +164,31 @@ enum Due {
 impl NodeJournal {
     /// Begins a journal. Nothing is stored before its first object.
     pub fn start(store: Store, store_id: [u8; 16], windows: Windows) -> NodeJournal {
-        let mut id = [0; 16];
-        random::fill(&mut id);
+        NodeJournal::begin(store, store_id, windows, Incarnation::random(), None)
+    }
+
+    /// Begins one that acknowledges after the local disk, with `octets_max` that are not in the store yet.
+    pub fn start_local(
+        store: Store,
+        store_id: [u8; 16],
+        windows: Windows,
+        (incarnation, tail): (Incarnation, Tail),
+        octets_max: u64,
+    ) -> NodeJournal {
+        NodeJournal::begin(store, store_id, windows, incarnation, Some(Local::new(tail, octets_max)))
+    }
+
+    fn begin(
+        store: Store,
+        store_id: [u8; 16],
+        windows: Windows,
+        incarnation: Incarnation,
+        local: Option<Local>,
+    ) -> NodeJournal {
         let journal = NodeJournal(Rc::new(Inner {
             store,
             store_id,
-            incarnation: Incarnation(id),
+            incarnation,
             windows,
             state: RefCell::default(),
             came: Notify::new(),
@@ -161,6 +196,7 @@ impl NodeJournal {
             moved: Notify::new(),
             task: RefCell::default(),
             late: Cell::new(false),
+            local,
         }));
         let task = spawn(Queue::Commit, "journal objects", journal.0.clone().run());
         *journal.0.task.borrow_mut() = Some(task);
@@ -194,10 +230,15 @@ impl NodeJournal {
         {
             let mut state = self.0.state.borrow_mut();
             state.parts.insert(part.shard, part.number + 1);
-            state.open_octets += part.octets.len();
-            state.opened.get_or_insert_with(time::now);
-            state.interactive |= part.interactive;
-            state.open.push((part, sender));
+            match &self.0.local {
+                Some(local) => local.take(part, sender),
+                None => {
+                    state.open_octets += part.octets.len();
+                    state.opened.get_or_insert_with(time::now);
+                    state.interactive |= part.interactive;
+                    state.open.push((part, sender));
+                }
+            }
         }
         self.0.came.notify_all();
         self.0.wake.notify_all();
@@ -258,6 +299,10 @@ impl NodeJournal {
 
 impl Inner {
     async fn run(self: Rc<Self>) {
+        if self.local.is_some() {
+            self.clone().run_local().await;
+            return self.end();
+        }
         let mut sent: VecDeque<Task<()>> = VecDeque::new();
         loop {
             let seen = self.wake.version();
@@ -360,7 +405,7 @@ impl Inner {
             index += part.records;
             pieces.push(part.octets.into());
         }
-        state.under_way.insert(seq, InFlight { begun: now, parts: told });
+        state.under_way.insert(seq, InFlight { begun: now, parts: told, pieces: Vec::new() });
         (seq, Octets::Pieces(pieces))
     }
 
@@ -417,6 +462,9 @@ impl Inner {
                 let gap = fault::on(Fault::TellGaps).then(|| state.done.pop_first().map(|(_, next)| next));
                 let Some(next) = gap.flatten().or_else(|| state.done.remove(&committed)) else { break };
                 state.committed += 1;
+                if let Some(local) = &self.local {
+                    local.landed(state.committed);
+                }
                 // H12: as old as its first create.
                 let begun = if fault::on(Fault::FreshFromAnswer) { time::now() } else { next.begun };
                 state.proof = state.proof.max(Some(begun));
@@ -434,6 +482,9 @@ impl Inner {
         let dropped = {
             let mut state = self.state.borrow_mut();
             state.ended = true;
+            if let Some(local) = &self.local {
+                local.end();
+            }
             let open = std::mem::take(&mut state.open);
             let under_way = std::mem::take(&mut state.under_way);
             let done = std::mem::take(&mut state.done);

@@ -24,6 +24,26 @@ pub(crate) fn freed(incarnation: Incarnation, partition: PartitionId, epoch: u32
     format!("freed/{incarnation}/{partition}/{epoch}")
 }
 
+/// What a journal object would have been, had its journal not been sealed before it came.
+pub(crate) fn late(incarnation: Incarnation, seq: u64) -> String {
+    format!("late/{incarnation}/{seq}")
+}
+
+/// How much there is of it.
+pub(crate) fn late_end(incarnation: Incarnation) -> String {
+    format!("late/{incarnation}/end")
+}
+
+/// That every partition has what it needs of it, so that it may be gone.
+pub(crate) fn late_done(incarnation: Incarnation) -> String {
+    format!("late/{incarnation}/done")
+}
+
+/// That a partition has what came late of a journal.
+pub(crate) fn merged(incarnation: Incarnation, partition: PartitionId) -> String {
+    format!("merged/{incarnation}/{partition}")
+}
+
 /// The key of a pack, table or manifest.
 ///
 /// # Panics
@@ -66,11 +86,7 @@ pub(crate) fn parse_data(partition: PartitionId, key: &str) -> Option<ObjectId> 
 /// The journal and number of a key of [`journal`].
 pub(crate) fn parse_journal(key: &str) -> Option<(Incarnation, u64)> {
     let (name, seq) = key.strip_prefix("journal/")?.split_once('/')?;
-    let mut id = [0; 16];
-    for (nth, octet) in id.iter_mut().enumerate() {
-        *octet = u8::from_str_radix(name.get(2 * nth..2 * nth + 2)?, 16).ok()?;
-    }
-    let (incarnation, seq) = (Incarnation(id), seq.parse().ok()?);
+    let (incarnation, seq) = (Incarnation::parse(name)?, seq.parse().ok()?);
     (journal(incarnation, seq) == key).then_some((incarnation, seq))
 }
 

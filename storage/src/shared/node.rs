@@ -13,6 +13,10 @@
 //! # Limits
 //! [`NodeConfig`] has them.
 
+mod acking;
+mod late;
+mod returning;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -26,11 +30,16 @@ use culver_model::PartitionId;
 use culver_shard::sync::{Notify, Semaphore};
 use culver_shard::{Queue, Task, disk, local, mesh, random, set_local, shards, spawn, sync, time};
 
+pub use self::acking::Ack;
+use self::acking::start_journal;
+use self::late::Awaited;
+pub use self::late::Late;
 use super::format::{Base, Content, FREED, Incarnation, ObjectHead, PartitionOwner, SharedLow};
 use super::holding::{Acquired, HoldError};
 use super::journal::{Appended, Ended, NewPart, NodeJournal, Windows};
 use super::keys;
 use super::seal::{SealError, newest_low, seal};
+use super::tail::Left;
 use super::takeover::{Taker, newest_owner};
 use crate::error::OpenError;
 use crate::fault::{self, Fault};
@@ -73,6 +82,9 @@ pub struct NodeConfig {
     pub trim_objects: u64,
     /// 60 s.
     pub trim_after: Duration,
+    pub ack: Ack,
+    /// Between two looks whether the tail of a node that has gone has come. 30 s.
+    pub late_look: Duration,
 }
 
 impl NodeConfig {
@@ -85,6 +97,8 @@ impl NodeConfig {
             look: Duration::from_secs(5),
             trim_objects: 256,
             trim_after: Duration::from_secs(60),
+            ack: Ack::Store,
+            late_look: Duration::from_secs(30),
         }
     }
 }
@@ -98,6 +112,7 @@ pub struct NodeShare {
     pub(crate) store_id: [u8; 16],
     pub(crate) partition_count: u16,
     pub(crate) fresh: Arc<AtomicU64>,
+    pub(crate) acks_locally: bool,
 }
 
 /// How a shard comes to its own handle on the store.
@@ -151,6 +166,9 @@ struct Inner {
     rounds: Notify,
     stopping: Cell<bool>,
     task: RefCell<Option<Task<()>>>,
+    late: Cell<Late>,
+    /// A search for what came late goes on.
+    merging: Cell<bool>,
     _lock: disk::Lock,
 }
 
@@ -178,6 +196,10 @@ struct State {
     freed: BTreeSet<(Incarnation, PartitionId, u32)>,
     /// Journals that were sealed, and whose records wait to be swept.
     dead: BTreeMap<Incarnation, Dead>,
+    /// Tails of this directory's earlier incarnations that are not in the store.
+    left: Vec<Left>,
+    /// Tails of others that this node's partitions wait for.
+    awaited: BTreeMap<Incarnation, Awaited>,
 }
 
 #[derive(Default)]
@@ -245,11 +267,14 @@ impl Node {
             store_id: identity.store,
             partition_count: identity.partitions,
             fresh: Arc::new(AtomicU64::new(0)),
+            acks_locally: config.ack != Ack::Store,
         };
         let path = dir.join("INCARNATIONS");
         let own = read_incarnations(&path).await.map_err(OpenError::io(&path))?;
-        let journal = NodeJournal::start(store.clone(), identity.store, config.windows);
-        let state = State { own, ..State::default() };
+        // Found before anything is claimed, and refused where it cannot be read: it was acknowledged.
+        let left = returning::look(dir, identity.store).await?;
+        let journal = start_journal(&store, &share, &config).await.map_err(OpenError::io(dir))?;
+        let state = State { own, left, ..State::default() };
         let node = Node(Rc::new(Inner {
             share,
             store,
@@ -263,6 +288,8 @@ impl Node {
             rounds: Notify::new(),
             stopping: Cell::new(false),
             task: RefCell::default(),
+            late: Cell::default(),
+            merging: Cell::new(false),
             _lock: lock,
         }));
         node.0.note_incarnation().await.map_err(OpenError::io(&path))?;
@@ -348,6 +375,7 @@ impl Node {
         // A node whose journal was sealed claims only in its next incarnation, which begins in a moment.
         let _ = time::deadline(RENEWAL, self.0.renewed()).await;
         let _turn = self.0.turn.acquire(1).await;
+        self.0.send_tails().await?;
         let held: BTreeSet<PartitionId> = self.held().into_iter().collect();
         let wanted: Vec<PartitionId> = partitions.iter().copied().filter(|id| !held.contains(id)).collect();
         // What is claimed already and damaged is tried again under its claim.
@@ -409,6 +437,9 @@ impl Node {
             let (store, name) = (&self.0.store, &self.0.config.name);
             let sealed =
                 seal(store, journal.incarnation(), self.0.share.store_id, name, PATIENCE, &mut none).await;
+            if let Ok(at) = &sealed {
+                self.0.note_complete(&journal, *at).await;
+            }
             if let Err(error) = sealed {
                 tracing::warn!(%error, "the journal is not closed in the store: others wait until they take this node for dead");
             }
@@ -432,6 +463,7 @@ impl Inner {
             name: self.config.name.clone(),
             address: self.config.address.clone(),
             incarnation: self.journal.borrow().incarnation(),
+            local: self.share.acks_locally,
             patience: PATIENCE,
             salvaging: self.state.borrow().salvaging.clone(),
         }
@@ -496,12 +528,19 @@ impl Inner {
             });
             let _ = fenced.await;
         }
-        let journal = NodeJournal::start(self.store.clone(), self.share.store_id, self.config.windows);
-        *self.journal.borrow_mut() = journal;
+        let Ok(journal) = start_journal(&self.store, &self.share, &self.config).await.inspect_err(|error| {
+            tracing::error!(%error, "no local tail for a new incarnation; it is tried again");
+        }) else {
+            return;
+        };
+        // What the one before has told clients and not sent is looked for before anything is claimed.
+        let ended = self.journal.replace(journal).incarnation();
+        self.look_for_tail_of(ended).await;
         {
             let mut state = self.state.borrow_mut();
             let (owners, own) = (std::mem::take(&mut state.owners), std::mem::take(&mut state.own));
-            *state = State { owners, own, ..State::default() };
+            let left = std::mem::take(&mut state.left);
+            *state = State { owners, own, left, ..State::default() };
         }
         if let Err(error) = self.note_incarnation().await {
             tracing::warn!(%error, "the new incarnation is not noted on the local disk");
@@ -530,7 +569,9 @@ impl Inner {
     }
 
     /// One thing that fails keeps no other from being done: the first error is told.
-    async fn round(&self) -> Result<(), SealError> {
+    async fn round(self: &Rc<Self>) -> Result<(), SealError> {
+        // Before a claim seals what they belong to.
+        self.send_tails().await?;
         self.retry_damaged(DAMAGED_AGAIN);
         let before = self.take_pending().await;
         let claimed = self.claim_free().await;
@@ -542,6 +583,7 @@ impl Inner {
         }
         let trimmed = self.trim().await;
         let swept = self.sweep().await;
+        self.begin_merge();
         before.and(claimed).and(taken).and(trimmed).and(swept)
     }
 
@@ -750,6 +792,9 @@ impl Inner {
             for (claim, result) in taken.claims {
                 match result {
                     Ok(one) => {
+                        for gap in &one.seed.gaps {
+                            state.awaited.entry(gap.of).or_default().wait(one.seed.partition, gap.epoch);
+                        }
                         state.held.insert(one.seed.partition, one.seed.epoch);
                         acquired.push(one);
                     }

@@ -29,6 +29,9 @@ pub enum SealError {
     /// A person acts.
     #[error("{key}: {what}; restore this object from a backup of the store")]
     Damaged { key: String, what: String },
+    /// A person acts: what this machine has acknowledged and the store does not have.
+    #[error("{path}: {what}; it was acknowledged to clients and is nowhere else")]
+    Tail { path: String, what: String },
 }
 
 /// The newest low mark: what it says (0 where there is none), and the number of the next one. `from`: a number that is known

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use culver_model::{AccountId, PartitionId};
 use culver_shard::{time, yield_if_needed};
 
-use super::format::{Base, Content, Incarnation, ObjectHead, PartitionOwner};
+use super::format::{Base, Content, Gap, Incarnation, LateEnd, ObjectHead, PartitionOwner};
 use super::holding::Acquired;
 use super::keys;
 use super::seal::{SealError, newest_low, seal};
@@ -43,6 +43,8 @@ pub(crate) struct Taker {
     pub name: String,
     pub address: String,
     pub incarnation: Incarnation,
+    /// It acknowledges after its local disk.
+    pub local: bool,
     pub patience: Patience,
     /// Partitions that are taken also where their manifest is damaged or missing: what is listed stands in for it.
     pub salvaging: BTreeSet<PartitionId>,
@@ -57,6 +59,8 @@ pub(crate) struct Told {
     pub flush: Option<(Position, FlushMeta, ObjectId)>,
     /// It was handed over, standing on this manifest, or empty.
     pub released: Option<Option<ObjectId>>,
+    /// Its Open record, and whose tail was missing then.
+    pub opened: Option<Option<Incarnation>>,
     pub unflushed: BTreeMap<AccountId, Vec<Unflushed>>,
 }
 
@@ -69,6 +73,8 @@ pub(crate) struct JournalRead {
     pub owners: BTreeSet<(PartitionId, u32)>,
     /// Where it is sealed, if it had to be.
     pub sealed: Option<u64>,
+    /// Whether its node has said that nothing is missing in it, where it was asked.
+    pub complete: Option<bool>,
 }
 
 /// What came of claims.
@@ -146,6 +152,7 @@ impl Taker {
             address: self.address.clone(),
             incarnation: self.incarnation,
             base,
+            local: self.local,
             store: self.store_id,
             nonce: nonce(),
             created: time::wall().0,
@@ -185,6 +192,9 @@ impl Taker {
         let mut flush: Option<(FlushMeta, Option<ObjectId>)> = None;
         let mut records: Vec<BTreeMap<AccountId, Vec<Unflushed>>> = Vec::new();
         let mut owner = claim;
+        let mut gaps: Vec<Gap> = Vec::new();
+        // The newest earlier owner that served, once it is found.
+        let mut served = false;
         loop {
             match owner.base {
                 Base::Manifest(manifest) => {
@@ -221,6 +231,17 @@ impl Taker {
             };
             let told = known.told.remove(&(id, owner.epoch));
             let told = told.unwrap_or_default();
+            if let Some(Some(of)) = told.opened {
+                gaps.push(Gap { epoch: owner.epoch, of });
+            }
+            if !served && told.has_served() {
+                served = true;
+                // What he has told clients may be missing here, unless he has left in order or has come back and said so.
+                let unproved = owner.local && told.released.is_none() && !fault::on(Fault::GapForgotten);
+                if unproved && !self.is_complete(owner.incarnation, known).await? {
+                    gaps.push(Gap { epoch, of: owner.incarnation });
+                }
+            }
             journals.insert(owner.epoch, owner.incarnation);
             records.push(told.unflushed);
             if flush.is_none()
@@ -254,6 +275,11 @@ impl Taker {
                 Some((meta, segment, manifest))
             }
         };
+        let of_manifest = flush.iter().flat_map(|(_, _, manifest)| manifest.gaps.iter().copied());
+        gaps.extend(of_manifest);
+        gaps.sort_by_key(|gap| gap.epoch);
+        // What journals say counts more than a manifest that was made of what is listed.
+        gaps.dedup_by_key(|gap| gap.epoch);
         // Bodies that a manifest names in journal objects of still earlier epochs.
         let bodies = flush.iter().flat_map(|(_, _, manifest)| manifest.bodies.keys());
         let in_journals: BTreeSet<u32> =
@@ -265,7 +291,7 @@ impl Taker {
                 journals.insert(epoch, owner.incarnation);
             }
         }
-        let seed = PartitionSeed { partition: id, epoch, flush, unflushed, missing: BTreeSet::new() };
+        let seed = PartitionSeed { partition: id, epoch, flush, unflushed, missing: BTreeSet::new(), gaps };
         Ok(Acquired { seed, incarnation: self.incarnation, journals })
     }
 
@@ -325,13 +351,23 @@ impl Taker {
             }
             all.push(Listed { object, octets, accounts });
         }
+        let mut gaps = Vec::new();
         for before in (epoch.saturating_sub(SALVAGED_EPOCHS_MAX)..epoch).rev() {
             if let Entry::Vacant(vacant) = journals.entry(before)
                 && let Some(owner) = owner_at(&self.store, id, before, self.patience).await?
             {
                 vacant.insert(owner.incarnation);
+                // The manifest knew whether something of him is missing. A gap too many costs UIDs that nobody was told.
+                let end = match owner.local {
+                    true => late_end(&self.store, owner.incarnation, self.patience).await?,
+                    false => continue,
+                };
+                if end.is_none_or(|end| !end.is_complete()) {
+                    gaps.push(Gap { epoch: before + 1, of: owner.incarnation });
+                }
             }
         }
+        gaps.sort_by_key(|gap| gap.epoch);
         let mut in_journals: BTreeMap<Incarnation, Vec<(u64, u64)>> = BTreeMap::new();
         for (of_epoch, incarnation) in journals.iter() {
             if !in_journals.contains_key(incarnation) {
@@ -346,7 +382,7 @@ impl Taker {
                 all.push(Listed { object, octets: *octets, accounts: None });
             }
         }
-        Ok(listed::manifest_of(id, meta, self.store_id, all))
+        Ok(Manifest { gaps, ..listed::manifest_of(id, meta, self.store_id, all) })
     }
 
     /// All keys below a prefix, and octets.
@@ -368,6 +404,15 @@ impl Taker {
         }
     }
 
+    /// Whether the node of a journal has said that nothing it told anybody is missing in it.
+    async fn is_complete(&self, of: Incarnation, read: &mut JournalRead) -> Result<bool, SealError> {
+        if let Some(complete) = read.complete {
+            return Ok(complete);
+        }
+        let end = late_end(&self.store, of, self.patience).await?;
+        Ok(*read.complete.insert(end.is_some_and(LateEnd::is_complete)))
+    }
+
     async fn manifest(&self, partition: PartitionId, meta: &FlushMeta) -> Result<Manifest, SealError> {
         let key = keys::data(partition, meta.manifest);
         let bytes = match self.store.get(&key, None, self.patience, None).await {
@@ -386,6 +431,31 @@ impl Taker {
                 Err(SealError::Damaged { key, what: "it belongs to another partition or Flush".to_owned() })
             }
         }
+    }
+}
+
+impl Told {
+    /// Whether its owner has ever served it.
+    fn has_served(&self) -> bool {
+        self.opened.is_some() || self.flush.is_some() || self.released.is_some() || !self.unflushed.is_empty()
+    }
+}
+
+/// What the node of a journal that was sealed has said of its tail; `None` where it has not come back.
+pub(crate) async fn late_end(
+    store: &Store,
+    of: Incarnation,
+    patience: Patience,
+) -> Result<Option<LateEnd>, SealError> {
+    let key = keys::late_end(of);
+    match store.get(&key, None, patience, None).await {
+        Ok(bytes) => match LateEnd::parse(&bytes) {
+            Ok(end) if end.incarnation == of => Ok(Some(end)),
+            Ok(_) => Err(SealError::Damaged { key, what: "it belongs to another journal".to_owned() }),
+            Err(what) => Err(SealError::Damaged { key, what }),
+        },
+        Err(StoreError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -493,7 +563,7 @@ fn note(told: &mut Told, record: &[u8], seq: u64, index: u32, offset: u64) -> Re
                 }
             }
         }
-        RecordKind::Open => {}
+        RecordKind::Open => told.opened = Some(Gap::parse_opened(head.meta).ok_or("no Open record")?),
         RecordKind::Release => {
             told.released = Some(super::parse_release(head.meta).ok_or("no Release record")?);
         }

@@ -134,6 +134,7 @@ pub(super) fn taker(store: &Store, node: &str, incarnation: Incarnation) -> Take
         name: node.to_owned(),
         address: String::new(),
         incarnation,
+        local: false,
         patience: PATIENCE,
         salvaging: BTreeSet::new(),
     }
@@ -142,7 +143,8 @@ pub(super) fn taker(store: &Store, node: &str, incarnation: Incarnation) -> Take
 async fn flush_record(store: &Store, epoch: u32, number: u64, cov: Position) -> Vec<u8> {
     let object = ObjectId { kind: ObjectKind::Manifest, shard: 0, epoch, number };
     let (tables, bodies) = (Vec::new(), Default::default());
-    let manifest = Manifest { partition: P, object, store: STORE, cov, tables, bodies };
+    let gaps = Vec::new();
+    let manifest = Manifest { partition: P, object, store: STORE, cov, tables, bodies, gaps };
     store.put_new(&keys::data(P, object), &Octets::from(manifest.encode()), PATIENCE).await.unwrap();
     record(RecordKind::Flush, epoch, &FlushMeta { manifest: object, cov }.to_bytes())
 }
@@ -349,7 +351,16 @@ fn a_late_deletion_of_an_earlier_owner_removes_nothing_of_a_later_one() {
 
 async fn append(journal: &NodeJournal, shard: u16, number: u64, octets: Vec<u8>) -> Result<Appended, Ended> {
     let incarnation = journal.incarnation();
-    let part = NewPart { incarnation, shard, number, records: 1, octets, interactive: true };
+    let part = NewPart {
+        incarnation,
+        shard,
+        number,
+        records: 1,
+        octets,
+        interactive: true,
+        firm: false,
+        numbers: 1,
+    };
     journal.append(part).await
 }
 

@@ -26,6 +26,9 @@ use crate::source::{AccountBlocks, BlockKind, LocalFuture, Source};
 use crate::storage::Storage;
 use crate::store::Kind;
 
+#[path = "tests_local.rs"]
+mod local;
+
 const P: PartitionId = PartitionId(0);
 const Q: PartitionId = PartitionId(1);
 /// More than any scenario takes.
@@ -135,12 +138,23 @@ impl Machine {
         windows: Windows,
         limits: Limits,
     ) -> Rc<Machine> {
-        let id = sim.node(name);
+        let config = NodeConfig { windows, ..NodeConfig::new(name) };
+        Machine::configured(sim, store, sim.node(name), config, limits).await
+    }
+
+    /// Starts one with a disk of its own, new or not.
+    async fn configured(
+        sim: &Sim,
+        store: &SimStore,
+        id: NodeId,
+        config: NodeConfig,
+        limits: Limits,
+    ) -> Rc<Machine> {
         let machine =
             Rc::new(Machine { id, seat: RefCell::default(), jobs: RefCell::default(), came: Notify::new() });
         let (inner, store) = (machine.clone(), store.clone());
         let limits = Limits { partitions: 2, ..limits };
-        sim.start(id, 1, move |_| inner.clone().run(store.clone(), name, windows, limits.clone()));
+        sim.start(id, 1, move |_| inner.clone().run(store.clone(), config.clone(), limits.clone()));
         let up = async {
             while machine.seat.borrow().is_none() {
                 time::sleep(Duration::from_millis(1)).await;
@@ -150,9 +164,8 @@ impl Machine {
         machine
     }
 
-    async fn run(self: Rc<Self>, store: SimStore, name: &'static str, windows: Windows, limits: Limits) {
-        let config =
-            NodeConfig { windows, trim_objects: 1, trim_after: Duration::ZERO, ..NodeConfig::new(name) };
+    async fn run(self: Rc<Self>, store: SimStore, config: NodeConfig, limits: Limits) {
+        let config = NodeConfig { trim_objects: 1, trim_after: Duration::ZERO, ..config };
         let node = Node::join_simulated(&store, "/node".as_ref(), limits, config).await.unwrap();
         let storage = Storage::start_shared(node.share()).await.unwrap();
         // Nothing is flushed but where a scenario says so.

@@ -186,7 +186,10 @@ impl Culver {
         let data = self.data();
         let data = data.display();
         let mut text = format!("hostname = \"localhost\"\nshards = {}\n", self.options.shards);
-        text += &format!("storage.url = \"file://{data}/store\"\nusers.passwd_file = \"{data}/passwd\"\n");
+        if !lines.iter().any(|line| line.starts_with("storage.url")) {
+            text += &format!("storage.url = \"file://{data}/store\"\n");
+        }
+        text += &format!("users.passwd_file = \"{data}/passwd\"\n");
         for line in lines {
             text += &format!("{line}\n");
         }

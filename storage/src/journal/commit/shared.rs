@@ -161,6 +161,8 @@ impl Inner {
             records: batch.len() as u32,
             octets,
             interactive: batch.iter().any(|pending| pending.haste == super::Haste::Interactive),
+            firm: batch.iter().any(|pending| pending.numbers.is_none()),
+            numbers: batch.iter().filter_map(|pending| pending.numbers).sum(),
         };
         let (sender, appended) = oneshot::channel();
         let appending = (node.append)(part);
