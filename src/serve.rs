@@ -9,6 +9,7 @@ pub mod auth;
 pub mod away;
 pub mod imap;
 pub mod lmtp;
+mod memory;
 pub mod metrics;
 pub mod pop3;
 mod store;
@@ -281,7 +282,9 @@ pub fn run(
     let tls = load_tls(&config, &tickets)?;
     raise_descriptor_limit();
     probe(&config)?;
-    give_back_memory();
+    // What was read to get here is of no more use.
+    memory::give_back();
+    memory::start();
     let limits = shard::Limits {
         descriptors_reserved: config.limits.descriptors_reserved as u64,
         ..shard::Limits::default()
@@ -420,7 +423,7 @@ async fn serve_part<A: FnOnce()>(
     }
     // Every shard listens before anyone says that the server is ready.
     let barrier = all_started(&here).await;
-    give_back_memory();
+    memory::give_back();
     let (mut tasks, mut monitors) = (Vec::new(), Vec::new());
     let (watched, listening): (Vec<_>, Vec<_>) =
         listening.into_iter().partition(|(_, listener)| listener.service == Service::Admin);
@@ -738,12 +741,6 @@ pub fn load_tls(config: &Config, tickets: &Tickets) -> Result<Option<Arc<rustls:
     };
     let files: Vec<CertificateFiles> = tls.certificates.iter().map(files).collect();
     Ok(Some(shard::tls::load_blocking(&files, tickets)?))
-}
-
-/// Gives what this thread has freed back to the system: what was read to get here is of no more use.
-fn give_back_memory() {
-    // SAFETY: it looks at this thread's own heap. Where another allocator is the program's, that heap is empty.
-    unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
 /// As many descriptors as the system lets this process have.

@@ -40,7 +40,8 @@ cargo xtask compare: Culver and Debian 12's Dovecot on the same work, and the ma
   --server NAME       culver, dovecot-default, dovecot-best or dovecot-dense, and no other
   --dir DIR           stores and results, on the file system to measure [default: target/compare]
   --keep DIR          keep configurations, logs and the generator's reports of each run
-  --write             renew bench/results.json with the full results in --dir, and bench/RESULTS.md from it
+  --write             renew bench/results.json with the full results in --dir, and bench/RESULTS.md and README.md from it
+  --readme            renew the table in README.md from bench/results.json, and measure nothing
   --minutes N         of churn [default: 60]
 
 Examples:
@@ -64,6 +65,7 @@ struct Options {
     dir: PathBuf,
     keep: Option<PathBuf>,
     write: bool,
+    readme: bool,
     minutes: u32,
 }
 
@@ -77,6 +79,7 @@ impl Options {
             dir: crate::root().join("target/compare"),
             keep: None,
             write: false,
+            readme: false,
             minutes: 60,
         };
         let mut rest = arguments.iter();
@@ -102,6 +105,7 @@ impl Options {
                 "--dir" => options.dir = PathBuf::from(value()?),
                 "--keep" => options.keep = Some(PathBuf::from(value()?)),
                 "--write" => options.write = true,
+                "--readme" => options.readme = true,
                 "--minutes" => options.minutes = number(value()?)?,
                 _ => bail!("{name} is not known; see cargo xtask compare --help"),
             }
@@ -132,6 +136,11 @@ pub fn run(arguments: &[String]) -> Result<bool> {
         return Ok(true);
     }
     let options = Options::parse(arguments)?;
+    if options.readme {
+        let kept = Results::load(&crate::root().join("bench/results.json"))?;
+        report::write_readme(&crate::root().join("README.md"), &kept)?;
+        return Ok(true);
+    }
     fs::create_dir_all(&options.dir).with_context(|| options.dir.display().to_string())?;
     let dir = options.dir.canonicalize()?;
     let file_system = file_system(&dir)?;
@@ -196,6 +205,7 @@ pub fn run(arguments: &[String]) -> Result<bool> {
         written.renew(&results, &machine);
         written.save(&bench.join("results.json"))?;
         report::write(&bench.join("RESULTS.md"), &head, &written)?;
+        report::write_readme(&crate::root().join("README.md"), &written)?;
     }
     for failure in &failed {
         println!("failed: {failure}");

@@ -320,7 +320,7 @@ pub(crate) async fn blocks(remade: &mut Remade) -> AccountBlocks {
 mod tests {
     use super::*;
     use crate::late::GAP;
-    use crate::record::{Message, StoreOp};
+    use crate::record::{Message, Record, StoreOp};
     use culver_model::{Flag, FlagSet, SystemFlag};
     use culver_shard::sim::{Sim, SimConfig};
     use culver_storage::LoadedRecord;

@@ -1,9 +1,9 @@
-//! The table, for people: on standard output, and in `bench/RESULTS.md`.
+//! The table, for people: on standard output, in `bench/RESULTS.md`, and, shorter, in `README.md`.
 
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::limits::Limits;
 use super::results::{Measured, Middle, Results};
@@ -13,12 +13,25 @@ use super::works::{Figure, Goal, Limit, Scale, WORKS, Work};
 /// From here on bench/RESULTS.md is written by hand, and kept.
 const NOTES: &str = "## Notes";
 
+/// Between these README.md has the table.
+const TABLE: [&str; 2] = ["<!-- written by `cargo xtask compare --write` -->\n", "<!-- to here -->\n"];
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Met,
     Missed,
     /// Nothing is demanded, or what it would be compared with was not measured.
     Open,
+}
+
+impl Verdict {
+    fn mark(self) -> &'static str {
+        match self {
+            Verdict::Met => "met",
+            Verdict::Missed => "**MISSED**",
+            Verdict::Open => "",
+        }
+    }
 }
 
 /// One line of the table: a figure of a work on all servers.
@@ -166,11 +179,6 @@ pub fn table(lines: &[Line]) -> String {
     for line in lines {
         let title = if line.title == last { "" } else { &line.title };
         last = &line.title;
-        let mark = match line.verdict {
-            Verdict::Met => "met",
-            Verdict::Missed => "**MISSED**",
-            Verdict::Open => "",
-        };
         rows.push([
             title.to_owned(),
             line.figure.name().to_owned(),
@@ -179,8 +187,30 @@ pub fn table(lines: &[Line]) -> String {
             shown(line.best),
             line.ratio.map_or(String::new(), |ratio| format!("{} ×", rounded(ratio))),
             line.goal.clone(),
-            mark.to_owned(),
+            line.verdict.mark().to_owned(),
             line.distance.clone(),
+        ]);
+    }
+    aligned(&rows)
+}
+
+/// What a target is set for, and no more.
+fn short_table(lines: &[Line]) -> String {
+    let mut rows = vec![["work", "figure", "Culver", "Dovecot", "ratio", "target", ""].map(str::to_owned)];
+    let mut last = "";
+    for line in lines.iter().filter(|line| !line.goal.is_empty()) {
+        let title = if line.title == last { "" } else { &line.title };
+        last = &line.title;
+        let median = |middle: Option<Middle>| middle.map(|middle| middle.median);
+        let told = |value: Option<f64>| value.map_or("–".to_owned(), rounded);
+        rows.push([
+            title.to_owned(),
+            line.figure.name().to_owned(),
+            told(median(line.culver)),
+            told(better(line.figure, line.default, line.best)),
+            line.ratio.map_or(String::new(), |ratio| format!("{} ×", rounded(ratio))),
+            line.goal.clone(),
+            line.verdict.mark().to_owned(),
         ]);
     }
     aligned(&rows)
@@ -233,6 +263,28 @@ pub fn write(path: &Path, head: &Head, results: &Results) -> Result<()> {
     fs::write(path, text).with_context(|| path.display().to_string())?;
     println!("wrote {}", path.display());
     Ok(())
+}
+
+/// Renews the table of README.md.
+pub fn write_readme(path: &Path, results: &Results) -> Result<()> {
+    let name = path.display().to_string();
+    let held = fs::read_to_string(path).with_context(|| name.clone())?;
+    let renewed = readme(&held, results).context(name)?;
+    fs::write(path, renewed).with_context(|| path.display().to_string())?;
+    println!("wrote {}", path.display());
+    Ok(())
+}
+
+fn readme(held: &str, results: &Results) -> Result<String> {
+    let [begin, end] = TABLE;
+    let Some((above, (_, below))) =
+        held.split_once(begin).and_then(|(above, rest)| Some((above, rest.split_once(end)?)))
+    else {
+        bail!("the lines between which the table stands are missing: {begin:?} and {end:?}");
+    };
+    let limits = results.limits.as_deref().map(Limits::parse).transpose()?;
+    let lines = all_lines(results, limits.as_ref(), |_, measured| !measured.quick);
+    Ok(format!("{above}{begin}\n{}\n{end}{below}", short_table(&lines)))
 }
 
 fn page(head: &Head, results: &Results, notes: &str) -> Result<String> {
@@ -350,6 +402,17 @@ mod tests {
         assert_eq!(verdict(Goal::PartOfLimit(0.6), Some(599.0), None, against), Verdict::Missed);
         assert_eq!(verdict(Goal::PartOfLimit(0.6), Some(600.0), None, against), Verdict::Met);
         assert_eq!(verdict(Goal::Shown, Some(1.0), Some(9.0), None), Verdict::Open);
+    }
+
+    #[test]
+    fn the_readme_has_the_figures_that_are_kept() {
+        let root = crate::root();
+        let results = Results::load(&root.join("bench/results.json")).unwrap();
+        assert!(!results.works.is_empty());
+        let held = fs::read_to_string(root.join("README.md")).unwrap();
+        let renewed = readme(&held, &results).unwrap();
+        assert_eq!(renewed, held, "`cargo xtask compare --readme` renews it");
+        assert!(readme("no table", &results).is_err());
     }
 
     #[test]
