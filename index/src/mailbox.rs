@@ -183,6 +183,11 @@ impl MailboxIndex {
         self.rows_in(std::iter::once(1..=u32::MAX))
     }
 
+    /// Messages from a UID on, ascending.
+    pub fn rows_from(&self, first: u32) -> impl Iterator<Item = Row<'_>> + use<'_> {
+        self.rows_in(std::iter::once(first..=u32::MAX))
+    }
+
     /// All messages, descending.
     pub fn rows_newest(&self) -> impl Iterator<Item = Row<'_>> + use<'_> {
         let view = self.rows.view();

@@ -58,6 +58,9 @@ impl Default for Limits {
 /// So long somebody waits for a change to be committed: a disk or a store that takes longer is away, and its client is told so.
 pub(crate) const COMMIT_WITHIN: Duration = Duration::from_secs(60);
 
+/// How often it is looked whether the changes of an account that is shut have ended.
+const SETTLES: Duration = Duration::from_millis(5);
+
 /// Why a change was not made, or is not known to be.
 #[derive(Debug, Error)]
 pub enum ChangeError {
@@ -285,8 +288,9 @@ impl Accounts {
         Ok(Session::hold(self, account))
     }
 
-    /// Closes the account, and keeps everybody from opening it as long as what this gives is held.
-    pub(crate) async fn shut<'a>(&'a self, id: &'a AccountId) -> Loading<'a> {
+    /// Closes the account, and keeps everybody from opening it as long as what this gives is held. Changes that were under way
+    /// are committed then, or never will be.
+    pub(crate) async fn shut<'a>(&'a self, id: &'a AccountId) -> Result<Loading<'a>, ChangeError> {
         loop {
             let loading = self.loading.borrow().get(id).cloned();
             match loading {
@@ -294,8 +298,29 @@ impl Accounts {
                 None => break,
             }
         }
+        let open = self.opened(id);
         self.drop_account(id);
-        Loading::begin(self, id)
+        let loading = Loading::begin(self, id);
+        let Some(open) = open else { return Ok(loading) };
+        let until = time::now() + COMMIT_WITHIN;
+        while open.is_changing() && time::now() < until {
+            time::sleep(SETTLES).await;
+        }
+        // Commits are told in the order in which they were submitted: behind this one none is of before.
+        let (answer, answered) = oneshot::channel();
+        let on_commit = Box::new(move |committed: Result<Committed, CommitError>| {
+            let _ = answer.send(committed.map_err(|error| ChangeError::Unavailable(error.to_string())));
+        });
+        let (partition, meta) =
+            (self.storage().partition_of(id), Record::Relocate { from: Vec::new() }.encode());
+        let submitting =
+            self.storage().submit_numbered(partition, id, meta, Vec::new(), Haste::Urgent, None, on_commit);
+        let submitted = submitting.await;
+        submitted.map_err(|error| ChangeError::Unavailable(error.to_string()))?;
+        match answered.await {
+            Ok(committed) => committed.map(|_| loading),
+            Err(_) => Err(ChangeError::Unavailable("the shard is stopping".into())),
+        }
     }
 
     async fn open(self: &Rc<Self>, id: &AccountId) -> Result<Rc<Account>, OpenError> {

@@ -10,17 +10,18 @@
 //! [`AT_A_TIME`] records of an account are under way. [`NAMED_MAX`] messages of one record. A change of more, and every change of the mailboxes themselves, is told when the store
 //! has it, so that it cannot come late.
 
-use crate::accounts::{Accounts, COMMIT_WITHIN, ChangeError, late};
+use crate::accounts::{Account, Accounts, COMMIT_WITHIN, ChangeError, late};
 use crate::fault::{self, Fault};
+use crate::flush::STEP_ROWS;
 use crate::record::{Message, Record};
 use crate::state::{Applied, Refusal, State};
 use culver_index::{FlagId, MailboxIndex, PLACE_OCTETS};
 use culver_model::{AccountId, FlagSet, Guid, ModSeq, SystemFlag, Uid, UidSet};
 use culver_shard::sync::oneshot;
-use culver_shard::time;
+use culver_shard::{Pace, time};
 use culver_storage::{Body, CommitError, Committed, Haste, LateRecord, Merged, NUMBERS_MAX, SourceError};
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
 /// How far UIDNEXT of every mailbox, and the MODSEQ of the account, are raised by a gap. It stands behind UIDs in accounts: it
@@ -194,6 +195,11 @@ impl Accounts {
     ) -> Result<Merged, SourceError> {
         let wrong = |error: &dyn std::fmt::Display| SourceError(format!("{id}: {error}"));
         let session = self.session(id).await.map_err(|error| wrong(&error))?;
+        let new = records.iter().filter_map(|late| match Record::decode(&late.meta) {
+            Ok(Record::Append { message, .. }) => Some(message.guid),
+            _ => None,
+        });
+        let known = there_of(session.account(), new.collect()).await.map_err(|why| wrong(&why))?;
         let mut merged = Merged::default();
         let mut under_way = UnderWay::default();
         for LateRecord { lsn, meta, bodies } in records {
@@ -202,13 +208,26 @@ impl Accounts {
             if under_way.outcomes.len() >= AT_A_TIME || matches!(record, Record::Named { .. }) {
                 under_way.taken(id, &mut merged).await?;
             }
-            let (conflicts, known) = {
+            // A rebuild began and ended meanwhile: what it restored is not known here.
+            if self.opened(id).is_none_or(|open| !Rc::ptr_eq(&open, session.account())) {
+                return Err(wrong(&"the account was closed meanwhile"));
+            }
+            let (conflicts, done) = {
                 let state = session.account().state();
-                let known =
-                    state.late_mark(of).is_some_and(|mark| mark >= lsn) && !fault::on(Fault::LateTwice);
-                (conflicts(&state, &record), known)
+                let done = state.late_mark(of).is_some_and(|mark| mark >= lsn);
+                (conflicts(&state, &record), done)
             };
-            let Some(conflicts) = conflicts.filter(|_| !known) else { continue };
+            if let Record::Append { message, .. } = &record
+                && known.contains(&message.guid)
+                && !done
+            {
+                // A rebuild found it in what was on its way to the store, and restored it.
+                merged.records += 1;
+                continue;
+            }
+            let Some(conflicts) = conflicts.filter(|_| !done || fault::on(Fault::LateTwice)) else {
+                continue;
+            };
             if conflicts {
                 tracing::warn!(
                     account = id.as_str(),
@@ -295,6 +314,30 @@ impl UnderWay {
         }
         Ok(())
     }
+}
+
+/// Those of these messages that the account has. An error while it is being rebuilt: what is restored then is not known yet.
+async fn there_of(account: &Account, guids: HashSet<Guid>) -> Result<HashSet<Guid>, &'static str> {
+    if account.state().unfinished.is_some() {
+        return Err("it is being rebuilt, or has to be");
+    }
+    let mailboxes: Vec<Guid> = account.state().mailboxes.keys().copied().collect();
+    let (mut there, mut pace) = (HashSet::new(), Pace::new());
+    for mailbox in mailboxes.into_iter().filter(|_| !guids.is_empty()) {
+        let mut next = Some(1);
+        while let Some(first) = next.take() {
+            if let Some(index) = account.state().mailboxes.get(&mailbox) {
+                for row in index.rows_from(first).take(STEP_ROWS) {
+                    if guids.contains(&row.guid()) {
+                        there.insert(row.guid());
+                    }
+                    next = row.uid().get().checked_add(1);
+                }
+            }
+            pace.breathe().await;
+        }
+    }
+    Ok(there)
 }
 
 /// The messages that a Store, Expunge or Copy means now; `None` where they are too many to be named.

@@ -190,6 +190,7 @@ impl Accounts {
             })
         };
         let shut = self.shut(id).await;
+        let shut = shut.map_err(|error| RebuildError::Store(std::io::Error::other(error.to_string())))?;
         self.storage().rebuild(partition, id, &make).await.map_err(RebuildError::Store)?;
         drop(shut);
         if let Some(Remade { state, told, .. }) = remade.take() {

@@ -112,3 +112,17 @@ fn many_late_records_are_taken_up_in_their_order_and_once() {
         assert_eq!(messages(&accounts).await, expected());
     });
 }
+
+/// A rebuild restores what stood in the store and was not told; later its tail comes, with the same message.
+#[test]
+fn a_message_that_is_there_does_not_come_again() {
+    let sim = Sim::new(1, SimConfig { panics_end_run: true, ..SimConfig::default() });
+    let node = sim.node("mail");
+    life(&sim, node, |accounts| async move {
+        let other = Guid([8; 16]);
+        accounts.merge(P, &joe(), other, vec![append(1)]).await.expect("taken up");
+        let merged = accounts.merge(P, &joe(), OF, vec![append(1), append(2)]).await.expect("taken up");
+        assert_eq!((merged.records, merged.conflicts), (2, 0));
+        assert_eq!(messages(&accounts).await.0, [guid(1), guid(2)]);
+    });
+}

@@ -52,6 +52,8 @@ pub struct Salvaged {
     pub unreadable: Vec<Position>,
     /// As [`crate::Loaded::gaps`].
     pub gaps: Vec<(Position, Guid)>,
+    /// Journals of which something was missing at gaps before, and whether it has come.
+    pub gaps_before: Vec<(Guid, bool)>,
     pub findings: Vec<Finding>,
     /// Objects in which bodies of the partition stand.
     objects: BTreeSet<ObjectId>,
@@ -156,7 +158,14 @@ impl Inner {
         }
         let found = salvage_account(&tables, account.as_str(), &mut salvaged.findings).await?;
         (salvaged.position, salvaged.certain, salvaged.keys) = (found.position, found.certain, found.keys);
-        salvaged.gaps = self.partition(id).borrow().gaps_after(salvaged.position);
+        {
+            let partition = self.partition(id).borrow();
+            salvaged.gaps = partition.gaps_after(salvaged.position);
+            let before = partition.gaps.len() - salvaged.gaps.len();
+            let told = partition.gaps[..before].iter();
+            let told = told.map(|gap| (Guid(gap.of.0), partition.merged.contains(&gap.epoch)));
+            salvaged.gaps_before = told.collect();
+        }
         // Records that commit while these are read come behind them; the last look finds none and does not await.
         let mut after = salvaged.position;
         loop {

@@ -73,6 +73,7 @@ pub(crate) async fn remake(salvaged: Salvaged, now: u32) -> Remade {
         // RFC 3501 §2.3.1.1: a UIDVALIDITY is greater than all before it; the time is, when the counter is lost.
         state.account.uid_validity = state.account.uid_validity.max(now);
         list_unlisted(&mut state.account, &indexes);
+        expect_late(&mut state.account, &salvaged);
     }
     let moved = had_by_whole(&indexes).await;
     // Records make mailboxes, and count their UIDVALIDITYs as they did.
@@ -125,6 +126,17 @@ pub(crate) async fn remake(salvaged: Salvaged, now: u32) -> Remade {
         (fresh, before) => fresh.or(before),
     };
     Remade { state, position, told }
+}
+
+/// A list that is lost does not tell from whom something may still come: the partition does.
+fn expect_late(account: &mut AccountState, salvaged: &Salvaged) {
+    for (of, come) in &salvaged.gaps_before {
+        let last = if *come { u64::MAX } else { 0 };
+        match account.late.binary_search_by(|(journal, _)| journal.cmp(of)) {
+            Ok(at) => account.late[at].1 = account.late[at].1.max(last),
+            Err(at) => account.late.insert(at, (*of, last)),
+        }
+    }
 }
 
 /// Messages that mailboxes have of which nothing is missing, and nobody else has.
@@ -350,6 +362,16 @@ mod tests {
         assert_eq!(remade.told.gone, 2);
         assert_eq!(remade.state.mailboxes[&Guid::INBOX].uid_next().get(), GAP + 3);
         assert_eq!(remade.state.late_mark(Guid([9; 16])), Some(0), "of whom something may come is forgotten");
+    }
+
+    #[test]
+    fn who_lost_the_list_still_knows_of_whom_something_may_come() {
+        let mut salvaged = Salvaged::default();
+        salvaged.gaps_before = vec![(Guid([8; 16]), true), (Guid([9; 16]), false)];
+        let remade = remade(salvaged);
+        assert!(remade.told.list_lost);
+        assert_eq!(remade.state.late_mark(Guid([8; 16])), Some(u64::MAX), "what has come may not come again");
+        assert_eq!(remade.state.late_mark(Guid([9; 16])), Some(0));
     }
 
     #[test]

@@ -10,7 +10,7 @@
 use super::remake::Told;
 use crate::record::{Message, Record};
 use crate::state::State;
-use culver_model::{DeliveryId, Guid, MailboxName};
+use culver_model::{DeliveryId, Guid, MailboxName, ModSeq};
 use culver_storage::{Finding, LoadedRecord, Place, Position, Salvaged};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -120,9 +120,16 @@ impl<'a> Replay<'a> {
             self.doubt(decoded);
             self.carry_out(record, decoded);
         }
-        if self.none_sure || !self.unsure.is_empty() {
+        if self.none_sure || self.told.list_lost || !self.unsure.is_empty() {
             // It may have moved the counter when it was committed.
-            self.state.account.modseq = self.state.account.modseq.max(modseq.next());
+            let most = match decoded {
+                Record::Create { .. } | Record::Rename { .. } | Record::RenameInbox { .. } => {
+                    u64::from(VALIDITIES_MAX) + 1
+                }
+                _ => 1,
+            };
+            let moved = ModSeq((modseq.get() + most).min(ModSeq::MAX.get()));
+            self.state.account.modseq = self.state.account.modseq.max(moved);
         }
     }
 
@@ -193,7 +200,12 @@ impl<'a> Replay<'a> {
         match decoded {
             Record::Append { mailbox, message } if doubtful(message) => drop(self.unsure.insert(*mailbox)),
             Record::Late { record, .. } => match &**record {
-                Record::Append { mailbox, message } if list_lost || doubtful(message) => {
+                // One whose keywords had no room went to INBOX; in a mailbox that began anew they may have.
+                Record::Append { mailbox, message }
+                    if list_lost
+                        || doubtful(message)
+                        || (!self.is_sure(mailbox) && !message.flags.keywords.is_empty()) =>
+                {
                     self.unsure.extend([*mailbox, Guid::INBOX]);
                 }
                 Record::Named { record, .. } => match &**record {

@@ -18,6 +18,7 @@ use culver_shard::yield_if_needed;
 use crate::body::format::{BodyShape, HEADER_OCTETS, decode_chunk, decode_frame};
 use crate::check::Finding;
 use crate::error::ReadError;
+use crate::journal::commit::shared::lsn_of;
 use crate::journal::format::{
     BATCH_OCTETS, BatchHeader, HEADER_BLOCK, RecordHeader, RecordKind, SegmentHeader, parse_head,
 };
@@ -53,6 +54,8 @@ pub struct Scan {
     dead: BTreeSet<Place>,
     /// What comes into this shard's journal from here on is passed over.
     until_lsn: u64,
+    /// On a shared store: of the partition, in whose journal objects that holds.
+    own_epoch: u32,
 }
 
 /// The way through one object.
@@ -141,8 +144,9 @@ impl Scan {
         let total = objects.len();
         let objects = objects.into_iter();
         let until_lsn = inner.journal.next_lsn();
+        let own_epoch = inner.partition(partition).borrow().epoch;
         let (walk, met, octets) = (None, VecDeque::new(), 0);
-        Scan { inner, partition, account, objects, total, walk, met, octets, dead, until_lsn }
+        Scan { inner, partition, account, objects, total, walk, met, octets, dead, until_lsn, own_epoch }
     }
 
     /// Objects that were looked through, and how many there are.
@@ -414,13 +418,19 @@ impl Scan {
             Err(what) => return self.damaged(path, 0, what),
         };
         let mut at = head_octets(parts.len());
+        // An object of our own may be told of piece by piece, and be written to while others are told of.
+        let until_lsn = if object.epoch == self.own_epoch { self.until_lsn } else { u64::MAX };
+        let mut index = 0;
         for part in parts {
             let end = at + part.octets as usize;
             let octets = bytes.get(at..end.min(bytes.len())).unwrap_or_default();
             if crc32c::crc32c(octets) != part.crc {
                 self.damaged(path, at as u64, "a part's checksum is wrong; what is sound in it is taken");
             }
-            self.records(object, path, octets, at as u64, part.records, true);
+            let told = until_lsn.saturating_sub(lsn_of(object.number, index));
+            let count = part.records.min(u32::try_from(told).unwrap_or(u32::MAX));
+            self.records(object, path, octets, at as u64, count, true);
+            index += part.records;
             at = end;
         }
     }

@@ -358,11 +358,19 @@ impl Taker {
             {
                 vacant.insert(owner.incarnation);
                 // The manifest knew whether something of him is missing. A gap too many costs UIDs that nobody was told.
-                let end = match owner.local {
-                    true => late_end(&self.store, owner.incarnation, self.patience).await?,
-                    false => continue,
+                if !owner.local {
+                    continue;
+                }
+                let end = late_end(&self.store, owner.incarnation, self.patience).await?;
+                if end.is_some_and(|end| end.is_complete()) {
+                    continue;
+                }
+                // Who handed over in order told what he had, and may be alive.
+                let next = owner_at(&self.store, id, before + 1, self.patience).await?;
+                let sealed = |next: &PartitionOwner| {
+                    matches!(next.base, Base::Pending) && next.incarnation != owner.incarnation
                 };
-                if end.is_none_or(|end| !end.is_complete()) {
+                if next.is_some_and(|next| sealed(&next)) {
                     gaps.push(Gap { epoch: before + 1, of: owner.incarnation });
                 }
             }

@@ -17,13 +17,15 @@ use super::super::takeover::newest_owner;
 use super::super::tests::{Verdict, ensure, holds, taker};
 use super::{Node, NodeConfig};
 use crate::body::Body;
-use crate::error::SourceError;
+use crate::error::{CommitError, SourceError};
 use crate::fault::Fault;
+use crate::journal::commit::Haste;
 use crate::limits::Limits;
 use crate::place::{Place, Position};
+use crate::rebuild::{Met, Scan};
 use crate::simstore::{Hold, SimStore, StoreFaults};
 use crate::source::{AccountBlocks, BlockKind, LocalFuture, Source};
-use crate::storage::Storage;
+use crate::storage::{Committed, Storage};
 use crate::store::Kind;
 
 #[path = "tests_local.rs"]
@@ -276,6 +278,50 @@ fn in_sim<Fut: Future<Output = Verdict> + 'static>(scenario: impl Fn(Sim, SimSto
 /// Every part closes an object, and an idle node writes rarely.
 fn eager() -> Windows {
     Windows { octets: 1, proof: Duration::from_secs(600), ..Windows::default() }
+}
+
+/// A scan finds what was told before it began, also in an object that is told of piece by piece.
+#[test]
+fn what_is_told_while_a_scan_runs_is_not_found_by_it() {
+    let scenario = |sim: Sim, store: SimStore| async move {
+        let a = Machine::start(&sim, &store, "a", Windows { octets: 1 << 20, ..eager() }).await;
+        a.take_over(&[P]).await?;
+        let found = a.on(|seat| async move {
+            let scan: Rc<RefCell<Option<Scan>>> = Rc::default();
+            let mut told = Vec::new();
+            for number in 1..=3u8 {
+                let body = Body::inline(vec![number; 30], &Limits::default()).ok().expect("it is small");
+                let (begun, storage) = (scan.clone(), seat.storage.clone());
+                let (sender, receiver) = oneshot::channel();
+                let on_commit = Box::new(move |committed: Result<Committed, CommitError>| {
+                    let segment = committed.expect("commits").bodies[0].object.number;
+                    if number == 2 {
+                        *begun.borrow_mut() = Some(storage.scan(P, &account(P)));
+                    }
+                    let _ = sender.send(segment);
+                });
+                let meta = vec![number];
+                seat.storage
+                    .submit(P, &account(P), meta, vec![body], Haste::Interactive, on_commit)
+                    .map_err(|error| error.to_string())?;
+                told.push(receiver);
+            }
+            let mut segments = Vec::new();
+            for receiver in told {
+                segments.push(receiver.await.map_err(|_| "it was not told".to_owned())?);
+            }
+            ensure(segments.iter().all(|number| *number == segments[0]), "they are not in one object")?;
+            let mut scan = scan.borrow_mut().take().expect("it was begun");
+            let mut found = Vec::new();
+            while let Some(Met::Body { meta, .. }) = scan.next().await.map_err(|error| error.to_string())? {
+                found.extend(meta);
+            }
+            Ok::<_, String>(found)
+        });
+        let found = found.await??;
+        ensure(found == [1, 2], &format!("found {found:?}"))
+    };
+    holds(|| in_sim(scenario), None);
 }
 
 /// R4: the low mark passes nothing that a successor needs.

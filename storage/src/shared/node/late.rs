@@ -19,11 +19,12 @@ use culver_shard::{Queue, catch, local, mesh, spawn, sync, time, yield_if_needed
 use super::{Inner, Node, PATIENCE};
 use crate::body::format::decode_frame;
 use crate::body::{Body, Form, Unnamed};
+use crate::error::SourceError;
 use crate::fault::{self, Fault};
 use crate::journal::commit::shared::lsn_of;
 use crate::journal::format::{RecordHeader, RecordKind, account_of, parse_head};
 use crate::partition::Serving;
-use crate::place::{HERE, ObjectKind, Place};
+use crate::place::{HERE, ObjectId, ObjectKind, Place};
 use crate::shared::format::{Content, Incarnation, LateEnd, MERGED, ObjectHead, head_octets};
 use crate::shared::keys;
 use crate::shared::seal::SealError;
@@ -312,28 +313,72 @@ impl Storage {
         };
         let Some(source) = self.0.source() else { return Err("the shard is stopping".to_owned()) };
         let mut all = Merged::default();
+        let mut failed = None;
         let mut records = records.into_iter();
         loop {
             // Those of one account one after the other, those of several share their commits.
             let some: Vec<(AccountId, Vec<Surfaced>)> = records.by_ref().take(ACCOUNTS_AT_A_TIME).collect();
             if some.is_empty() {
-                return Ok(all);
+                return failed.map_or(Ok(all), Err);
             }
             let merges = some.into_iter().map(|(account, records)| -> LocalFuture<'_, _> {
                 let source = source.clone();
-                let records = records.into_iter().map(|Surfaced { lsn, meta, bodies }| {
-                    let bodies = bodies.into_iter().map(|body| self.late_body(id, body)).collect();
-                    LateRecord { lsn, meta, bodies }
-                });
-                let records = records.collect();
-                Box::pin(async move { source.merge(id, &account, Guid(of.0), records).await })
+                Box::pin(async move {
+                    let (records, gone) = self.late_records(id, records).await?;
+                    let mut merged = source.merge(id, &account, Guid(of.0), records).await?;
+                    merged.conflicts += gone;
+                    Ok::<_, SourceError>(merged)
+                })
             });
             for merged in sync::all(merges.collect()).await {
-                let merged = merged.map_err(|error| error.to_string())?;
-                all.records += merged.records;
-                all.conflicts += merged.conflicts;
+                match merged {
+                    Ok(merged) => {
+                        all.records += merged.records;
+                        all.conflicts += merged.conflicts;
+                    }
+                    // An account that is damaged keeps nothing from others.
+                    Err(error) => {
+                        tracing::warn!(partition = %id, %error, "what came late of an account waits");
+                        failed.get_or_insert(error.to_string());
+                    }
+                }
             }
             self.0.still(id, term).map_err(|error| error.to_string())?;
+        }
+    }
+
+    /// Records as the account takes them, without those whose body is gone, and how many these are: their messages were
+    /// restored by a rebuild meanwhile, and expunged.
+    async fn late_records(
+        &self,
+        id: PartitionId,
+        surfaced: Vec<Surfaced>,
+    ) -> Result<(Vec<LateRecord>, u64), SourceError> {
+        let (mut records, mut gone) = (Vec::with_capacity(surfaced.len()), 0);
+        for Surfaced { lsn, meta, bodies } in surfaced {
+            let mut there = true;
+            for body in &bodies {
+                if let SurfacedBody::Placed(place) = body {
+                    there &= self.is_stored(id, place.object).await?;
+                }
+            }
+            match there {
+                true => {
+                    let bodies = bodies.into_iter().map(|body| self.late_body(id, body)).collect();
+                    records.push(LateRecord { lsn, meta, bodies });
+                }
+                false => gone += 1,
+            }
+        }
+        Ok((records, gone))
+    }
+
+    async fn is_stored(&self, id: PartitionId, object: ObjectId) -> Result<bool, SourceError> {
+        let opened = async { self.0.objects.open(id, object).await?.len().await };
+        match opened.await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(SourceError(format!("{}: {error}", self.0.objects.name(id, object).display()))),
         }
     }
 
