@@ -290,7 +290,9 @@ fn what_is_told_while_a_scan_runs_is_not_found_by_it() {
             let scan: Rc<RefCell<Option<Scan>>> = Rc::default();
             let mut told = Vec::new();
             for number in 1..=3u8 {
-                let body = Body::inline(vec![number; 30], &Limits::default()).ok().expect("it is small");
+                let Ok(body) = Body::inline(vec![number; 30], &Limits::default()) else {
+                    panic!("it is small")
+                };
                 let (begun, storage) = (scan.clone(), seat.storage.clone());
                 let (sender, receiver) = oneshot::channel();
                 let on_commit = Box::new(move |committed: Result<Committed, CommitError>| {
