@@ -313,14 +313,16 @@ impl Accounts {
         });
         let (partition, meta) =
             (self.storage().partition_of(id), Record::Relocate { from: Vec::new() }.encode());
-        let submitting =
-            self.storage().submit_numbered(partition, id, meta, Vec::new(), Haste::Urgent, None, on_commit);
-        let submitted = submitting.await;
-        submitted.map_err(|error| ChangeError::Unavailable(error.to_string()))?;
-        match answered.await {
-            Ok(committed) => committed.map(|_| loading),
-            Err(_) => Err(ChangeError::Unavailable("the shard is stopping".into())),
-        }
+        let committing = async {
+            let haste = Haste::Urgent;
+            let submitting =
+                self.storage().submit_numbered(partition, id, meta, Vec::new(), haste, None, on_commit);
+            submitting.await.map_err(|error| ChangeError::Unavailable(error.to_string()))?;
+            answered.await.map_err(|_| ChangeError::Unavailable("the shard is stopping".into()))?
+        };
+        // Who wants the account waits for this: a store that is away must not keep them.
+        time::deadline(COMMIT_WITHIN, committing).await.map_err(|_| late())??;
+        Ok(loading)
     }
 
     async fn open(self: &Rc<Self>, id: &AccountId) -> Result<Rc<Account>, OpenError> {

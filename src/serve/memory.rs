@@ -36,3 +36,16 @@ pub fn give_back() {
     // SAFETY: it looks at this thread's own heap and at pages that are nobody's.
     unsafe { mi_collect(true) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_option_is_the_one_that_is_meant() {
+        // SAFETY: reads a number.
+        let delay = unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) };
+        // Its default, or what [`start`] made of it; another number means that the options were numbered anew.
+        assert!([1000, c_long::from(i32::MAX)].contains(&delay), "{delay}");
+    }
+}
