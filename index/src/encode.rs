@@ -73,7 +73,7 @@ impl Frozen {
 impl Encoding {
     pub(crate) fn base(index: &MailboxIndex) -> Encoding {
         let view = index.view();
-        let octets = view.len() * ROW_OCTETS + view.heap_octets() + room_beside_rows(index);
+        let octets = index.len() as usize * ROW_OCTETS + view.heap_octets() + room_beside_rows(index);
         Encoding::begin(BlockKind::Base, 0, 0..view.len(), Changes::default(), BlockWriter::new(9, octets))
     }
 

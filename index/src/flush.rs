@@ -23,6 +23,12 @@ use std::rc::Rc;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
+/// Fewer rows of expunged messages are left until the overlay is folded for its size.
+const DEAD_ROWS_MIN: usize = 256;
+
+/// Up to here a block is copied to where it takes no more room than it needs: some 100 µs.
+const SHRINK_OCTETS_MAX: usize = 1 << 20;
+
 /// Names one encoded block: given back once it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "without the mark the next block carries the same changes again"]
@@ -410,7 +416,12 @@ impl MailboxIndex {
     pub fn end_fold(&mut self, token: FoldToken, frozen: Frozen, encoding: Encoding) -> Option<Replaced> {
         let (_, changes) = *self.flush.fold.take_if(|fold| fold.0 == token.number)?;
         let serial = frozen.serial;
-        let bytes = Block::from(frozen.finish(encoding));
+        let mut bytes = frozen.finish(encoding);
+        // Room was taken for the heap of all rows. Of a large block the rest was never touched.
+        if bytes.len() <= SHRINK_OCTETS_MAX && bytes.capacity() > bytes.len() + bytes.len() / 4 {
+            bytes.shrink_to_fit();
+        }
+        let bytes = Block::from(bytes);
         // These bytes were written by this very program: they open, or it is wrong.
         let mut opened = MailboxIndex::from_base(bytes).expect("a base just written opens");
         opened.limits = self.limits;
@@ -479,9 +490,12 @@ impl MailboxIndex {
         Ok(true)
     }
 
-    /// Whether the overlay has outgrown `Limits::overlay_rows_max`.
+    /// Whether the overlay has outgrown `Limits::overlay_rows_max`, or most rows are those of expunged messages: a fold then costs
+    /// less than what was expunged since the last one.
     pub fn over_bounds(&self) -> bool {
+        let dead = self.rows.dead_rows();
         self.rows.overlay_rows() > self.limits.overlay_rows_max as usize
+            || dead >= DEAD_ROWS_MIN && dead > self.len() as usize
     }
 
     fn head(&self) -> Head {

@@ -340,6 +340,11 @@ impl Rows {
         self.tail.uids.len() + self.moved.len() + self.hidden
     }
 
+    /// Rows of expunged messages, which hold memory until a fold.
+    pub fn dead_rows(&self) -> usize {
+        self.tail.expunged + self.hidden
+    }
+
     /// Offers each live row of the set, and writes the word and MODSEQ that `change` answers.
     pub fn update(&mut self, set: &UidSet, mut change: impl FnMut(u32, u64, u64) -> Option<(u64, u64)>) {
         let base = self.base.columns();

@@ -348,6 +348,27 @@ fn of_two_folds_only_the_later_is_put_in_place() {
 }
 
 #[test]
+fn rows_of_expunged_messages_are_given_back_by_a_fold() {
+    let mut index = filled(1000);
+    let full = index.memory_octets();
+    index.expunge(&set(&[(1, 500)]), false, ModSeq(2000));
+    assert!(!index.over_bounds(), "half of the rows are in use");
+    index.expunge(&set(&[(501, 900)]), false, ModSeq(2001));
+    assert!(index.over_bounds());
+    let (copy, token) = index.begin_fold();
+    let mut encoding = copy.begin(true);
+    while !copy.step(&mut encoding, 100) {}
+    let mut replaced = index.end_fold(token, copy, encoding).expect("no other fold was begun");
+    while !replaced.release(8) {}
+    assert!(!index.over_bounds());
+    assert!(index.memory_octets() < full / 4, "{} of {full}", index.memory_octets());
+    // A few are not worth it.
+    let mut few = filled(20);
+    few.expunge(&set(&[(1, 19)]), false, ModSeq(2000));
+    assert!(!few.over_bounds());
+}
+
+#[test]
 fn an_overlay_is_folded_in_steps_and_nothing_reads_otherwise() {
     let mut index = filled(200);
     index.expunge(&set(&[(10, 20)]), false, ModSeq(300));
