@@ -14,8 +14,10 @@
 //! [`NodeConfig`] has them.
 
 mod acking;
+mod claiming;
 mod late;
 mod returning;
+mod trimming;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,15 +36,14 @@ pub use self::acking::Ack;
 use self::acking::start_journal;
 use self::late::Awaited;
 pub use self::late::Late;
-use super::format::{Base, Content, FREED, Incarnation, ObjectHead, PartitionOwner, SharedLow};
+use super::format::{Incarnation, ObjectHead, PartitionOwner};
 use super::holding::{Acquired, HoldError};
 use super::journal::{Appended, Ended, NewPart, NodeJournal, Windows};
 use super::keys;
-use super::seal::{SealError, newest_low, seal};
+use super::seal::{SealError, seal};
 use super::tail::Left;
-use super::takeover::{Taker, newest_owner};
+use super::takeover::Taker;
 use crate::error::OpenError;
-use crate::fault::{self, Fault};
 use crate::limits::Limits;
 use crate::root::format::StoreIdentity;
 use crate::root::nonce;
@@ -62,9 +63,6 @@ const DAMAGED_AGAIN: Duration = Duration::from_secs(60);
 
 /// How long a takeover waits for a new incarnation to begin.
 const RENEWAL: Duration = Duration::from_secs(10);
-
-/// Octets of a journal object's beginning that tell what it is.
-const HEAD_OCTETS: u64 = 4096;
 
 /// Who a node is, and how it behaves towards others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -587,193 +585,6 @@ impl Inner {
         before.and(claimed).and(taken).and(trimmed).and(swept)
     }
 
-    /// Takes up again what was damaged, after a while: somebody may have restored it.
-    fn retry_damaged(&self, after: Duration) {
-        let mut state = self.state.borrow_mut();
-        let due = |(_, since): &(PartitionOwner, time::Instant)| since.elapsed() >= after;
-        let again: Vec<PartitionId> =
-            state.damaged.iter().filter(|(_, one)| due(one)).map(|(id, _)| *id).collect();
-        for id in again {
-            if let Some((claim, _)) = state.damaged.remove(&id) {
-                state.pending.push(claim);
-            }
-        }
-    }
-
-    /// Something of a claimed partition is damaged or missing, unless a later owner has tidied it up.
-    async fn note_damaged(&self, claim: PartitionOwner, error: SealError) {
-        let id = claim.partition;
-        let later = match self.look_at_owner(id).await {
-            Ok(()) => self.state.borrow().owners.get(&id).is_some_and(|owner| owner.epoch > claim.epoch),
-            Err(_) => false,
-        };
-        if !later {
-            tracing::error!(partition = %id, %error, "this partition cannot be served: a person must look");
-            self.state.borrow_mut().damaged.insert(id, (claim, time::now()));
-        }
-    }
-
-    /// Claims what nobody has, and what belongs to a node that has ended or is taken for dead.
-    async fn claim_free(&self) -> Result<(), SealError> {
-        let others: Vec<PartitionId> = {
-            let state = self.state.borrow();
-            let pending = |id: &PartitionId| state.pending.iter().any(|claim| claim.partition == *id);
-            let known = |id: &PartitionId| state.held.contains_key(id) || state.damaged.contains_key(id);
-            self.partitions().filter(|id| !known(id) && !pending(id)).collect()
-        };
-        self.look_at_owners(others.iter().copied().filter(|id| !self.state.borrow().owners.contains_key(id)))
-            .await?;
-        let incarnations: BTreeSet<Incarnation> = {
-            let state = self.state.borrow();
-            let known = others.iter().filter_map(|id| state.owners.get(id));
-            known.map(|owner| owner.incarnation).filter(|of| !self.is_own(&state, *of)).collect()
-        };
-        for incarnation in incarnations {
-            self.look_at_tail(incarnation).await?;
-        }
-        let free = |id: &PartitionId| self.is_free(&self.state.borrow(), *id);
-        let wanted: Vec<PartitionId> = others.into_iter().filter(free).collect();
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        // Two nodes that see the same thing at the same time need not both ask for all of it.
-        time::sleep(Duration::from_millis(random::below(200))).await;
-        self.look_at_owners(wanted.iter().copied()).await?;
-        let wanted = wanted.into_iter().filter(free).collect();
-        self.claim_all(wanted).await
-    }
-
-    async fn look_at_owners(&self, ids: impl Iterator<Item = PartitionId>) -> Result<(), SealError> {
-        let looks = ids.map(|id| {
-            let look: LocalFuture<'_, _> = Box::pin(self.look_at_owner(id));
-            look
-        });
-        sync::all(looks.collect()).await.into_iter().collect()
-    }
-
-    async fn claim_all(&self, ids: Vec<PartitionId>) -> Result<(), SealError> {
-        if self.stopping.get() || self.journal.borrow().has_ended() {
-            return Ok(());
-        }
-        let claims = ids.into_iter().map(|id| {
-            let claim: LocalFuture<'_, _> = Box::pin(self.claim(id));
-            claim
-        });
-        sync::all(claims.collect()).await.into_iter().collect()
-    }
-
-    /// This directory's incarnations have ended, but for the one that runs.
-    fn is_own(&self, state: &State, incarnation: Incarnation) -> bool {
-        state.own.contains(&incarnation) || incarnation == self.journal.borrow().incarnation()
-    }
-
-    /// Whether nobody has a partition, or its owner has ended or is taken for dead.
-    fn is_free(&self, state: &State, id: PartitionId) -> bool {
-        let Some(owner) = state.owners.get(&id) else { return true };
-        if self.is_own(state, owner.incarnation) {
-            return true;
-        }
-        let dead = |tail: &Tail| tail.ended || tail.moved.elapsed() > self.config.lease;
-        state.tails.get(&owner.incarnation).is_some_and(dead)
-    }
-
-    /// Finds the newest owner of a partition.
-    async fn look_at_owner(&self, id: PartitionId) -> Result<(), SealError> {
-        let known = self.state.borrow().owners.get(&id).map_or(0, |owner| owner.epoch);
-        if let Some(owner) = newest_owner(&self.store, id, known, PATIENCE).await? {
-            self.state.borrow_mut().owners.insert(id, owner);
-        }
-        Ok(())
-    }
-
-    /// Whether another node's journal has grown, once in a look.
-    async fn look_at_tail(&self, incarnation: Incarnation) -> Result<(), SealError> {
-        let (from, pace) = match self.state.borrow().tails.get(&incarnation) {
-            Some(tail) if tail.ended || tail.looked.elapsed() < self.config.look / 2 => return Ok(()),
-            Some(tail) => (tail.next, tail.pace),
-            None => (0, 1),
-        };
-        let first = !self.state.borrow().tails.contains_key(&incarnation);
-        let from = match first {
-            true => newest_low(&self.store, incarnation, 0, PATIENCE).await?.0,
-            false => from,
-        };
-        let (next, ended) = self.end_of(incarnation, from, pace).await?;
-        let now = time::now();
-        let mut state = self.state.borrow_mut();
-        let tail =
-            state.tails.entry(incarnation).or_insert(Tail { next, pace: 1, moved: now, looked: now, ended });
-        if next > tail.next {
-            tail.pace = next - tail.next;
-            tail.moved = now;
-        }
-        (tail.next, tail.looked, tail.ended) = (next, now, ended);
-        Ok(())
-    }
-
-    /// The first number from `from` on that a journal does not have, and whether it is sealed there.
-    async fn end_of(&self, incarnation: Incarnation, from: u64, pace: u64) -> Result<(u64, bool), SealError> {
-        // A gallop by what it grew the last time, then halving.
-        let (mut low, mut step) = (from, pace.max(1));
-        let mut high = loop {
-            let at = low + step - 1;
-            match self.there(incarnation, at).await? {
-                There::Records => (low, step) = (at + 1, step * 2),
-                There::Seal => return Ok((at, true)),
-                There::Nothing => break at,
-            }
-        };
-        while high > low {
-            let middle = low + (high - low) / 2;
-            match self.there(incarnation, middle).await? {
-                There::Records => low = middle + 1,
-                There::Seal => return Ok((middle, true)),
-                There::Nothing => high = middle,
-            }
-        }
-        Ok((low, false))
-    }
-
-    async fn there(&self, incarnation: Incarnation, seq: u64) -> Result<There, SealError> {
-        let key = keys::journal(incarnation, seq);
-        match self.store.get(&key, Some(0..HEAD_OCTETS), PATIENCE, None).await {
-            Ok(bytes) => Ok(match ObjectHead::parse(&bytes).map(|head| head.content) {
-                Ok(Content::Seal(_)) => There::Seal,
-                // What is longer than its head does not add up here.
-                _ => There::Records,
-            }),
-            Err(StoreError::NotFound(_)) => Ok(There::Nothing),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Claims the next epoch of a partition.
-    async fn claim(&self, id: PartitionId) -> Result<(), SealError> {
-        let (epoch, base) = {
-            let mut state = self.state.borrow_mut();
-            let (epoch, base) = match state.owners.get(&id) {
-                None => (0, Base::Empty),
-                Some(owner) => (owner.epoch + 1, Base::Pending),
-            };
-            // H13: one claim for an epoch in an incarnation.
-            let claimed = state.claimed.get(&id).is_some_and(|claimed| *claimed >= epoch);
-            if claimed && !fault::on(Fault::ClaimRepeats) {
-                return Ok(());
-            }
-            state.claimed.insert(id, epoch);
-            (epoch, base)
-        };
-        match self.taker().claim(id, epoch, base).await? {
-            Some(claim) => {
-                let mut state = self.state.borrow_mut();
-                state.owners.insert(id, claim.clone());
-                state.pending.push(claim);
-                Ok(())
-            }
-            None => self.look_at_owner(id).await,
-        }
-    }
-
     /// Takes over what was claimed and hands it to its shards.
     async fn take_pending(&self) -> Result<(), SealError> {
         let claims = self.state.borrow().pending.clone();
@@ -846,135 +657,6 @@ impl Inner {
         }
         failed.map_or(Ok(()), Err)
     }
-
-    /// Removes the records of sealed journals that nobody needs any more (R11).
-    async fn sweep(&self) -> Result<(), SealError> {
-        let dead: Vec<Incarnation> = {
-            let state = self.state.borrow();
-            let due = |dead: &Dead| dead.looked.is_none_or(|at| at.elapsed() >= self.config.trim_after);
-            state.dead.iter().filter(|(_, dead)| due(dead)).map(|(incarnation, _)| *incarnation).collect()
-        };
-        for incarnation in dead {
-            let (sealed, owners) = {
-                let mut state = self.state.borrow_mut();
-                let Some(dead) = state.dead.get_mut(&incarnation) else { continue };
-                dead.looked = Some(time::now());
-                (dead.sealed, dead.owners.clone())
-            };
-            let mut needed = false;
-            for (partition, epoch) in owners {
-                needed = !self.is_freed(incarnation, partition, epoch).await?;
-                if needed {
-                    break;
-                }
-            }
-            if needed {
-                continue;
-            }
-            let (low, next) = newest_low(&self.store, incarnation, 0, PATIENCE).await?;
-            if low < sealed {
-                let mark = Octets::from(SharedLow { incarnation, first: sealed }.encode());
-                // Somebody else who sweeps it says the same.
-                self.store.create(&keys::low(incarnation, next), &mark, PATIENCE).await?;
-                let gone: Vec<String> = (low..sealed).map(|seq| keys::journal(incarnation, seq)).collect();
-                self.store.delete(&gone, Patience::background(PATIENCE.within)).await?;
-            }
-            self.state.borrow_mut().dead.remove(&incarnation);
-        }
-        Ok(())
-    }
-
-    /// Whether nobody needs a sealed journal for an epoch of a partition any more.
-    async fn is_freed(&self, of: Incarnation, partition: PartitionId, epoch: u32) -> Result<bool, SealError> {
-        {
-            let state = self.state.borrow();
-            let later = state.owners.get(&partition).filter(|owner| owner.epoch > epoch);
-            // H6: a pending claim frees nothing.
-            let frees = |base: Base| base.is_explicit() || fault::on(Fault::PendingFrees);
-            if later.is_some_and(|owner| frees(owner.base)) || state.freed.contains(&(of, partition, epoch)) {
-                return Ok(true);
-            }
-        }
-        match self.store.head(&keys::freed(of, partition, epoch), PATIENCE).await {
-            Ok(_) => {
-                self.state.borrow_mut().freed.insert((of, partition, epoch));
-                Ok(true)
-            }
-            Err(StoreError::NotFound(_)) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Moves the low mark of the own journal, deletes what it passes, and says which earlier journals are free (R4).
-    async fn trim(&self) -> Result<(), SealError> {
-        let journal = self.journal.borrow().clone();
-        // Looked at before the shards are asked: what is committed later is above it.
-        let mut low = journal.committed();
-        let mut freed = Vec::new();
-        for shard in 0..shards() {
-            let needed = mesh::call(shard, || async {
-                match local::<Storage>() {
-                    Some(storage) => storage.needed().await,
-                    None => Vec::new(),
-                }
-            });
-            let Ok(needed) = needed.await else { return Ok(()) };
-            for one in needed {
-                low = low.min(one.own.unwrap_or(low));
-                freed.extend(one.freed.into_iter().map(|(epoch, of)| (of, one.partition, epoch)));
-            }
-        }
-        if fault::on(Fault::TrimTooEarly) {
-            low = (low + 1).min(journal.committed());
-        }
-        if journal.has_ended() {
-            return Ok(());
-        }
-        let waiting = !self.state.borrow().pending.is_empty();
-        for (of, partition, epoch) in freed {
-            if self.state.borrow().freed.contains(&(of, partition, epoch)) {
-                continue;
-            }
-            let octets = Octets::from(FREED.to_vec());
-            self.store.put(&keys::freed(of, partition, epoch), &octets, PATIENCE).await?;
-            self.state.borrow_mut().freed.insert((of, partition, epoch));
-        }
-        let (before, next, trimmed) = {
-            let mut state = self.state.borrow_mut();
-            let since = *state.trimmed.get_or_insert_with(time::now);
-            (state.low, state.next_low, since)
-        };
-        let far = low >= before + self.config.trim_objects;
-        let old = low > before && trimmed.elapsed() >= self.config.trim_after;
-        if waiting || !(far || old) {
-            return Ok(());
-        }
-        let incarnation = journal.incarnation();
-        let mark = Octets::from(SharedLow { incarnation, first: low }.encode());
-        match self.store.create(&keys::low(incarnation, next), &mark, PATIENCE).await? {
-            Created::Mine => {}
-            Created::Foreign(_) => {
-                // This journal was sealed and swept; it notices at its next commit.
-                self.state.borrow_mut().trimmed = Some(time::now());
-                return Ok(());
-            }
-        }
-        let gone: Vec<String> = (before..low).map(|seq| keys::journal(incarnation, seq)).collect();
-        {
-            let mut state = self.state.borrow_mut();
-            (state.low, state.next_low, state.trimmed) = (low, next + 1, Some(time::now()));
-        }
-        if let Err(error) = self.store.delete(&gone, Patience::background(PATIENCE.within)).await {
-            tracing::warn!(%error, "trimmed journal objects stay until `culver gc` finds them");
-        }
-        Ok(())
-    }
-}
-
-enum There {
-    Records,
-    Seal,
-    Nothing,
 }
 
 /// Ready when one of two is.
