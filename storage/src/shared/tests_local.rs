@@ -1,6 +1,7 @@
 //! Directed tests of `ack = "local"`: what a node acknowledges on its disk, what a successor makes of it, and what becomes of it
 //! when the node is back; each with crashes where they hurt.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use super::super::Ack;
@@ -15,6 +16,11 @@ use crate::storage::LoadedRecord;
 const GAP: u32 = 1000;
 /// How long something is given that ought to wait.
 const MOMENT: Duration = Duration::from_secs(2);
+
+thread_local! {
+    /// Ledgers cannot read [`stuck`] accounts.
+    static STUCK: Cell<bool> = const { Cell::new(false) };
+}
 
 /// A mail layer whose accounts give each number that they are told a UID, as mailboxes do.
 struct Ledger(Storage);
@@ -142,6 +148,9 @@ impl Source for Ledger {
         records: Vec<LateRecord>,
     ) -> LocalFuture<'a, Result<Merged, SourceError>> {
         Box::pin(async move {
+            if STUCK.get() && *account == stuck(partition) {
+                return Err(SourceError("damaged".to_owned()));
+            }
             let mut merged = Merged::default();
             for record in records {
                 let meta = [&of.0[..], &record.lsn.to_le_bytes(), &record.meta].concat();
@@ -412,6 +421,44 @@ fn what_a_dead_node_had_acknowledged_comes_back_once() {
         a.merge().await?;
         ensure(a.page(account(P)).await? == page, "the next owner has something else")?;
         ensure(a.seat().node.late().awaited == 0, "the next owner waits still")
+    };
+    holds(|| in_sim(scenario), None);
+}
+
+/// An account that is damaged keeps from no other what came late, and gets its own when it is whole again.
+#[test]
+fn late_mail_comes_also_behind_a_damaged_account() {
+    let scenario = |sim: Sim, store: SimStore| async move {
+        // More than take theirs up together, the damaged one the first of them.
+        let names = (0..).map(|nth| AccountId::parse(&format!("user{nth}@example.org")).unwrap());
+        let of_p = names.filter(|account| account.partition(2) == P);
+        let all: Vec<AccountId> = [stuck(P)].into_iter().chain(of_p.take(40)).collect();
+        ensure(all.iter().min() == Some(&stuck(P)), "the damaged one is not the first")?;
+        let id = sim.node("a");
+        let a = start(&sim, &store, id, local()).await?;
+        a.take_over(&[P, Q]).await?;
+        store.cut("a", true);
+        for account in &all {
+            a.tell(account.clone(), 1).await?;
+        }
+        sim.crash(id);
+        store.cut("a", false);
+        let b = start(&sim, &store, sim.node("b"), plain("b")).await?;
+        b.take_over(&[P, Q]).await?;
+        start(&sim, &store, id, local()).await?.come_back().await?;
+        STUCK.set(true);
+        b.merge().await?;
+        for account in &all[1..] {
+            b.page(account.clone()).await?.uid(1)?;
+        }
+        ensure(b.page(stuck(P)).await?.uids.is_empty(), "it was not damaged")?;
+        ensure(b.seat().node.late().awaited == 1, "what the damaged one has to get is forgotten")?;
+        STUCK.set(false);
+        b.merge().await?;
+        for account in &all {
+            b.page(account.clone()).await?.uid(1)?;
+        }
+        ensure(b.seat().node.late().awaited == 0, "it is still waited for")
     };
     holds(|| in_sim(scenario), None);
 }
