@@ -3,21 +3,24 @@
 //! # Invariants
 //! All state is in the value, none in a future: [`Conn::fill`] and [`Conn::flush`] may be dropped at any await
 //! and called again, so a session waits for a command and for a notification at once. An idle connection
-//! holds no buffer of ours. TLS records that belong together go out in one send.
+//! holds no buffer, neither of plain octets nor of TLS records. TLS records that belong together go out in one send.
 //!
 //! # Limits
 //! [`RX_MAX`] octets read and not consumed, [`BACKLOG_MAX`] octets written and not sent.
 
+mod tls;
+
 use std::future::poll_fn;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+use rustls::{ClientConfig, ServerConfig};
 
+use self::tls::Tls;
 use crate::net::{Detached, Stream};
 use crate::time;
 
@@ -42,7 +45,7 @@ const SHUTDOWN_WITHIN: Duration = Duration::from_secs(2);
 /// See the module.
 pub struct Conn {
     stream: Stream,
-    tls: Option<Box<rustls::Connection>>,
+    tls: Option<Box<Tls>>,
     rx: Vec<u8>,
     rx_at: usize,
     read_next: usize,
@@ -93,7 +96,7 @@ impl std::ops::Deref for Taken {
 /// A connection between two shards. Dropped, it is closed.
 pub struct Moved {
     stream: Detached,
-    tls: Option<Box<rustls::Connection>>,
+    tls: Option<Box<Tls>>,
     rx: Vec<u8>,
     eof: bool,
 }
@@ -197,6 +200,9 @@ impl Conn {
                 if self.backlog() == 0 {
                     (self.plain, self.tx, self.tx_at) = (Vec::new(), Vec::new(), 0);
                 }
+                if let Some(tls) = self.tls.as_mut() {
+                    tls.rest();
+                }
             }
             Poll::Ready(_) => {}
         }
@@ -205,74 +211,64 @@ impl Conn {
 
     fn poll_fill_plain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let room = self.read_next.min(RX_MAX - self.rx.len());
-        let read = if room <= READ_FIRST {
+        if room <= READ_FIRST {
             let mut buffer = [0; READ_FIRST];
             let read = ready!(self.stream.poll_read(cx, &mut buffer[..room]))?;
             self.rx.extend_from_slice(&buffer[..read]);
-            read
-        } else {
-            let held = self.rx.len();
-            self.rx.resize(held + room, 0);
-            let read = self.stream.poll_read(cx, &mut self.rx[held..]);
-            self.rx.truncate(held + if let Poll::Ready(Ok(read)) = read { read } else { 0 });
-            // One that does not fill half of it is back to lines, or has not sent yet.
-            if let Poll::Ready(Ok(read)) = read
-                && read < room / 2
-            {
-                self.read_next = READ_FIRST;
-            }
-            ready!(read)?
-        };
-        self.read_next = if read == room { (room * 2).min(READ_MAX) } else { self.read_next };
+            self.pace(room, read);
+            return Poll::Ready(Ok(read));
+        }
+        let held = self.rx.len();
+        self.rx.resize(held + room, 0);
+        let read = self.stream.poll_read(cx, &mut self.rx[held..]);
+        self.rx.truncate(held + if let Poll::Ready(Ok(read)) = read { read } else { 0 });
+        let read = ready!(read)?;
+        self.pace(room, read);
         Poll::Ready(Ok(read))
     }
 
+    /// Learns from a read how much the next one may take.
+    fn pace(&mut self, room: usize, read: usize) {
+        if read == room {
+            self.read_next = (room * 2).min(READ_MAX);
+        } else if room > READ_FIRST && read < room / 2 {
+            // One that does not fill half of it is back to lines, or has not sent yet.
+            self.read_next = READ_FIRST;
+        }
+    }
+
     fn poll_fill_tls(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let held = self.rx.len();
         loop {
-            if let Some(read) = self.take_decrypted()? {
-                return Poll::Ready(Ok(read));
-            }
             let tls = self.tls.as_mut().expect("checked by the caller");
-            match tls.read_tls(&mut Reading { stream: &mut self.stream, cx }) {
-                // A close without close_notify: what came is whole records, and lines end in CRLF.
-                Ok(0) => return Poll::Ready(Ok(0)),
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-                Err(e) => return Poll::Ready(Err(e)),
-            }
-            let processed = tls.process_new_packets().map(drop);
-            // Alerts, tickets and key updates; what the socket does not take now goes with the next flush.
-            self.encrypt()?;
-            if let Poll::Ready(Err(e)) = self.poll_send(cx) {
-                processed.map_err(broken)?;
+            let waiting = self.tx.len();
+            let opened = tls.open(&mut self.rx, RX_MAX, &mut self.tx);
+            let peer_closed = tls.peer_closed();
+            // Alerts and tickets; what the socket does not take now goes with the next flush.
+            let sent = if self.tx.len() > waiting { self.poll_send(cx) } else { Poll::Pending };
+            opened.map_err(broken)?;
+            if let Poll::Ready(Err(e)) = sent {
                 return Poll::Ready(Err(e));
             }
-            processed.map_err(broken)?;
             // A peer that provokes answers and does not read them.
             if self.backlog() > 2 * BACKLOG_MAX {
                 return Poll::Ready(Err(BacklogFull.into()));
             }
+            if self.rx.len() > held || peer_closed {
+                return Poll::Ready(Ok(self.rx.len() - held));
+            }
+            // A close without close_notify: what came is whole records, and lines end in CRLF.
+            if ready!(self.poll_read_tls(cx))? == 0 {
+                return Poll::Ready(Ok(0));
+            }
         }
     }
 
-    /// Moves decrypted octets to the read buffer: how many, 0 at the end, `None` where there are none yet.
-    fn take_decrypted(&mut self) -> io::Result<Option<usize>> {
-        let Some(tls) = self.tls.as_mut() else { return Ok(None) };
-        let (held, mut buffer) = (self.rx.len(), [0; READ_FIRST]);
-        loop {
-            match tls.reader().read(&mut buffer) {
-                Ok(0) if self.rx.len() == held => return Ok(Some(0)),
-                Ok(0) => break,
-                Ok(read) => self.rx.extend_from_slice(&buffer[..read]),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break,
-                Err(e) => return Err(e),
-            }
-            if self.rx.len() >= RX_MAX {
-                break;
-            }
-        }
-        Ok((self.rx.len() > held).then(|| self.rx.len() - held))
+    fn poll_read_tls(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let (tls, room) = (self.tls.as_mut().expect("checked by the caller"), self.read_next);
+        let read = ready!(tls.poll_read(&mut self.stream, cx, room))?;
+        self.pace(room, read);
+        Poll::Ready(Ok(read))
     }
 
     /// Adds to what [`Conn::flush`] sends.
@@ -299,21 +295,22 @@ impl Conn {
 
     /// See [`Conn::flush`].
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.encrypt()?;
-        self.poll_send(cx)
+        let encrypted = self.encrypt();
+        // Where that failed, an alert.
+        let sent = self.poll_send(cx);
+        encrypted?;
+        sent
     }
 
-    /// Sends some of `bytes`, or puts them with what waits to be encrypted: how many were taken. What is not encrypted goes
-    /// to the socket without a copy. Flush behind the last call.
+    /// Sends some of `bytes`, or encrypts them to be sent: how many were taken. What is not encrypted goes to the socket
+    /// without a copy. Flush behind the last call.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.backlog() > 0 {
             ready!(self.poll_flush(cx))?;
         }
-        if self.tls.is_none() {
-            return self.stream.poll_write(cx, bytes);
-        }
+        let Some(tls) = self.tls.as_mut() else { return self.stream.poll_write(cx, bytes) };
         let piece = &bytes[..bytes.len().min(PIECE)];
-        self.write(piece)?;
+        tls.seal(piece, &mut self.tx)?;
         Poll::Ready(Ok(piece.len()))
     }
 
@@ -333,8 +330,9 @@ impl Conn {
         }
         for piece in bytes.chunks(PIECE) {
             let tls = self.tls.as_mut().expect("looked at above");
-            tls.writer().write_all(piece)?;
+            let sealed = tls.seal(piece, &mut self.tx);
             self.flush().await?;
+            sealed?;
         }
         Ok(())
     }
@@ -342,13 +340,8 @@ impl Conn {
     /// Turns everything written into records, and those into one buffer.
     fn encrypt(&mut self) -> io::Result<()> {
         let Some(tls) = self.tls.as_mut() else { return Ok(()) };
-        if !self.plain.is_empty() {
-            tls.writer().write_all(&self.plain)?;
-            self.plain.clear();
-        }
-        while tls.wants_write() {
-            tls.write_tls(&mut self.tx)?;
-        }
+        tls.seal(&self.plain, &mut self.tx)?;
+        self.plain.clear();
         Ok(())
     }
 
@@ -375,8 +368,8 @@ impl Conn {
 
     /// TLS from the first octet; what was read already belongs to it.
     pub async fn accept_tls(&mut self, config: Arc<ServerConfig>, within: Duration) -> io::Result<()> {
-        let tls = ServerConnection::new(config).map_err(broken)?;
-        self.shake_hands(rustls::Connection::Server(tls), within).await
+        let early = self.early()?;
+        self.shake_hands(Tls::server(config, early).map_err(broken)?, within).await
     }
 
     /// The client's side.
@@ -387,43 +380,33 @@ impl Conn {
         within: Duration,
     ) -> io::Result<()> {
         self.flush().await?;
-        let tls = ClientConnection::new(config, name).map_err(broken)?;
-        self.shake_hands(rustls::Connection::Client(tls), within).await
+        let early = self.early()?;
+        self.shake_hands(Tls::client(config, name, early).map_err(broken)?, within).await
     }
 
-    async fn shake_hands(&mut self, mut tls: rustls::Connection, within: Duration) -> io::Result<()> {
+    /// What was read already and belongs to TLS.
+    fn early(&mut self) -> io::Result<Vec<u8>> {
         if self.tls.is_some() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "TLS is active already"));
         }
-        // The bound is BACKLOG_MAX, kept by `write`.
-        tls.set_buffer_limit(None);
-        let early = std::mem::take(&mut self.rx).split_off(std::mem::take(&mut self.rx_at));
-        let mut early = &early[..];
-        let (mut failed, mut tls) = (None, Box::new(tls));
-        while !early.is_empty() && failed.is_none() {
-            tls.read_tls(&mut early)?;
-            failed = tls.process_new_packets().err();
-        }
-        self.tls = Some(tls);
+        Ok(std::mem::take(&mut self.rx).split_off(std::mem::take(&mut self.rx_at)))
+    }
+
+    async fn shake_hands(&mut self, tls: Tls, within: Duration) -> io::Result<()> {
+        self.tls = Some(Box::new(tls));
         let shake = async {
             loop {
-                self.flush().await?;
-                if let Some(e) = failed.take() {
-                    return Err(broken(e));
-                }
                 let tls = self.tls.as_mut().expect("set above");
-                if !tls.is_handshaking() {
+                let shaken = tls.shake(&mut self.tx);
+                let handshaking = tls.is_handshaking();
+                self.flush().await?;
+                shaken.map_err(broken)?;
+                if !handshaking {
                     return Ok(());
                 }
-                let stream = &mut self.stream;
-                let read = poll_fn(|cx| match tls.read_tls(&mut Reading { stream, cx }) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
-                    read => Poll::Ready(read),
-                });
-                if read.await? == 0 {
+                if poll_fn(|cx| self.poll_read_tls(cx)).await? == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
-                failed = tls.process_new_packets().err();
             }
         };
         time::deadline(within, shake).await?
@@ -434,23 +417,22 @@ impl Conn {
     }
 
     pub fn tls_info(&self) -> Option<TlsInfo> {
-        let tls = self.tls.as_ref()?;
-        let sni = match &**tls {
-            rustls::Connection::Server(s) => s.server_name().map(str::to_owned),
-            rustls::Connection::Client(_) => None,
-        };
-        Some(TlsInfo {
-            version: tls.protocol_version().map_or(String::new(), |v| format!("{v:?}")),
-            cipher: tls.negotiated_cipher_suite().map_or(String::new(), |c| format!("{:?}", c.suite())),
-            sni,
-            resumed: matches!(tls.handshake_kind(), Some(rustls::HandshakeKind::Resumed)),
-        })
+        self.tls.as_ref().map(|tls| tls.info())
+    }
+
+    /// Octets of memory that its buffers take: none where nothing waits to be consumed or sent, once [`Conn::fill`] waits.
+    pub fn buffers(&self) -> usize {
+        let tls = self.tls.as_ref().map_or(0, |tls| tls.buffers());
+        self.rx.capacity() + self.plain.capacity() + self.tx.capacity() + tls
     }
 
     /// Takes the connection off this shard, everything sent, nothing read lost.
     pub async fn detach(mut self) -> io::Result<Moved> {
         self.flush().await?;
         let rx = self.rx.split_off(self.rx_at);
+        if let Some(tls) = self.tls.as_mut() {
+            tls.rest();
+        }
         Ok(Moved { stream: self.stream.detach()?, tls: self.tls, rx, eof: self.eof })
     }
 
@@ -463,11 +445,9 @@ impl Conn {
     /// Sends what was written, says goodbye in TLS, and tells the peer that nothing follows. Drop it then.
     pub async fn shutdown(&mut self) -> io::Result<()> {
         if let Some(tls) = self.tls.as_mut() {
-            if !self.plain.is_empty() {
-                tls.writer().write_all(&self.plain)?;
-                self.plain.clear();
-            }
-            tls.send_close_notify();
+            tls.seal(&self.plain, &mut self.tx)?;
+            self.plain.clear();
+            tls.close(&mut self.tx)?;
         }
         time::deadline(SHUTDOWN_WITHIN, self.flush()).await??;
         self.stream.shutdown_write()
@@ -482,21 +462,6 @@ impl std::fmt::Debug for Conn {
             .field("rx", &self.rx().len())
             .field("backlog", &self.backlog())
             .finish()
-    }
-}
-
-/// The socket as rustls reads it: `WouldBlock` once the task is registered.
-struct Reading<'a, 'b> {
-    stream: &'a mut Stream,
-    cx: &'a mut Context<'b>,
-}
-
-impl Read for Reading<'_, '_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.stream.poll_read(self.cx, buffer) {
-            Poll::Ready(read) => read,
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! # Cost
 //! A handshake looks for the certificate of the name in their order: about a microsecond each.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -190,10 +191,24 @@ fn matched(
     }
 }
 
+thread_local! {
+    /// What the client whose handshake is under way asked for. Nothing stays here over a call of [`name_asked_for`].
+    static NAME: RefCell<Option<Box<str>>> = const { RefCell::new(None) };
+}
+
+/// Does a step of a server's handshake, and tells the name that the client gave in it: rustls' unbuffered connections show it to
+/// nobody but the one who chooses a certificate, which is done for resumed sessions as well.
+pub(crate) fn name_asked_for<T>(step: impl FnOnce() -> T) -> (T, Option<Box<str>>) {
+    NAME.set(None);
+    let done = step();
+    (done, NAME.take())
+}
+
 struct ByName(Vec<Arc<CertifiedKey>>);
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        NAME.set(hello.server_name().map(Into::into));
         let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
         let has_name = |key: &&Arc<CertifiedKey>| {
             let (Some(name), Some(leaf)) = (&name, key.cert.first()) else { return false };

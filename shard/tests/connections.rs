@@ -1,7 +1,7 @@
 //! Sockets in both worlds: hand-over of live connections, TLS, accept under cancellation, refusal.
 
 use std::cell::Cell;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
@@ -270,6 +270,237 @@ fn starttls_forgets_what_came_in_plain_and_fill_survives_cancelling() {
                 assert_eq!(octets, 3 << 20);
             }
             serving.await.unwrap();
+        }
+    });
+}
+
+/// A client on rustls' own buffered connection, which tells the octets of its records.
+struct Peer {
+    stream: Stream,
+    tls: rustls::ClientConnection,
+}
+
+impl Peer {
+    async fn connect(addr: SocketAddr, config: Arc<ClientConfig>) -> Peer {
+        let tls = rustls::ClientConnection::new(config, name("a.example.test")).unwrap();
+        let mut peer = Peer { stream: net::connect(addr).await.unwrap(), tls };
+        while peer.tls.is_handshaking() {
+            let octets = peer.outgoing();
+            peer.stream.write_all(&octets).await.unwrap();
+            if peer.tls.is_handshaking() {
+                assert!(peer.read().await > 0);
+            }
+        }
+        let octets = peer.outgoing();
+        peer.stream.write_all(&octets).await.unwrap();
+        peer
+    }
+
+    fn outgoing(&mut self) -> Vec<u8> {
+        let mut octets = Vec::new();
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut octets).unwrap();
+        }
+        octets
+    }
+
+    fn records(&mut self, text: &[u8]) -> Vec<u8> {
+        self.tls.writer().write_all(text).unwrap();
+        self.outgoing()
+    }
+
+    /// Reads once; 0 at the end.
+    async fn read(&mut self) -> usize {
+        let mut buffer = [0; 4096];
+        let read = self.stream.read(&mut buffer).await.unwrap();
+        let mut octets = &buffer[..read];
+        while !octets.is_empty() {
+            self.tls.read_tls(&mut octets).unwrap();
+            self.tls.process_new_packets().unwrap();
+        }
+        read
+    }
+
+    async fn says(&mut self, text: &[u8]) {
+        let octets = self.records(text);
+        self.stream.write_all(&octets).await.unwrap();
+    }
+
+    async fn hears(&mut self, octets: usize) -> Vec<u8> {
+        let mut heard = Vec::new();
+        let mut buffer = [0; 4096];
+        while heard.len() < octets {
+            match self.tls.reader().read(&mut buffer) {
+                Ok(read) => heard.extend_from_slice(&buffer[..read]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => assert!(self.read().await > 0),
+                Err(e) => panic!("{e}"),
+            }
+        }
+        heard
+    }
+}
+
+/// Polls once: what is there is read, and where nothing is the connection waits.
+async fn look(conn: &mut Conn) -> bool {
+    let mut fill = std::pin::pin!(conn.fill());
+    std::future::poll_fn(|cx| std::task::Poll::Ready(fill.as_mut().poll(cx).is_ready())).await
+}
+
+#[test]
+fn half_a_record_goes_to_another_shard_and_an_idle_connection_holds_no_buffer() {
+    let authority = Authority::new(&["a.example.test"]);
+    let server = authority.server(&["a.example.test"]);
+    let clients =
+        [authority.client(&[&rustls::version::TLS12]), authority.client(&[&rustls::version::TLS13])];
+    on_shards(2, move |shard| {
+        let (server, clients) = (server.clone(), clients.clone());
+        async move {
+            if shard != 0 {
+                return culver_shard::stopped().await;
+            }
+            let listener = Listener::bind(any(), true).unwrap();
+            let addr = listener.local_addr();
+            for client in clients {
+                for cut in [1, 4, 5, 6, 20, 3000, 16_000] {
+                    let server = server.clone();
+                    let connecting = spawn(Queue::Interactive, "client", Peer::connect(addr, client.clone()));
+                    let mut conn = Conn::new(next(&listener).await);
+                    conn.accept_tls(server, WITHIN).await.unwrap();
+                    let mut peer = connecting.await.unwrap();
+                    let text = [vec![b'x'; 16_000], b"\n".to_vec()].concat();
+                    let octets = peer.records(&text);
+                    peer.stream.write_all(&octets[..cut]).await.unwrap();
+                    // The octets are there at once on loopback, or are read behind the hand-over: both are right.
+                    for _ in 0..10 {
+                        assert!(!look(&mut conn).await);
+                    }
+                    assert!(conn.buffers() <= cut + 4096, "{} held of {cut}", conn.buffers());
+                    let moved = conn.detach().await.unwrap();
+                    mesh::call(1, move || async move {
+                        spawn(Queue::Interactive, "session", async move {
+                            let mut conn = Conn::attach(moved);
+                            let said = line(&mut conn).await.unwrap();
+                            conn.write(&said).unwrap();
+                            conn.flush().await.unwrap();
+                            assert!(!look(&mut conn).await);
+                            assert_eq!(conn.buffers(), 0, "held by an idle connection");
+                            echo(conn).await;
+                        })
+                        .detach();
+                    })
+                    .await
+                    .unwrap();
+                    peer.stream.write_all(&octets[cut..]).await.unwrap();
+                    assert_eq!(peer.hears(text.len()).await, text);
+                    peer.says(b"again\n").await;
+                    assert_eq!(peer.hears(11).await, b"again on 1\n");
+                }
+            }
+            culver_shard::stop();
+        }
+    });
+}
+
+#[test]
+fn much_goes_both_ways_through_small_socket_buffers() {
+    const OCTETS: usize = 2 << 20;
+    let text = || (0..OCTETS).map(|n| (n % 251) as u8);
+    let authority = Authority::new(&["a.example.test"]);
+    let server = authority.server(&["a.example.test"]);
+    let clients =
+        [authority.client(&[&rustls::version::TLS12]), authority.client(&[&rustls::version::TLS13])];
+    on_shards(1, move |_| {
+        let (server, clients) = (server.clone(), clients.clone());
+        async move {
+            let listener = Listener::bind(any(), true).unwrap();
+            let addr = listener.local_addr();
+            for client in clients {
+                let peer = std::thread::spawn(move || {
+                    let socket =
+                        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+                    socket.set_recv_buffer_size(4096).unwrap();
+                    socket.set_send_buffer_size(4096).unwrap();
+                    socket.connect(&addr.into()).unwrap();
+                    let tls = rustls::ClientConnection::new(client, name("a.example.test")).unwrap();
+                    let mut stream = rustls::StreamOwned::new(tls, std::net::TcpStream::from(socket));
+                    for (n, piece) in text().collect::<Vec<_>>().chunks(30_000).enumerate() {
+                        if n == 20 && stream.conn.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3)
+                        {
+                            stream.conn.refresh_traffic_keys().unwrap();
+                        }
+                        stream.write_all(piece).unwrap();
+                    }
+                    let mut heard = vec![0; OCTETS];
+                    stream.read_exact(&mut heard).unwrap();
+                    assert!(heard.into_iter().eq(text()));
+                    // close_notify, and no octet more.
+                    assert_eq!(stream.read(&mut [0; 9]).unwrap(), 0);
+                });
+                let mut conn = Conn::new(next(&listener).await);
+                conn.accept_tls(server.clone(), WITHIN).await.unwrap();
+                let mut heard = Vec::new();
+                while heard.len() < OCTETS {
+                    // Dropped at any point; nothing is lost or comes twice.
+                    if let Ok(read) = time::deadline(Duration::from_micros(80), conn.fill()).await {
+                        assert!(read.unwrap() > 0);
+                    }
+                    heard.extend_from_slice(conn.rx());
+                    conn.consume(conn.rx().len());
+                }
+                assert!(heard.iter().copied().eq(text()));
+                let (first, second) = heard.split_at(OCTETS / 2);
+                for piece in first.chunks(300_000) {
+                    conn.write(piece).unwrap();
+                    while conn.backlog() > 0 {
+                        let _ = time::deadline(Duration::from_micros(80), conn.flush()).await;
+                    }
+                }
+                conn.write_all(second).await.unwrap();
+                conn.shutdown().await.unwrap();
+                // The thread ends by itself; where it failed, the end comes without it.
+                peer.join().unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn a_message_that_never_ends_is_cut_and_an_alert_comes_before_the_end() {
+    let authority = Authority::new(&["a.example.test"]);
+    let server = authority.server(&["a.example.test"]);
+    on_shards(1, move |_| {
+        let server = server.clone();
+        async move {
+            let listener = Listener::bind(any(), true).unwrap();
+            let addr = listener.local_addr();
+            // A ClientHello said to be of 60,000 octets, in records of one.
+            let endless = spawn(Queue::Interactive, "client", async move {
+                let mut stream = net::connect(addr).await.unwrap();
+                let mut octets = vec![22, 3, 1, 0, 4, 1, 0, 0xea, 0x60];
+                for _ in 0..30_000 {
+                    octets.extend_from_slice(&[22, 3, 1, 0, 1, 0]);
+                }
+                // It may be cut on the way.
+                let _ = stream.write_all(&octets).await;
+                stream
+            });
+            let mut conn = Conn::new(next(&listener).await);
+            let cut = conn.accept_tls(server.clone(), WITHIN).await.unwrap_err();
+            assert_eq!(cut.kind(), io::ErrorKind::InvalidData, "{cut}");
+            assert!(conn.buffers() < 200 << 10, "{}", conn.buffers());
+            drop(conn);
+            endless.await.unwrap();
+
+            // A record that is too long: the alert is sent before the error is told.
+            let mut stream = net::connect(addr).await.unwrap();
+            stream.write_all(&[22, 3, 1, 0xff, 0xff, 1, 0]).await.unwrap();
+            let mut conn = Conn::new(next(&listener).await);
+            let broken = conn.accept_tls(server, WITHIN).await.unwrap_err();
+            assert_eq!(broken.kind(), io::ErrorKind::InvalidData);
+            let mut alert = [0; 7];
+            assert_eq!(stream.read(&mut alert).await.unwrap(), 7);
+            assert_eq!((alert[0], alert[5]), (21, 2));
+            drop(conn);
         }
     });
 }
