@@ -440,9 +440,10 @@ fn much_goes_both_ways_through_small_socket_buffers() {
                 conn.accept_tls(server.clone(), WITHIN).await.unwrap();
                 let mut heard = Vec::new();
                 while heard.len() < OCTETS {
-                    // Dropped at any point; nothing is lost or comes twice.
-                    if let Ok(read) = time::deadline(Duration::from_micros(80), conn.fill()).await {
-                        assert!(read.unwrap() > 0);
+                    // Dropped at any point; nothing is lost or comes twice. The next one is not, or a busy machine never gets anywhere.
+                    match time::deadline(Duration::from_micros(80), conn.fill()).await {
+                        Ok(read) => assert!(read.unwrap() > 0),
+                        Err(_) => assert!(conn.fill().await.unwrap() > 0),
                     }
                     heard.extend_from_slice(conn.rx());
                     conn.consume(conn.rx().len());
@@ -452,7 +453,9 @@ fn much_goes_both_ways_through_small_socket_buffers() {
                 for piece in first.chunks(300_000) {
                     conn.write(piece).unwrap();
                     while conn.backlog() > 0 {
-                        let _ = time::deadline(Duration::from_micros(80), conn.flush()).await;
+                        if time::deadline(Duration::from_micros(80), conn.flush()).await.is_err() {
+                            conn.flush().await.unwrap();
+                        }
                     }
                 }
                 conn.write_all(second).await.unwrap();
