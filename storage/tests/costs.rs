@@ -1,6 +1,6 @@
 //! What mail costs on a store that bills its requests: a node on a simulated store, in simulated time, with the real flush, trim and
-//! compaction. Every day clients alone; `CULVER_COSTS=short` also twenty minutes of deliveries, `CULVER_COSTS=long` more than an hour
-//! of them to 20,000 accounts, for the figures (both in a release build; `--test-threads 1` where memory is short).
+//! compaction. Every day clients alone; `CULVER_COSTS=short` also twenty minutes of deliveries, `CULVER_COSTS=long` an hour
+//! of them to 20,000 accounts, for the figures (both in a release build; the long one with `--test-threads 1`, for it takes 10 GiB).
 #![cfg(feature = "simulation")]
 
 use std::cell::{Cell, RefCell};
@@ -15,8 +15,8 @@ use culver_shard::{Queue, random, spawn, time};
 use culver_storage::simstore::{SimStore, StoreFaults};
 use culver_storage::store::{Cost, Costs, Kind, Octets, Patience};
 use culver_storage::{
-    AccountBlocks, BlockKind, Body, CacheStatus, Haste, Limits, LocalFuture, Node, NodeConfig, NodeShare, Place, Position,
-    Source, SourceError, Storage, TABLES_MAX_SHARED,
+    AccountBlocks, BlockKind, Body, CacheStatus, Haste, Limits, LocalFuture, Node, NodeConfig, NodeShare,
+    Place, Position, Source, SourceError, Storage, TABLES_MAX_SHARED,
 };
 
 const KEY: Guid = Guid([1; 16]);
@@ -171,7 +171,10 @@ impl Source for Rows {
             let (places, bodies): (Vec<Place>, Vec<Body>) = moves.into_iter().unzip();
             let meta = places.iter().flat_map(|place| place.to_bytes()).collect();
             let done = self.storage.commit(partition, account, meta, bodies).await;
-            done.map(drop).map_err(|error| SourceError(error.to_string()))
+            done.map_err(|error| SourceError(error.to_string()))?;
+            // As a mailbox does when it carries the record out.
+            places.iter().for_each(|place| self.storage.released(partition, account, place));
+            Ok(())
         })
     }
 
@@ -325,7 +328,8 @@ async fn run_shard(
         }));
     }
     if shard == 0 {
-        spawn(Queue::Interactive, "one PUT", put_now_and_then(store.clone(), outcome.clone(), began + end)).detach();
+        spawn(Queue::Interactive, "one PUT", put_now_and_then(store.clone(), outcome.clone(), began + end))
+            .detach();
     }
     let mut next = began;
     let mut counting = false;
@@ -421,7 +425,11 @@ fn tell(name: &str, load: &Load, outcome: &Outcome, stored: &Held) {
     println!("  octets stored for each of {raw:.0} raw, and for each that came while it was counted:");
     for (kind, octets) in stored {
         let more = *octets as f64 - before.get(kind).copied().unwrap_or(0) as f64;
-        println!("    {kind:<10}{octets:>14}{:>9.3}{:>9.3}", *octets as f64 / raw.max(1.0), more / fresh.max(1.0));
+        println!(
+            "    {kind:<10}{octets:>14}{:>9.3}{:>9.3}",
+            *octets as f64 / raw.max(1.0),
+            more / fresh.max(1.0)
+        );
     }
     let (all, was) = (stored.values().sum::<u64>() as f64, before.values().sum::<u64>() as f64);
     println!("    {:<10}{all:>14}{:>9.3}{:>9.3}", "all", all / raw.max(1.0), (all - was) / fresh.max(1.0));
@@ -456,10 +464,10 @@ fn load(rate: f64, clients: usize, shards: usize) -> Load {
         shards,
         rate,
         clients,
-        octets: if long() { 4096 } else { 512 },
+        octets: if long() { 2048 } else { 512 },
         // The first flushes come after ten minutes.
         warm: minutes(10, 20),
-        counted: minutes(10, 60),
+        counted: minutes(10, 40),
         pack_single: false,
     }
 }

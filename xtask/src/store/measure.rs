@@ -30,6 +30,10 @@ const PROBE: &str = "probe";
 const PUT_OCTETS: usize = 16 << 10;
 /// How late the relay makes each request where round trips are counted.
 const DELAY: Duration = Duration::from_millis(100);
+/// What a request of a store in the same region takes more than one on this machine.
+const FAR: Duration = Duration::from_millis(30);
+/// Within this the next node removes what a node that ended has left.
+const SWEPT: Duration = Duration::from_secs(60);
 /// Cold accounts that log in; no two of one partition, but by chance.
 const COLD: usize = 7;
 const READY: Duration = Duration::from_secs(60);
@@ -90,10 +94,12 @@ impl Bench {
         }
         self.tell("one PUT of the store");
         one_put(&relay, if self.quick { 100 } else { 500 }, &mut figures)?;
-        self.few(&relay, &mut figures)?;
-        self.cold(&relay, &mut figures)?;
+        let raw = self.few(&relay, &mut figures)?;
+        self.cold(&relay, raw, &mut figures)?;
         self.many(&mut figures)?;
-        self.takeover(&mut figures)?;
+        self.takeover(None, ["scanned_mib", "scan_mib_s", "served_after_s"], &mut figures)?;
+        let far = ["far_scanned_mib", "far_scan_mib_s", "far_served_after_s"];
+        self.takeover(Some(&relay), far, &mut figures)?;
         let put = |figures: &Figures, part: &str| figures.get(part).copied().filter(|ms| *ms > 0.0);
         for (of, unit, times) in [
             ("lmtp_p50_ms", "put_p50_ms", "lmtp_p50_puts"),
@@ -163,8 +169,9 @@ impl Bench {
         if self.quick { seconds.div_ceil(5) } else { seconds }
     }
 
-    /// Latencies at low load, requests for each message and of clients, and what is stored in the end.
-    fn few(&self, relay: &Relay, figures: &mut Figures) -> Result<()> {
+    /// Latencies at low load, requests for each message and of clients; octets that were delivered.
+    fn few(&self, relay: &Relay, figures: &mut Figures) -> Result<f64> {
+        let first = relay.counts();
         let node = self.node("a", "few", relay.address)?;
         let server = &node.server;
         let mut raw = 0.0;
@@ -179,7 +186,7 @@ impl Bench {
         let row =
             self.generate(server, "fill", server.ports.lmtp, "--via lmtp -c 8 --users 64 --messages 1")?;
         raw += octets(&row)?;
-        let row = self.flags(server, &format!("-c 1 --users 1 --duration {}", self.seconds(15)))?;
+        let row = self.flags(server, &format!("-c 1 --users 1 --rate 3 --duration {}", self.seconds(20)))?;
         latencies(&row, ["flag_p50_ms", "flag_p99_ms"], figures)?;
 
         self.tell("64 clients that change flags as fast as they are answered");
@@ -203,39 +210,45 @@ impl Bench {
             raw += octets(&row)?;
         }
         ensure!(delivered > 0.0, "nothing was delivered");
-        figures.insert("meter_differs", meter_differs(&node, relay)?);
-        self.stored("few", raw, "journaled", figures)?;
-        self.tell("a stop in order, and what is stored");
+        figures.insert("meter_differs", meter_differs(&node, relay, &first)?);
+        figures.insert("journaled_all", self.held("few")?.values().sum::<u64>() as f64 / raw);
         node.server.stop()?;
-        self.stored("few", raw, "stored", figures)
+        Ok(raw)
     }
 
-    /// Octets in the store for one of what was delivered.
-    fn stored(&self, prefix: &str, raw: f64, when: &str, figures: &mut Figures) -> Result<()> {
-        let mut held: BTreeMap<&str, u64> = BTreeMap::new();
-        let objects = http::list(self.store, BUCKET)?;
+    /// Octets that the store holds below a prefix, by kind of object.
+    fn held(&self, prefix: &str) -> Result<BTreeMap<String, u64>> {
+        let mut held: BTreeMap<String, u64> = BTreeMap::new();
         let prefix = format!("{}/{prefix}/", self.repeat);
-        for (key, octets) in &objects {
+        for (key, octets) in http::list(self.store, BUCKET)? {
             let Some(rest) = key.strip_prefix(&prefix) else { continue };
             let kind = rest.rsplit_once('.').map_or(rest.split('/').next().unwrap_or(rest), |(_, kind)| kind);
-            *held.entry(kind).or_default() += octets;
+            *held.entry(kind.to_owned()).or_default() += octets;
         }
-        let of = |kinds: &[&str]| kinds.iter().filter_map(|kind| held.get(kind)).sum::<u64>() as f64 / raw;
-        let all = held.values().sum::<u64>() as f64 / raw;
-        match when {
-            "journaled" => drop(figures.insert("journaled_all", all)),
-            _ => {
-                figures.insert("stored_packs", of(&["pack"]));
-                figures.insert("stored_tables", of(&["table", "manifest"]));
-                figures.insert("stored_journal", of(&["journal"]));
-                figures.insert("stored_all", all);
+        Ok(held)
+    }
+
+    /// What is stored for each octet that was delivered, when the next node has removed the journal of the one that ended.
+    fn stored(&self, prefix: &str, raw: f64, figures: &mut Figures) -> Result<()> {
+        let began = Instant::now();
+        let held = loop {
+            let held = self.held(prefix)?;
+            let journal = held.get("journal").copied().unwrap_or(0) as f64;
+            if journal < raw / 20.0 || began.elapsed() > SWEPT {
+                break held;
             }
-        }
+            sleep(Duration::from_secs(1));
+        };
+        let of = |kinds: &[&str]| kinds.iter().filter_map(|kind| held.get(*kind)).sum::<u64>() as f64 / raw;
+        figures.insert("stored_packs", of(&["pack"]));
+        figures.insert("stored_tables", of(&["table", "manifest"]));
+        figures.insert("stored_journal", of(&["journal"]));
+        figures.insert("stored_all", held.values().sum::<u64>() as f64 / raw);
         Ok(())
     }
 
     /// Round trips of cold accounts, on a node that has nothing of them on its disk.
-    fn cold(&self, relay: &Relay, figures: &mut Figures) -> Result<()> {
+    fn cold(&self, relay: &Relay, raw: f64, figures: &mut Figures) -> Result<()> {
         self.tell("round trips");
         let node = self.node("b", "few", relay.address)?;
         relay.hold_up(DELAY);
@@ -253,6 +266,8 @@ impl Bench {
         println!("  LOGIN {logins:?}, to SELECT {selects:?}");
         figures.insert("login_trips", logins.into_iter().fold(0.0, f64::max));
         figures.insert("select_trips", selects.into_iter().fold(0.0, f64::max));
+        self.tell("what is stored");
+        self.stored("few", raw, figures)?;
         node.server.stop()?;
         Ok(())
     }
@@ -275,20 +290,33 @@ impl Bench {
         Ok(())
     }
 
-    /// A node with 1,000 accounts that are not flushed is killed, and another takes all partitions.
-    fn takeover(&self, figures: &mut Figures) -> Result<()> {
+    /// A node with 1,000 accounts that are not flushed is killed, and another takes all partitions; with a relay from a store
+    /// that is further away.
+    fn takeover(
+        &self,
+        relay: Option<&Relay>,
+        [scanned, speed, served_after]: [&'static str; 3],
+        figures: &mut Figures,
+    ) -> Result<()> {
         let messages = if self.quick { 2 } else { 10 };
-        self.tell("a takeover");
-        let node = self.node("d", "takeover", self.store)?;
-        let other = self.node("e", "takeover", self.store)?;
+        self.tell(if relay.is_some() { "a takeover, the store being further away" } else { "a takeover" });
+        let prefix = if relay.is_some() { "far" } else { "takeover" };
+        let node = self.node("d", prefix, self.store)?;
+        let other = self.node("e", prefix, relay.map_or(self.store, |relay| relay.address))?;
         let words = format!("--via lmtp -c 16 --users 1000 --messages {messages}");
         self.generate(&node.server, "fill", node.server.ports.lmtp, &words)?;
         node.server.kill()?;
+        if let Some(relay) = relay {
+            relay.hold_up(FAR);
+        }
         let mut command = Command::new(culver::binary("culver"));
         command.args(["takeover", "--partitions", "all", "--dir"]).arg(other.dir.join("node"));
         let asked = command.stdout(std::process::Stdio::null()).spawn()?;
         let served = first_login(&other.server);
         ended(asked)?;
+        if let Some(relay) = relay {
+            relay.hold_up(Duration::ZERO);
+        }
         let served = served?;
         // Lines come to the file up to a second late.
         let began = Instant::now();
@@ -307,11 +335,11 @@ impl Bench {
         };
         let number = |name: &str| logged(&line, name).with_context(|| format!("{name} in {line:?}"));
         let (octets, ms) = (number("octets")?, number("ms")?);
-        figures.insert("scanned_mib", octets / f64::from(1 << 20));
-        figures.insert("scan_mib_s", octets / f64::from(1 << 20) / (ms.max(1.0) / 1e3));
+        figures.insert(scanned, octets / f64::from(1 << 20));
+        figures.insert(speed, octets / f64::from(1 << 20) / (ms.max(1.0) / 1e3));
         let sealed = second_of_day(&line).with_context(|| format!("no time in {line:?}"))?;
         // A day has 86,400 seconds, and the seal may be of the one before.
-        figures.insert("served_after_s", (served - sealed).rem_euclid(86_400.0));
+        figures.insert(served_after, (served - sealed).rem_euclid(86_400.0));
         other.server.stop()?;
         Ok(())
     }
@@ -346,17 +374,19 @@ fn latencies(row: &Row, keys: [&'static str; 2], figures: &mut Figures) -> Resul
 }
 
 /// Requests that the meter has and the relay has not, or the other way round, while nothing is under way.
-fn meter_differs(node: &Node, relay: &Relay) -> Result<f64> {
+fn meter_differs(node: &Node, relay: &Relay, first: &Counts) -> Result<f64> {
     for _ in 0..20 {
         let before = relay.counts();
         let meter = node.cost()?;
         if relay.counts() == before {
-            let kinds = before.keys().chain(meter.keys()).collect::<std::collections::BTreeSet<_>>();
-            let of = |counts: &Counts, kind: &&str| counts.get(*kind).copied().unwrap_or(0);
-            println!("  the meter: {meter:?}, the relay: {before:?}");
+            let asked: Counts =
+                before.iter().map(|(kind, count)| (*kind, count - first.get(kind).unwrap_or(&0))).collect();
+            println!("  the meter: {meter:?}, the relay: {asked:?}");
+            let of = |counts: &Counts, kind: &str| counts.get(kind).copied().unwrap_or(0);
+            let kinds = ["put", "get", "head", "list", "delete", "other"];
             return Ok(kinds
                 .into_iter()
-                .map(|kind| of(&meter, kind).abs_diff(of(&before, kind)) as f64)
+                .map(|kind| of(&meter, kind).abs_diff(of(&asked, kind)) as f64)
                 .sum());
         }
         sleep(Duration::from_millis(300));
