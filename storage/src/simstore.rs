@@ -232,6 +232,12 @@ impl SimStore {
         self.0.borrow().objects.clone()
     }
 
+    /// Octets of all objects, by key.
+    pub fn sizes(&self) -> BTreeMap<String, u64> {
+        let state = self.0.borrow();
+        state.objects.iter().map(|(key, octets)| (key.clone(), octets.len() as u64)).collect()
+    }
+
     /// Removes or replaces an object, as a fault would.
     pub fn tamper(&self, key: &str, octets: Option<Vec<u8>>) {
         let mut state = self.0.borrow_mut();

@@ -1,6 +1,6 @@
 //! What mail costs on a store that bills its requests: a node on a simulated store, in simulated time, with the real flush, trim and
-//! compaction. Every day clients alone; `CULVER_COSTS=short` also twenty minutes of deliveries, `CULVER_COSTS=long` more than an hour
-//! of them to 20,000 accounts, for the figures (both in a release build).
+//! compaction. Every day clients alone; `CULVER_COSTS=short` also twenty minutes of deliveries, `CULVER_COSTS=long` an hour
+//! of them to 20,000 accounts, for the figures (both in a release build; the long one with `--test-threads 1`, for it takes 10 GiB).
 #![cfg(feature = "simulation")]
 
 use std::cell::{Cell, RefCell};
@@ -13,10 +13,10 @@ use culver_shard::sim::{Sim, SimConfig};
 use culver_shard::sync::{Notify, oneshot};
 use culver_shard::{Queue, random, spawn, time};
 use culver_storage::simstore::{SimStore, StoreFaults};
-use culver_storage::store::{Cost, Costs, Kind};
+use culver_storage::store::{Cost, Costs, Kind, Octets, Patience};
 use culver_storage::{
-    AccountBlocks, BlockKind, Body, Haste, Limits, LocalFuture, Node, NodeConfig, NodeShare, Place, Position,
-    Source, SourceError, Storage, TABLES_MAX_SHARED,
+    AccountBlocks, BlockKind, Body, CacheStatus, Haste, Limits, LocalFuture, Node, NodeConfig, NodeShare,
+    Place, Position, Source, SourceError, Storage, TABLES_MAX_SHARED,
 };
 
 const KEY: Guid = Guid([1; 16]);
@@ -54,12 +54,35 @@ struct Outcome {
     /// Milliseconds from the submission to the answer.
     delivery_ms: RefCell<Vec<u32>>,
     change_ms: RefCell<Vec<u32>>,
+    /// Of one PUT of this store, with nothing beside it that it would wait for.
+    put_ms: RefCell<Vec<u32>>,
+    /// Octets of all messages that were delivered, from the beginning on.
+    raw: Cell<u64>,
+    /// What the store held, and what had been delivered, when counting began.
+    held_before: RefCell<Held>,
+    raw_before: Cell<u64>,
+    cache: RefCell<Vec<CacheStatus>>,
     before: RefCell<Vec<Spent>>,
     after: RefCell<Vec<Spent>>,
     ended: Cell<usize>,
 }
 
 type Spent = BTreeMap<(Kind, &'static str), Cost>;
+/// Octets that the store holds, by kind of object.
+type Held = BTreeMap<String, u64>;
+
+fn held(store: &SimStore) -> Held {
+    let mut held = Held::new();
+    for (key, octets) in store.sizes() {
+        let kind = match key.split_once('/') {
+            Some(("data", rest)) => rest.rsplit_once('.').map_or(rest, |(_, kind)| kind),
+            Some((kind, _)) => kind,
+            None => &key,
+        };
+        *held.entry(kind.to_owned()).or_default() += octets;
+    }
+    held
+}
 
 fn spent(costs: &Costs) -> Spent {
     costs.all().into_iter().map(|(kind, purpose, cost)| ((kind, purpose), cost)).collect()
@@ -148,7 +171,10 @@ impl Source for Rows {
             let (places, bodies): (Vec<Place>, Vec<Body>) = moves.into_iter().unzip();
             let meta = places.iter().flat_map(|place| place.to_bytes()).collect();
             let done = self.storage.commit(partition, account, meta, bodies).await;
-            done.map(drop).map_err(|error| SourceError(error.to_string()))
+            done.map_err(|error| SourceError(error.to_string()))?;
+            // As a mailbox does when it carries the record out.
+            places.iter().for_each(|place| self.storage.released(partition, account, place));
+            Ok(())
         })
     }
 
@@ -223,12 +249,26 @@ async fn deliver(rows: Rc<Rows>, nth: usize, octets: usize, outcome: Rc<Outcome>
     let (account, began) = (account(nth), time::now());
     let done = change(&rows.storage, &account, Some(text(octets)), Haste::Delivery).await;
     if done {
+        outcome.raw.set(outcome.raw.get() + octets as u64);
         rows.accounts.borrow_mut().entry(account).or_default().0 += 1;
     }
     if outcome.counting.get() {
         let count = if done { &outcome.delivered } else { &outcome.refused };
         count.set(count.get() + 1);
         outcome.delivery_ms.borrow_mut().push(began.elapsed().as_millis() as u32);
+    }
+}
+
+/// What one PUT takes: on a connection of its own, an object of 16 KiB every second.
+async fn put_now_and_then(store: SimStore, outcome: Rc<Outcome>, until: time::Instant) {
+    let (store, patience) = (store.of_node("probe"), Patience::interactive(Duration::from_secs(60)));
+    let octets = Octets::from(text(16 << 10));
+    while time::now() < until {
+        let began = time::now();
+        if store.put("probe/one", &octets, patience).await.is_ok() {
+            outcome.put_ms.borrow_mut().push(began.elapsed().as_millis() as u32);
+        }
+        time::sleep(Duration::from_secs(1)).await;
     }
 }
 
@@ -287,12 +327,19 @@ async fn run_shard(
             }
         }));
     }
+    if shard == 0 {
+        spawn(Queue::Interactive, "one PUT", put_now_and_then(store.clone(), outcome.clone(), began + end))
+            .detach();
+    }
     let mut next = began;
     let mut counting = false;
     while began.elapsed() < end {
         if !counting && began.elapsed() >= load.warm {
             counting = true;
-            outcome.counting.set(true);
+            if !outcome.counting.replace(true) {
+                *outcome.held_before.borrow_mut() = held(&store);
+                outcome.raw_before.set(outcome.raw.get());
+            }
             outcome.before.borrow_mut().extend(storage.costs().map(spent));
             outcome.before.borrow_mut().extend(node.as_ref().map(|node| spent(node.costs())));
         }
@@ -317,11 +364,12 @@ async fn run_shard(
     }
     outcome.after.borrow_mut().extend(storage.costs().map(spent));
     outcome.after.borrow_mut().extend(node.as_ref().map(|node| spent(node.costs())));
+    outcome.cache.borrow_mut().extend(storage.cache_status());
     outcome.ended.set(outcome.ended.get() + 1);
     std::future::pending::<()>().await;
 }
 
-fn run(load: Load) -> (Rc<Outcome>, u64) {
+fn run(load: Load) -> (Rc<Outcome>, Held) {
     let sim = Sim::new(1, SimConfig { steps_max: STEPS_MAX, panics_end_run: true, ..SimConfig::default() });
     // 10 to 50 ms a request, as stores in the same region take.
     let store = SimStore::new(StoreFaults { delay_max: Duration::from_millis(30), ..StoreFaults::none() });
@@ -337,8 +385,7 @@ fn run(load: Load) -> (Rc<Outcome>, u64) {
         assert!(sim.running(node), "the node has ended");
     }
     sim.kill(node);
-    let stored = store.objects().values().map(|octets| octets.len() as u64).sum();
-    (outcome, stored)
+    (outcome, held(&store))
 }
 
 /// The value that a part of them does not exceed.
@@ -349,29 +396,51 @@ fn quantile(values: &RefCell<Vec<u32>>, part: f64) -> u32 {
     values.get(at.min(values.len().saturating_sub(1))).copied().unwrap_or(0)
 }
 
-fn tell(name: &str, load: &Load, outcome: &Outcome, stored: u64) {
+fn tell(name: &str, load: &Load, outcome: &Outcome, stored: &Held) {
     let delivered = outcome.delivered.get().max(1) as f64;
     let seconds = load.counted.as_secs_f64();
     println!("{name}: {load:?}");
     println!(
-        "  delivered {} ({} refused), PUT and LIST per message {:.4}, GET per message {:.4}, PUT per second {:.2}",
+        "  delivered {} ({} refused), PUT and LIST per message {:.4}, GET and HEAD per message {:.4}, PUT per second {:.2}",
         outcome.delivered.get(),
         outcome.refused.get(),
         outcome.billed() as f64 / delivered,
         outcome.of(&[Kind::Get, Kind::Head]) as f64 / delivered,
         outcome.of(&[Kind::Put]) as f64 / seconds,
     );
-    println!(
-        "  delivery ms p50 {} p99 {}; changes {} per s, ms p50 {} p99 {}; octets stored for one {:.2}",
-        quantile(&outcome.delivery_ms, 0.5),
-        quantile(&outcome.delivery_ms, 0.99),
-        outcome.changed.get() as f64 / seconds,
-        quantile(&outcome.change_ms, 0.5),
-        quantile(&outcome.change_ms, 0.99),
-        stored as f64 / (load.rate.max(1e-9) * (load.warm + load.counted).as_secs_f64() * load.octets as f64),
-    );
+    let put = [0.5, 0.99].map(|part| quantile(&outcome.put_ms, part));
+    println!("  one PUT of 16 KiB: ms p50 {} p99 {}", put[0], put[1]);
+    for (what, all) in [("deliveries", &outcome.delivery_ms), ("changes", &outcome.change_ms)] {
+        let [p50, p99] = [0.5, 0.99].map(|part| quantile(all, part));
+        let times = |ms: u32, put: u32| f64::from(ms) / f64::from(put.max(1));
+        println!(
+            "  {what}: {:.1} per s, ms p50 {p50} p99 {p99}: {:.1} and {:.1} times the PUT's",
+            all.borrow().len() as f64 / seconds,
+            times(p50, put[0]),
+            times(p99, put[1]),
+        );
+    }
+    let (raw, before) = (outcome.raw.get() as f64, outcome.held_before.borrow());
+    let fresh = raw - outcome.raw_before.get() as f64;
+    println!("  octets stored for each of {raw:.0} raw, and for each that came while it was counted:");
+    for (kind, octets) in stored {
+        let more = *octets as f64 - before.get(kind).copied().unwrap_or(0) as f64;
+        println!(
+            "    {kind:<10}{octets:>14}{:>9.3}{:>9.3}",
+            *octets as f64 / raw.max(1.0),
+            more / fresh.max(1.0)
+        );
+    }
+    let (all, was) = (stored.values().sum::<u64>() as f64, before.values().sum::<u64>() as f64);
+    println!("    {:<10}{all:>14}{:>9.3}{:>9.3}", "all", all / raw.max(1.0), (all - was) / fresh.max(1.0));
     for ((kind, purpose), count) in outcome.requests() {
         println!("  {:<7}{purpose:<10}{count:>10}  {:.5} per message", kind.name(), count as f64 / delivered);
+    }
+    for cache in outcome.cache.borrow().iter() {
+        println!(
+            "  cache: {} hits, {} misses, {} taken in, {} not, {} evicted, {} octets held",
+            cache.hits, cache.misses, cache.taken, cache.skipped, cache.evicted, cache.held_octets
+        );
     }
 }
 
@@ -395,33 +464,48 @@ fn load(rate: f64, clients: usize, shards: usize) -> Load {
         shards,
         rate,
         clients,
-        octets: if long() { 4096 } else { 512 },
+        octets: if long() { 2048 } else { 512 },
         // The first flushes come after ten minutes.
         warm: minutes(10, 20),
-        counted: minutes(10, 60),
+        counted: minutes(10, 40),
         pack_single: false,
     }
 }
 
-#[test]
-fn deliveries_cost_few_requests() {
-    if !wanted("deliveries_cost_few_requests") {
+fn deliveries(name: &str, rate: f64, shards: usize, most: f64) {
+    // Every day the dear one alone: what one message costs is highest where there are few.
+    let everyday = rate <= 20.0 && shards == 2;
+    if !wanted(name) || !(everyday || long()) {
         return;
     }
-    for (rate, shards, most) in [(200.0, 8, 0.05), (20.0, 2, 0.25)] {
-        // Every day the dear one alone: what one message costs is highest where there are few.
-        if rate > 20.0 && !long() {
-            continue;
-        }
-        let load = load(rate, 0, shards);
-        let (outcome, stored) = run(load);
-        tell("deliveries", &load, &outcome, stored);
-        assert_eq!(outcome.refused.get(), 0);
-        let expected = rate * load.counted.as_secs_f64();
-        assert!((outcome.delivered.get() as f64 - expected).abs() < expected / 10.0, "the load was another");
-        let each = outcome.billed() as f64 / outcome.delivered.get() as f64;
-        assert!(each <= most, "{each:.3} PUT and LIST per message at {rate} per second");
-    }
+    let load = load(rate, 0, shards);
+    let (outcome, stored) = run(load);
+    tell("deliveries", &load, &outcome, &stored);
+    assert_eq!(outcome.refused.get(), 0);
+    let expected = rate * load.counted.as_secs_f64();
+    assert!((outcome.delivered.get() as f64 - expected).abs() < expected / 10.0, "the load was another");
+    let each = outcome.billed() as f64 / outcome.delivered.get() as f64;
+    assert!(each <= most, "{each:.3} PUT and LIST per message at {rate} per second");
+}
+
+#[test]
+fn twenty_deliveries_a_second_cost_a_quarter_of_a_request_each() {
+    deliveries("twenty_deliveries_a_second_cost_a_quarter_of_a_request_each", 20.0, 2, 0.25);
+}
+
+#[test]
+fn twenty_deliveries_a_second_to_eight_shards_cost_no_more() {
+    deliveries("twenty_deliveries_a_second_to_eight_shards_cost_no_more", 20.0, 8, 0.25);
+}
+
+#[test]
+fn two_hundred_deliveries_a_second_cost_a_twentieth_of_a_request_each() {
+    deliveries("two_hundred_deliveries_a_second_cost_a_twentieth_of_a_request_each", 200.0, 2, 0.05);
+}
+
+#[test]
+fn two_hundred_deliveries_a_second_to_eight_shards_cost_no_more() {
+    deliveries("two_hundred_deliveries_a_second_to_eight_shards_cost_no_more", 200.0, 8, 0.05);
 }
 
 #[test]
@@ -431,7 +515,7 @@ fn a_pack_for_each_message_costs_about_one_request_more() {
     }
     let load = Load { pack_single: true, ..load(if long() { 200.0 } else { 20.0 }, 0, 2) };
     let (outcome, stored) = run(load);
-    tell("pack = single", &load, &outcome, stored);
+    tell("pack = single", &load, &outcome, &stored);
     let each = outcome.billed() as f64 / outcome.delivered.get() as f64;
     assert!((1.0..=if long() { 1.1 } else { 1.3 }).contains(&each), "{each:.3} PUT and LIST per message");
 }
@@ -441,7 +525,7 @@ fn clients_cost_no_more_than_twenty_commits_a_second() {
     let minute = Duration::from_secs(60);
     let load = Load { warm: minute / 6, counted: minute, ..load(0.0, 64, 2) };
     let (outcome, stored) = run(load);
-    tell("changes", &load, &outcome, stored);
+    tell("changes", &load, &outcome, &stored);
     assert!(outcome.changed.get() > 1000, "the clients did nothing");
     let each_second = outcome.of(&[Kind::Put]) as f64 / load.counted.as_secs_f64();
     assert!(each_second <= 20.0, "{each_second} PUT per second");

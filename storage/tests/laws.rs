@@ -95,6 +95,9 @@ async fn laws(subject: Subject) {
             let dialect = Box::pin(store.probe(true)).await.unwrap();
             assert!(dialect.creates && dialect.reads_own_writes && dialect.ranges, "{dialect:?}");
             assert_eq!(dialect.lists, subject.lists);
+            // One to begin with, and in each of four races four at a time and a late one: all are billed.
+            let costs = store.costs().all().into_iter().filter(|(kind, ..)| *kind == Kind::Put);
+            assert!(costs.map(|(.., cost)| cost.requests).sum::<u64>() >= 21);
             Box::pin(creates(&subject)).await;
         }
         Some(reason) => {

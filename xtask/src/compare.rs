@@ -5,17 +5,19 @@
 //! this command; what fails is what could not be measured.
 
 mod churn;
-mod culver;
+pub mod culver;
 mod dovecot;
-mod generator;
+pub mod generator;
 mod limits;
 mod measure;
-mod meter;
-mod report;
-mod results;
-mod server;
-mod session;
+pub mod meter;
+pub mod report;
+pub mod results;
+pub mod server;
+pub mod session;
 mod works;
+
+pub use self::works::split;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -286,7 +288,7 @@ fn list() -> String {
 }
 
 /// The first and the last core that this process may use: the server's and the generator's.
-fn cores() -> Result<(usize, usize)> {
+pub fn cores() -> Result<(usize, usize)> {
     let status = fs::read_to_string("/proc/self/status")?;
     let list = status
         .lines()
@@ -310,12 +312,12 @@ fn core_list(text: &str) -> Option<Vec<usize>> {
     Some(cores)
 }
 
-fn file_system(dir: &Path) -> Result<String> {
+pub fn file_system(dir: &Path) -> Result<String> {
     let output = run_command(Command::new("df").arg("--output=fstype").arg(dir))?;
     Ok(output.lines().last().unwrap_or_default().trim().to_owned())
 }
 
-fn machine(file_system: &str, (server, generator): (usize, usize)) -> String {
+pub fn machine(file_system: &str, (server, generator): (usize, usize)) -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -338,13 +340,13 @@ fn dovecot_version() -> String {
 }
 
 /// The last commit that changed more than pages and figures, so that works measured one after another name one source.
-fn source() -> String {
-    let but = ["--", ".", ":!*.md", ":!bench/results.json"];
+pub fn source() -> String {
+    let but = ["--", ".", ":!*.md", ":!bench/*.json"];
     said("git", &[&["log", "-1", "--format=%h", "--abbrev=10"][..], &but].concat())
 }
 
 /// What a command says, in one line.
-fn said(program: &str, arguments: &[&str]) -> String {
+pub fn said(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).current_dir(crate::root()).output();
     output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
 }

@@ -1,10 +1,11 @@
-//! The project's own chores: `cargo xtask test|counts|tidy|rfc|fuzz|compare`.
+//! The project's own chores: `cargo xtask test|counts|tidy|rfc|fuzz|compare|store`.
 
 mod compare;
 mod counts;
 mod fuzz;
 mod rfc;
 mod source;
+mod store;
 mod test;
 mod tidy;
 
@@ -20,7 +21,8 @@ cargo xtask counts [--write] [--filter NAME]            instructions of the micr
 cargo xtask tidy                                        check the rules of the house
 cargo xtask rfc [--check]                               write (or check) docs/rfc.md
 cargo xtask fuzz [TARGET] [--minutes N]                 fuzz one target, or all of them
-cargo xtask compare [--help]                            Culver and Dovecot on the same work";
+cargo xtask compare [--help]                            Culver and Dovecot on the same work
+cargo xtask store [--help]                              Culver on a real object store";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Some("rfc") => rfc::run(rest),
         Some("fuzz") => fuzz::run(rest),
         Some("compare") => compare::run(rest),
+        Some("store") => store::run(rest),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -591,6 +591,7 @@ impl Inner {
         if claims.is_empty() {
             return Ok(());
         }
+        let began = time::now();
         let taker = self.taker();
         let taken = Box::pin(taker.take(claims)).await;
         // What was claimed for an incarnation that has ended is another's.
@@ -653,7 +654,7 @@ impl Inner {
             self.note_damaged(claim, error).await;
         }
         if count > 0 {
-            tracing::info!(partitions = count, "taken over");
+            tracing::info!(partitions = count, ms = began.elapsed().as_millis() as u64, "taken over");
         }
         failed.map_or(Ok(()), Err)
     }

@@ -301,8 +301,13 @@ impl Taker {
         incarnation: Incarnation,
         partitions: &BTreeSet<PartitionId>,
     ) -> Result<JournalRead, SealError> {
+        let (began, mut objects, mut octets) = (time::now(), 0u64, 0u64);
         let mut read = JournalRead::default();
-        let mut visit = |head: &ObjectHead, bytes: &[u8]| read_object(head, bytes, partitions, &mut read);
+        let mut visit = |head: &ObjectHead, bytes: &[u8]| {
+            objects += 1;
+            octets += bytes.len() as u64;
+            read_object(head, bytes, partitions, &mut read)
+        };
         if incarnation != self.incarnation && !fault::on(Fault::SealSkipped) {
             let at =
                 seal(&self.store, incarnation, self.store_id, &self.name, self.patience, &mut visit).await?;
@@ -311,6 +316,8 @@ impl Taker {
                 self.store.delete(&[keys::journal(incarnation, at)], self.patience).await?;
             }
             read.sealed = Some(at);
+            let ms = began.elapsed().as_millis() as u64;
+            tracing::info!(journal = %incarnation, objects, octets, ms, "a journal is read and sealed");
             return Ok(read);
         }
         let (mut seq, _) = newest_low(&self.store, incarnation, 0, self.patience).await?;

@@ -173,7 +173,10 @@ impl Store {
     /// the object is compared.
     async fn create_once(&self, key: &str, octets: &Octets) -> Result<bool, StoreError> {
         let op = Op::Put { key, octets, create: true };
-        match self.0.driver.perform(&op).await {
+        let began = time::now();
+        let result = self.0.driver.perform(&op).await;
+        self.0.costs.count(&op, &result, began.elapsed(), None);
+        match result {
             Ok(Outcome::Done) => Ok(true),
             Ok(_) => unreachable!("a PUT brings nothing"),
             Err(Failure::Exists) => Ok(false),

@@ -24,8 +24,12 @@ pub fn build() -> Result<()> {
 }
 
 pub fn binary(name: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(crate::root().join("target"), PathBuf::from);
-    target.join("release").join(name)
+    target().join("release").join(name)
+}
+
+/// Where cargo puts what it builds.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or(crate::root().join("target"), PathBuf::from)
 }
 
 /// The password in the scheme that both servers check: salted SHA-512, one round, cheap for both.
@@ -46,17 +50,22 @@ pub fn stored_password(password: &str) -> Result<String> {
     Ok(stored)
 }
 
-/// Writes the configuration; the program and its arguments.
-pub fn command(site: &Site, dir: &Path, ports: Ports) -> Result<Vec<String>> {
+/// The section of a store of this machine alone.
+pub fn local(dir: &Path) -> Result<String> {
     let store = dir.join("store");
     fs::create_dir_all(&store)?;
+    Ok(format!("url = \"file://{}\"\n", store.display()))
+}
+
+/// Writes the configuration, whose section `[storage]` is `storage`; the program and its arguments.
+pub fn command(site: &Site, dir: &Path, storage: &str, ports: Ports) -> Result<Vec<String>> {
     let file = dir.join("culver.toml");
-    fs::write(&file, configuration(site, &store, ports))?;
+    fs::write(&file, configuration(site, storage, ports))?;
     let program = binary("culver").display().to_string();
     Ok(vec![program, "serve".to_owned(), "--config".to_owned(), file.display().to_string()])
 }
 
-pub fn configuration(site: &Site, store: &Path, ports: Ports) -> String {
+fn configuration(site: &Site, storage: &str, ports: Ports) -> String {
     let listener = |service: &str, port: u16, tls: bool| {
         format!(
             "[[listener]]\nservice = \"{service}\"\naddress = \"127.0.0.1:{port}\"\n{}\n",
@@ -73,11 +82,10 @@ pub fn configuration(site: &Site, store: &Path, ports: Ports) -> String {
     .concat();
     format!(
         "hostname = \"compare.example.test\"\nshards = 1\n\n\
-         [storage]\nurl = \"file://{}\"\n\n{listeners}\
+         [storage]\n{storage}\n{listeners}\
          [tls]\n[[tls.certificate]]\nchain = \"{}\"\nkey = \"{}\"\n\n\
          [users]\npasswd_file = \"{}\"\nsecure_networks = [\"127.0.0.0/8\"]\n\n\
          [limits]\nconnections_per_user_max = 10000\n",
-        store.display(),
         site.chain.display(),
         site.key.display(),
         site.passwd.display(),

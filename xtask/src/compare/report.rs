@@ -150,7 +150,7 @@ fn thousands(text: &str) -> String {
     }
 }
 
-fn shown(middle: Option<Middle>) -> String {
+pub fn shown(middle: Option<Middle>) -> String {
     let Some(Middle { median, min, max }) = middle else { return "–".to_owned() };
     let wide = median != 0.0 && (max - min) / median.abs() > 0.1;
     match wide {
@@ -216,7 +216,8 @@ fn short_table(lines: &[Line]) -> String {
     aligned(&rows)
 }
 
-fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+/// Rows, the first of which is the head, as a Markdown table that also reads well in a terminal.
+pub fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).max(3);
     let widths: Vec<usize> = (0..N).map(width).collect();
     let mut out = String::new();

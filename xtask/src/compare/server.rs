@@ -157,14 +157,40 @@ impl Server {
     pub fn start(kind: Kind, site: &Site, dir: &Path, durability: Durability) -> Result<Server> {
         fs::create_dir_all(dir)?;
         let ports = Ports::free()?;
-        let log = dir.join("server.log");
         let (command, scratch) = match kind {
-            Kind::Culver => (culver::command(site, dir, ports)?, None),
+            Kind::Culver => (culver::command(site, dir, &culver::local(dir)?, ports)?, None),
             _ => {
                 let (command, scratch) = dovecot::command(kind, site, dir, ports, durability)?;
                 (command, Some(scratch))
             }
         };
+        Server::launch(kind, site, dir, ports, command, scratch)
+    }
+
+    /// Starts a Culver whose section `[storage]` is `storage`, with further variables in its environment.
+    pub fn start_node(
+        site: &Site,
+        dir: &Path,
+        storage: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<Server> {
+        fs::create_dir_all(dir)?;
+        let ports = Ports::free()?;
+        let mut command = vec!["env".to_owned()];
+        command.extend(environment.iter().map(|(name, value)| format!("{name}={value}")));
+        command.extend(culver::command(site, dir, storage, ports)?);
+        Server::launch(Kind::Culver, site, dir, ports, command, None)
+    }
+
+    fn launch(
+        kind: Kind,
+        site: &Site,
+        dir: &Path,
+        ports: Ports,
+        command: Vec<String>,
+        scratch: Option<PathBuf>,
+    ) -> Result<Server> {
+        let log = dir.join("server.log");
         let mut pinned = Command::new("sh");
         pinned.args(["-c", &pinned_script(site.core), "sh"]).args(command).stdin(std::process::Stdio::null());
         let output = File::options().create(true).append(true).open(&log)?;
@@ -173,6 +199,19 @@ impl Server {
         let mut server = Server { kind, ports, child, log, scratch, stopped: false };
         server.await_greeting()?;
         Ok(server)
+    }
+
+    /// SIGKILL, as a machine that is lost.
+    pub fn kill(mut self) -> Result<()> {
+        self.stopped = true;
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// All that it said.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
     pub fn pid(&self) -> u32 {

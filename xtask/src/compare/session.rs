@@ -62,14 +62,14 @@ pub fn exists(server: &Server, user: &str, mailbox: &str) -> Result<u64> {
     Ok(exists)
 }
 
-struct Session<S> {
+pub struct Session<S> {
     reader: BufReader<S>,
     line: Vec<u8>,
     exists: Option<u64>,
 }
 
 impl Session<TcpStream> {
-    fn open(server: &Server) -> Result<Session<TcpStream>> {
+    pub fn open(server: &Server) -> Result<Session<TcpStream>> {
         let stream = TcpStream::connect(loopback(server.ports.imap))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
@@ -78,11 +78,11 @@ impl Session<TcpStream> {
         Ok(session)
     }
 
-    fn log_in(&mut self, user: &str) -> Result<()> {
+    pub fn log_in(&mut self, user: &str) -> Result<()> {
         self.command(&format!("LOGIN {user} {PASSWORD}"))
     }
 
-    fn command(&mut self, command: &str) -> Result<()> {
+    pub fn command(&mut self, command: &str) -> Result<()> {
         self.reader.get_mut().write_all(format!("t {command}\r\n").as_bytes())?;
         self.answer().with_context(|| command.split_whitespace().next().unwrap_or_default().to_owned())
     }
