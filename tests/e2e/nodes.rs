@@ -44,6 +44,8 @@ pub fn tests() -> Vec<Test> {
         Test { name: "nodes_an_append_that_was_late_is_kept_once", run: resent::append },
         Test { name: "nodes_nothing_is_lost_on_a_shared_directory", run: chaos::on_directory },
         Test { name: "nodes_nothing_is_lost_on_seaweedfs", run: chaos::on_seaweedfs },
+        Test { name: "nodes_nothing_is_lost_on_radosgw", run: chaos::on_radosgw },
+        Test { name: "nodes_nothing_is_lost_on_nfs", run: chaos::on_nfs },
         Test {
             name: "nodes_what_one_acknowledged_on_its_disk_comes_back_with_it",
             run: |_| local::comes_back(),
