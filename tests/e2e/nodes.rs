@@ -5,6 +5,7 @@ mod gc;
 mod local;
 mod rebuild;
 mod resent;
+mod unfit;
 
 use std::fs;
 use std::path::Path;
@@ -51,6 +52,9 @@ pub fn tests() -> Vec<Test> {
             run: |_| local::comes_back(),
         },
         Test { name: "nodes_one_that_acknowledged_on_its_disk_starts_again", run: |_| local::starts_again() },
+        Test { name: "nodes_rclone_serves_one_node_and_is_refused_for_two", run: |_| unfit::rclone() },
+        Test { name: "nodes_s3s_fs_serves_one_node_and_is_refused_for_two", run: |_| unfit::s3s_fs() },
+        Test { name: "nodes_garage_serves_one_node_and_is_refused_for_two", run: |_| unfit::garage() },
         Test { name: "nodes_commands_say_what_is_missing", run: |_| commands() },
         Test { name: "nodes_a_store_that_cannot_be_used_is_told_in_one_line", run: |_| wrong_stores() },
     ]

@@ -64,8 +64,6 @@ const GUEST_MAX: Duration = Duration::from_secs(2 * 3600);
 const ROUND_MS_MAX: u64 = 1500;
 /// A change waits a minute for its commit.
 const PATIENCE: Duration = Duration::from_secs(100);
-/// What a node says that cannot prove what it owns.
-const AWAY: &str = "the store of this account does not answer";
 /// How long the workers of a node that is not the owner any more may take to be told.
 const TOLD: Duration = Duration::from_secs(30);
 /// How long accounts may take to be served after the store was away: it may take 19 s to come, and requests back off meanwhile.
@@ -361,7 +359,7 @@ impl Site {
             takeovers: 0,
         };
         let homes = site.settled(TAKE_OVER)?;
-        let states = site.read(&homes)?;
+        let states = site.read(homes, true)?;
         site.compare(&states, &BTreeMap::new(), &Delivered::default())?;
         Ok(site)
     }
@@ -483,7 +481,7 @@ impl Site {
             crews[victim].join(&mut worked)?;
         }
         let places = if event.owner_may_stay() { self.barrier(places)? } else { places };
-        let states = self.read(&places)?;
+        let states = self.read(places, event.owner_may_stay())?;
         if event == Event::FreezeLong {
             self.ledgers.append(&mut worked.ledgers);
             self.compare(&states, &worked.in_flight, &worked.delivered)?;
@@ -506,7 +504,7 @@ impl Site {
         if event != Event::FreezeLong {
             after = self.send_again(after, &worked.delivered)?;
         }
-        let states = self.read(&after)?;
+        let states = self.read(after.clone(), true)?;
         match event {
             Event::FreezeLong => self.compare(&states, &worked.in_flight, &worked.delivered)?,
             _ => self
@@ -737,21 +735,22 @@ impl Site {
         Ok(places)
     }
 
-    /// All accounts, each where it is served. A node that has no proof for a moment, since its store was slow, is asked again.
-    fn read(&mut self, places: &[usize]) -> Fallible<Vec<State>> {
+    /// All accounts, each where it is served. A node that has no proof for a moment, since its store was slow, is asked again; where
+    /// both run, one of them may still be about to take over, and an account is then read at its new place.
+    fn read(&mut self, mut places: Vec<usize>, both: bool) -> Fallible<Vec<State>> {
         let mut states = Vec::new();
-        for (account, &node) in places.iter().enumerate() {
-            let end = Instant::now() + patient(TAKE_OVER);
-            let state = loop {
-                match ledger::read(&self.nodes[node].ports, account) {
-                    Ok(state) => break state,
-                    Err(e) if e.to_string().contains(AWAY) && Instant::now() < end => {
-                        thread::sleep(Duration::from_millis(20));
-                    }
-                    Err(e) => fail!("reading {} at {}: {e}", user(account), NAMES[node]),
-                }
-            };
-            states.push(state);
+        let end = Instant::now() + patient(STORE_BACK);
+        while states.len() < ACCOUNTS {
+            let account = states.len();
+            let node = places[account];
+            match ledger::read(&self.nodes[node].ports, account) {
+                Ok(state) => states.push(state),
+                Err(e) if e.to_string().contains("[UNAVAILABLE]") && Instant::now() < end => match both {
+                    true => places = self.settled(TAKE_OVER)?,
+                    false => thread::sleep(Duration::from_millis(20)),
+                },
+                Err(e) => fail!("reading {} at {}: {e}", user(account), NAMES[node]),
+            }
         }
         Ok(states)
     }

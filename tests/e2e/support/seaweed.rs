@@ -35,8 +35,8 @@ pub struct Seaweed {
 
 impl Seaweed {
     pub fn start() -> Fallible<Seaweed> {
-        let program = match installed() {
-            Ok(program) => program,
+        let program = match installed(PACKAGE) {
+            Ok(dir) => dir.join("bin/weed"),
             Err(why) => return skip(format!("SeaweedFS cannot be had: {why}")),
         };
         let dir = TempDir::new("seaweed")?;
@@ -141,18 +141,18 @@ pub fn free_ports<const N: usize>() -> Fallible<[u16; N]> {
     fail!("no free ports")
 }
 
-/// The program, installed once.
-fn installed() -> Fallible<PathBuf> {
+/// A package of PyPI, installed once: its directory.
+pub fn installed(package: &str) -> Fallible<PathBuf> {
     let Some(target) = option_env!("CARGO_TARGET_TMPDIR") else { fail!("no place to install it at") };
     let parts = Path::new(target).join("parts");
-    let dir = parts.join(PACKAGE);
+    let dir = parts.join(package);
     if !dir.join("bin").is_dir() {
         let fresh = parts.join(format!("fresh.{}", std::process::id()));
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
-        process::run_ok(pip.arg(&fresh).arg(PACKAGE), b"", INSTALL)?;
+        process::run_ok(pip.arg(&fresh).arg(package), b"", INSTALL)?;
         // Half an installation never has this name.
         fs::rename(&fresh, &dir)?;
     }
-    Ok(dir.join("bin/weed"))
+    Ok(dir)
 }
