@@ -518,8 +518,20 @@ impl Site {
     fn probes(&self, victim: usize, homes: &[usize]) -> Fallible<Vec<(usize, Imap)>> {
         let mut probes = Vec::new();
         for account in (0..ACCOUNTS).filter(|&account| homes[account] == victim) {
-            let mut imap = Imap::login(self.nodes[victim].ports.imap, &user(account), &password(account))?;
-            imap.must("SELECT INBOX")?;
+            let end = Instant::now() + patient(TAKE_OVER);
+            let imap = loop {
+                let ports = &self.nodes[victim].ports;
+                let opened = Imap::login(ports.imap, &user(account), &password(account))
+                    .and_then(|mut imap| imap.must("SELECT INBOX").map(|_| imap));
+                match opened {
+                    Ok(imap) => break imap,
+                    // Its store is slow: it has no proof for a moment.
+                    Err(e) if e.to_string().contains("[UNAVAILABLE]") && Instant::now() < end => {
+                        thread::sleep(Duration::from_millis(20));
+                    }
+                    Err(e) => return Err(e),
+                }
+            };
             probes.push((account, imap));
         }
         Ok(probes)
