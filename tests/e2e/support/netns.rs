@@ -26,8 +26,9 @@ const COMMAND: Duration = Duration::from_secs(20);
 /// standard input ends.
 const KEEPER: &str = r#"
 set -e
-trap 'ip link del "$2" 2>/dev/null; ip netns del "$1"' EXIT
 ip netns add "$1"
+trap 'ip link del "$2" 2>/dev/null; ip netns del "$1"' EXIT
+trap exit HUP INT TERM
 ip link add "$2" type veth peer name inside netns "$1"
 ip addr add "$3/30" dev "$2"
 ip link set "$2" up
