@@ -22,6 +22,8 @@ use parts::{Server, alone, cargo_program, free_port, python_package, request};
 /// How long a request of these may be tried.
 const PATIENCE: Patience =
     Patience { within: Duration::from_secs(30), urgency: culver_storage::store::Urgency::Interactive };
+/// Of no octets.
+const NOTHING_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 /// A store that cannot be shared is refused within this time.
 const REFUSED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -295,7 +297,11 @@ fn retries(store: &Store, kind: Kind) -> u64 {
 #[test]
 fn a_shared_directory_keeps_the_laws() {
     alone("a_shared_directory_keeps_the_laws", || {
-        let dir = tempfile::tempdir().unwrap();
+        // Such as a mount of NFS.
+        let dir = match std::env::var_os("CULVER_TEST_SHARED") {
+            Some(below) => tempfile::tempdir_in(below).unwrap(),
+            None => tempfile::tempdir().unwrap(),
+        };
         let url = format!("file://{}?shared=true", dir.path().display());
         on_shard(move || laws(Subject::of(url.clone())));
     });
@@ -560,6 +566,44 @@ fn seaweedfs_keeps_the_laws() {
                 first.put("first", &Octets::from(b"x".to_vec()), PATIENCE).await.unwrap();
                 Box::pin(laws(Subject::s3(port))).await;
                 Box::pin(says(port, BUCKET, "wrong", "AWS_SECRET_ACCESS_KEY")).await;
+            });
+        });
+    });
+}
+
+/// Ceph of three processes, where it is installed; it has no bucket yet.
+fn radosgw() -> Result<Server, String> {
+    for program in ["ceph-mon", "ceph-osd", "radosgw", "ceph"] {
+        let there = std::process::Command::new("which").arg(program).output();
+        if !there.is_ok_and(|output| output.status.success()) {
+            return Err(format!("{program} is not installed"));
+        }
+    }
+    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let port = free_port();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", include_str!("parts/radosgw.sh"), "sh"]).arg(dir.path());
+    command.args([free_port(), free_port(), port].map(|port| port.to_string()));
+    command.args([parts::KEY, parts::SECRET]);
+    Server::start(command, port, dir)
+}
+
+#[test]
+fn radosgw_keeps_the_laws() {
+    alone("radosgw_keeps_the_laws", || {
+        with_server("radosgw", radosgw(), |server| {
+            let port = server.port;
+            let mut curl = std::process::Command::new("curl");
+            curl.args(["--silent", "--fail", "--aws-sigv4", "aws:amz:us-east-1:s3", "--request", "PUT"]);
+            // Older curls leave it out.
+            curl.args(["--header", &format!("x-amz-content-sha256: {NOTHING_SHA256}")]);
+            curl.args(["--user", &format!("{}:{}", parts::KEY, parts::SECRET)]);
+            curl.arg(format!("http://127.0.0.1:{port}/{BUCKET}"));
+            assert!(curl.status().unwrap().success(), "no bucket");
+            on_shard(move || async move {
+                Box::pin(laws(Subject::s3(port))).await;
+                Box::pin(says(port, BUCKET, "wrong", "AWS_SECRET_ACCESS_KEY")).await;
+                Box::pin(says(port, "missing-bucket", "right", "make the bucket missing-bucket")).await;
             });
         });
     });

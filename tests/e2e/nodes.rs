@@ -5,6 +5,7 @@ mod gc;
 mod local;
 mod rebuild;
 mod resent;
+mod unfit;
 
 use std::fs;
 use std::path::Path;
@@ -44,11 +45,16 @@ pub fn tests() -> Vec<Test> {
         Test { name: "nodes_an_append_that_was_late_is_kept_once", run: resent::append },
         Test { name: "nodes_nothing_is_lost_on_a_shared_directory", run: chaos::on_directory },
         Test { name: "nodes_nothing_is_lost_on_seaweedfs", run: chaos::on_seaweedfs },
+        Test { name: "nodes_nothing_is_lost_on_radosgw", run: chaos::on_radosgw },
+        Test { name: "nodes_nothing_is_lost_on_nfs", run: chaos::on_nfs },
         Test {
             name: "nodes_what_one_acknowledged_on_its_disk_comes_back_with_it",
             run: |_| local::comes_back(),
         },
         Test { name: "nodes_one_that_acknowledged_on_its_disk_starts_again", run: |_| local::starts_again() },
+        Test { name: "nodes_rclone_serves_one_node_and_is_refused_for_two", run: |_| unfit::rclone() },
+        Test { name: "nodes_s3s_fs_serves_one_node_and_is_refused_for_two", run: |_| unfit::s3s_fs() },
+        Test { name: "nodes_garage_serves_one_node_and_is_refused_for_two", run: |_| unfit::garage() },
         Test { name: "nodes_commands_say_what_is_missing", run: |_| commands() },
         Test { name: "nodes_a_store_that_cannot_be_used_is_told_in_one_line", run: |_| wrong_stores() },
     ]

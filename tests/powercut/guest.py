@@ -19,6 +19,8 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "mkfs.ext4": "e2fsprogs"}
+# A path in what ldd says.
+LIBRARY = re.compile(r"(/\S+) \(0x")
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "overlay")
 MEMORY_MIB = 1024
 DISK_MIB = 8192
@@ -69,7 +71,7 @@ def busybox():
 
 def install(say):
     """Installs what is missing, or raises Skipped."""
-    missing = [package for name, package in PACKAGES.items() if not _which(name)]
+    missing = [package for name, package in PACKAGES.items() if not which(name)]
     if busybox() is None:
         missing.append("busybox-static")
     if not missing:
@@ -90,7 +92,7 @@ def install(say):
     raise Skipped(f"apt-get install {' '.join(missing)}: {done.stderr.decode(errors='replace').strip()[-300:]}")
 
 
-def _which(name):
+def which(name):
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
 
 
@@ -130,7 +132,7 @@ def _read_module(path):
         return file.read()
 
 
-def _modules(root):
+def modules(root, wanted=MODULES):
     """(name, content) of the modules the guest loads, each after those it depends on."""
     files = {}
     for directory, _, names in os.walk(os.path.join(root, "lib/modules")):
@@ -148,7 +150,7 @@ def _modules(root):
             add(needed.replace("-", "_"))
         order.append((name, content))
 
-    for name in MODULES:
+    for name in wanted:
         add(name)
     return order
 
@@ -194,7 +196,7 @@ def initrd(path, kernel_root, binary, users, shards):
     if not strip or subprocess.run([strip, "-o", stripped, binary], check=False).returncode != 0:
         shutil.copy(binary, stripped)
     listed = subprocess.run(["ldd", binary], capture_output=True, text=True, check=False).stdout
-    libraries = re.findall(r"(/\S+) \(0x", listed)
+    libraries = LIBRARY.findall(listed)
     with open(path, "wb") as file:
         archive = Archive(file)
         for name in ("bin", "dev", "proc", "sys", "etc", "tmp"):
@@ -205,10 +207,10 @@ def initrd(path, kernel_root, binary, users, shards):
         for library in libraries:
             with open(library, "rb") as content:
                 archive.add(library.lstrip("/"), content.read())
-        modules = _modules(kernel_root)
-        for name, content in modules:
+        loaded = modules(kernel_root)
+        for name, content in loaded:
             archive.add(f"modules/{name}.ko", content, 0o644)
-        archive.add("modules/order", "".join(f"{name}.ko\n" for name, _ in modules).encode(), 0o644)
+        archive.add("modules/order", "".join(f"{name}.ko\n" for name, _ in loaded).encode(), 0o644)
         archive.add("etc/culver.toml", CONFIGURATION.format(shards=shards).encode(), 0o644)
         archive.add("etc/passwd-culver", "".join(f"{u}:{{PLAIN}}{p}\n" for u, p in users).encode(), 0o644)
         archive.add("etc/passwd", b"root:x:0:0::/:/bin/sh\n", 0o644)
@@ -218,7 +220,7 @@ def initrd(path, kernel_root, binary, users, shards):
 def new_image(path):
     with open(path, "wb") as file:
         file.truncate(DISK_MIB * 1024 * 1024)
-    subprocess.run([_which("mkfs.ext4"), "-q", "-F", path], check=True, capture_output=True)
+    subprocess.run([which("mkfs.ext4"), "-q", "-F", path], check=True, capture_output=True)
 
 
 def free_ports(count):

@@ -20,6 +20,19 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("swaks", "swaks"),
     ("script", "bsdutils"),
     ("openssl", "openssl"),
+    ("ip", "iproute2"),
+    ("iptables", "iptables"),
+];
+
+/// What only long runs need: hundreds of megabytes.
+const PROGRAMS_LONG: &[(&str, &str)] = &[
+    ("ceph", "ceph-common"),
+    ("ceph-mon", "ceph-mon"),
+    ("ceph-osd", "ceph-osd"),
+    ("radosgw", "radosgw"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("exportfs", "nfs-kernel-server"),
+    ("mount.nfs4", "nfs-common"),
 ];
 
 #[derive(Default)]
@@ -34,7 +47,10 @@ struct Count {
 pub fn run(arguments: &[String]) -> Result<bool> {
     let long = arguments.iter().any(|a| a == "--long");
     let release = long || arguments.iter().any(|a| a == "--release");
-    install_missing();
+    install_missing(PROGRAMS);
+    if long {
+        install_missing(PROGRAMS_LONG);
+    }
     // As many descriptors as this session may have: tests hold many connections.
     let mut command = Command::new("sh");
     command.args([
@@ -113,8 +129,8 @@ fn installed(program: &str) -> bool {
 }
 
 /// Says what stays missing, since its tests will be skipped.
-fn install_missing() {
-    for (program, package) in install(PROGRAMS) {
+fn install_missing(programs: &[(&'static str, &'static str)]) {
+    for (program, package) in install(programs) {
         println!("skipped: the tests with {program}: the package {package} is not installed");
     }
 }

@@ -394,13 +394,10 @@ pub fn deliver_all(shared: &Shared, accounts: &[usize], mut random: Random) -> F
         Err(e) if shared.may_end(&Broken::Lost(e.to_string())) => return Ok(delivered),
         Err(e) => return Err(e),
     };
-    let mut sent = 0;
-    while !shared.stopping() {
-        if sent == DELIVERIES_MAX {
-            std::thread::sleep(Duration::from_millis(2));
-            continue;
+    for _ in 0..DELIVERIES_MAX {
+        if shared.stopping() {
+            break;
         }
-        sent += 1;
         let id = shared.id();
         let mut recipients: Vec<usize> = (0..1 + random.below(3)).map(|_| *random.pick(accounts)).collect();
         recipients.sort_unstable();

@@ -16,6 +16,10 @@
 //! [`EVERY_DAY`] for a run without `CULVER_TEST_TAKEOVERS`: no round begins after it.
 
 use std::collections::BTreeMap;
+use std::env;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -27,26 +31,35 @@ use crate::durability::number;
 use crate::durability::worker::{self, Delivered, Left, Shared};
 use crate::support::gate::{Gate, Mode};
 use crate::support::imap::Imap;
+use crate::support::netns::Netns;
 use crate::support::process;
+use crate::support::radosgw::Radosgw;
 use crate::support::random::Random;
 use crate::support::seaweed::{self, Seaweed};
-use crate::support::server::{Culver, Options, own_process, password, user};
+use crate::support::server::{Culver, Options, binary, own_process, password, user};
 use crate::support::temp::TempDir;
-use crate::support::{Fallible, eventually};
+use crate::support::{Fallible, Skipped, eventually, patient, skip};
 use crate::{Arguments, ensure, fail};
 
 const ACCOUNTS: usize = 4;
 const DELIVERERS: usize = 2;
 const NAMES: [&str; 2] = ["a", "b"];
+const BUCKET: &str = "chaos";
 const LEASE: Duration = Duration::from_secs(super::LEASE_S);
 /// So long two nodes may both answer reads: a proof of ownership holds for half a lease, and a look takes its time.
 const BOTH_MAX: Duration = LEASE;
-/// Rounds of an everyday run; `CULVER_TEST_TAKEOVERS` names another number.
+/// Rounds of an everyday run. `CULVER_TEST_TAKEOVERS` names a number of takeovers instead: so many there must be.
 const ROUNDS_DIRECTORY: u64 = 7;
-const ROUNDS_SEAWEED: u64 = 4;
-const ROUNDS_LONG: u64 = 200;
+const ROUNDS_SEAWEED: u64 = 5;
+const TAKEOVERS_LONG: u64 = 200;
+/// Not every round is a takeover: twice as many rounds and so many more are enough.
+const ROUNDS_MORE: u64 = 10;
 /// No round of an everyday run begins later.
 const EVERY_DAY: Duration = Duration::from_secs(70);
+/// In a virtual machine, which emulates each instruction, so many times fewer.
+const GUEST: &str = "tests/nfs/run.py";
+const GUEST_ONE_IN: u64 = 10;
+const GUEST_MAX: Duration = Duration::from_secs(3 * 3600);
 /// The event comes within so many milliseconds of the workers' start.
 const ROUND_MS_MAX: u64 = 1500;
 /// A change waits a minute for its commit.
@@ -84,6 +97,8 @@ enum Event {
     Cut,
     /// What the owner and the store send each other arrives when the other node serves.
     Hang,
+    /// Every packet between the owner and the store is dropped until the other node serves: what waits must come to its own time limit.
+    Drop,
     /// The store answers both nodes 503.
     Unavailable,
     /// The store is killed and started again.
@@ -101,10 +116,11 @@ impl Event {
         Event::Terminate,
     ];
     const GATED: [Event; 4] = [Event::Cut, Event::Hang, Event::Unavailable, Event::StoreRestart];
+    const NETWORKED: [Event; 1] = [Event::Drop];
 
     /// Whether the owner is left as somebody who does not know that it is the owner no more.
     fn leaves_a_zombie(self) -> bool {
-        matches!(self, Event::Freeze | Event::FreezeLong | Event::Cut | Event::Hang)
+        matches!(self, Event::Freeze | Event::FreezeLong | Event::Cut | Event::Hang | Event::Drop)
     }
 
     /// Whether whoever was asked may go on as the owner.
@@ -115,31 +131,120 @@ impl Event {
 
 enum Store {
     Directory(TempDir),
-    Seaweed(Box<Seaweed>, [Gate; 2]),
+    Server(Server, Ways),
+}
+
+enum Server {
+    Seaweed(Box<Seaweed>),
+    Radosgw(Box<Radosgw>),
+}
+
+impl Server {
+    fn restart(&mut self) -> Fallible {
+        match self {
+            Server::Seaweed(seaweed) => seaweed.restart(),
+            Server::Radosgw(radosgw) => radosgw.restart(),
+        }
+    }
+
+    fn keep(&mut self) -> &Path {
+        match self {
+            Server::Seaweed(seaweed) => seaweed.keep(),
+            Server::Radosgw(radosgw) => radosgw.keep(),
+        }
+    }
+}
+
+/// How each node comes to its store: through a gate, which stands in a network of its own where that can be made.
+struct Ways {
+    gates: [Gate; 2],
+    networks: Option<[Netns; 2]>,
+}
+
+impl Ways {
+    fn new(store: SocketAddr) -> Fallible<Ways> {
+        let networks = Netns::new().and_then(|one| Ok([one, Netns::new()?]));
+        let networks = match networks {
+            Err(e) if e.is::<Skipped>() => {
+                println!("  {e}: no packets are dropped");
+                None
+            }
+            networks => Some(networks?),
+        };
+        let gate = |node: usize| match &networks {
+            Some(networks) => Gate::on(networks[node].listen()?, store),
+            None => Gate::new(store),
+        };
+        Ok(Ways { gates: [gate(0)?, gate(1)?], networks })
+    }
 }
 
 pub fn on_directory(arguments: &Arguments) -> Fallible {
     own_process()?;
-    run(arguments, Store::Directory(TempDir::new("chaos")?), ROUNDS_DIRECTORY, "a shared directory")
+    let dir = match env::var_os("CULVER_TEST_SHARED") {
+        Some(below) => TempDir::below(Path::new(&below), "chaos")?,
+        None => TempDir::new("chaos")?,
+    };
+    run(arguments, Store::Directory(dir), ROUNDS_DIRECTORY, "a shared directory")
 }
 
 pub fn on_seaweedfs(arguments: &Arguments) -> Fallible {
     own_process()?;
     let seaweed = Seaweed::start()?;
-    let gates = [Gate::new(seaweed.address())?, Gate::new(seaweed.address())?];
-    run(arguments, Store::Seaweed(Box::new(seaweed), gates), ROUNDS_SEAWEED, "SeaweedFS")
+    let ways = Ways::new(seaweed.address())?;
+    run(arguments, Store::Server(Server::Seaweed(Box::new(seaweed)), ways), ROUNDS_SEAWEED, "SeaweedFS")
+}
+
+/// Ceph is hundreds of megabytes, and slow to start: everyday runs leave it out.
+pub fn on_radosgw(arguments: &Arguments) -> Fallible {
+    own_process()?;
+    if !arguments.long && number("CULVER_TEST_TAKEOVERS").is_none() {
+        return skip("Ceph is for long runs (--long, or CULVER_TEST_TAKEOVERS)");
+    }
+    let radosgw = Radosgw::start(BUCKET)?;
+    let ways = Ways::new(radosgw.address())?;
+    run(arguments, Store::Server(Server::Radosgw(Box::new(radosgw)), ways), 0, "radosgw")
+}
+
+/// The same in a virtual machine that is its own NFS server and client: this test's binary runs on in there.
+pub fn on_nfs(arguments: &Arguments) -> Fallible {
+    own_process()?;
+    let Some(asked) = number("CULVER_TEST_TAKEOVERS").or(arguments.long.then_some(TAKEOVERS_LONG)) else {
+        return skip("the guest is for long runs (--long, or CULVER_TEST_TAKEOVERS)");
+    };
+    process::need("python3")?;
+    let script = option_env!("CARGO_MANIFEST_DIR").map(|root| Path::new(root).join(GUEST));
+    let mut guest = Command::new("python3");
+    guest.arg(script.ok_or("no sources here")?).arg("--no-laws");
+    guest.args(["--takeovers", &(asked / GUEST_ONE_IN).max(1).to_string()]);
+    guest.args(["--seed", &number("CULVER_TEST_SEED").unwrap_or_else(Random::seed).to_string()]);
+    guest.arg("--e2e").arg(env::current_exe()?).arg("--binary").arg(binary()?);
+    let told = process::run(&mut guest, b"", GUEST_MAX)?;
+    if let Some((_, why)) = told.output.split_once("nfs: skipped: ") {
+        return skip(why.trim());
+    }
+    println!("{}", told.output);
+    ensure!(told.code == Some(0), "the guest's test failed");
+    Ok(())
 }
 
 fn run(arguments: &Arguments, store: Store, every_day: u64, what: &str) -> Fallible {
     let seed = number("CULVER_TEST_SEED").unwrap_or_else(Random::seed);
-    let asked = number("CULVER_TEST_TAKEOVERS").or(arguments.long.then_some(ROUNDS_LONG));
-    let rounds = asked.unwrap_or(every_day);
-    println!("nodes on {what}: {rounds} rounds, CULVER_TEST_SEED={seed}");
+    let asked = number("CULVER_TEST_TAKEOVERS").or(arguments.long.then_some(TAKEOVERS_LONG));
+    let rounds = asked.map_or(every_day, |asked| ROUNDS_MORE + 2 * asked);
+    match asked {
+        Some(asked) => println!("nodes on {what}: {asked} takeovers, CULVER_TEST_SEED={seed}"),
+        None => println!("nodes on {what}: {rounds} rounds, CULVER_TEST_SEED={seed}"),
+    }
     let began = Instant::now();
     let mut site = Site::start(store, seed, asked.is_some())?;
     let mut done = 0;
     for round in 1..=rounds {
-        if asked.is_none() && began.elapsed() > EVERY_DAY {
+        let enough = match asked {
+            Some(asked) => site.takeovers >= asked,
+            None => began.elapsed() > EVERY_DAY,
+        };
+        if enough {
             break;
         }
         let event = site.next_event();
@@ -161,7 +266,10 @@ fn run(arguments: &Arguments, store: Store, every_day: u64, what: &str) -> Falli
         "nodes on {what}: {acknowledged} acknowledged commands and deliveries, {takeovers} takeovers in {done} rounds"
     );
     site.end().map_err(|e| format!("at the end of seed {seed}: {e}\n{}", site.keep()))?;
-    ensure!(done >= rounds.min(3), "only {done} rounds in {EVERY_DAY:?}: the test proved little");
+    match asked {
+        Some(asked) => ensure!(takeovers >= asked, "only {takeovers} takeovers in {done} rounds"),
+        None => ensure!(done >= rounds.min(3), "only {done} rounds in {EVERY_DAY:?}: the test proved little"),
+    }
     ensure!(
         acknowledged >= done,
         "only {acknowledged} commands were acknowledged in {done} rounds: the test proved nothing"
@@ -251,7 +359,7 @@ impl Site {
             takeovers: 0,
         };
         let homes = site.settled(TAKE_OVER)?;
-        let states = site.read(&homes)?;
+        let states = site.read(homes, true)?;
         site.compare(&states, &BTreeMap::new(), &Delivered::default())?;
         Ok(site)
     }
@@ -266,9 +374,12 @@ impl Site {
                 events
             };
             self.events = shuffled(Event::DIRECTORY.to_vec());
-            if matches!(self.store, Store::Seaweed(..)) {
-                let gated = shuffled(Event::GATED.to_vec());
-                self.events.extend(gated);
+            if let Store::Server(_, ways) = &self.store {
+                let mut gated = Event::GATED.to_vec();
+                if ways.networks.is_some() {
+                    gated.extend(Event::NETWORKED);
+                }
+                self.events.extend(shuffled(gated));
             }
         }
         let event = self.events.pop().expect("it was filled");
@@ -286,7 +397,7 @@ impl Site {
     }
 
     fn crew(&mut self, node: usize, homes: &[usize]) -> Crew {
-        let shared = Shared::new(self.nodes[node].ports, &self.next_id, Some(PATIENCE));
+        let shared = Shared::new(self.nodes[node].ports, &self.next_id, Some(patient(PATIENCE)));
         let (here, elsewhere): (Vec<Ledger>, Vec<Ledger>) =
             self.ledgers.drain(..).partition(|ledger| homes[ledger.account] == node);
         self.ledgers = elsewhere;
@@ -370,7 +481,7 @@ impl Site {
             crews[victim].join(&mut worked)?;
         }
         let places = if event.owner_may_stay() { self.barrier(places)? } else { places };
-        let states = self.read(&places)?;
+        let states = self.read(places, event.owner_may_stay())?;
         if event == Event::FreezeLong {
             self.ledgers.append(&mut worked.ledgers);
             self.compare(&states, &worked.in_flight, &worked.delivered)?;
@@ -393,7 +504,7 @@ impl Site {
         if event != Event::FreezeLong {
             after = self.send_again(after, &worked.delivered)?;
         }
-        let states = self.read(&after)?;
+        let states = self.read(after.clone(), true)?;
         match event {
             Event::FreezeLong => self.compare(&states, &worked.in_flight, &worked.delivered)?,
             _ => self
@@ -407,8 +518,20 @@ impl Site {
     fn probes(&self, victim: usize, homes: &[usize]) -> Fallible<Vec<(usize, Imap)>> {
         let mut probes = Vec::new();
         for account in (0..ACCOUNTS).filter(|&account| homes[account] == victim) {
-            let mut imap = Imap::login(self.nodes[victim].ports.imap, &user(account), &password(account))?;
-            imap.must("SELECT INBOX")?;
+            let end = Instant::now() + patient(TAKE_OVER);
+            let imap = loop {
+                let ports = &self.nodes[victim].ports;
+                let opened = Imap::login(ports.imap, &user(account), &password(account))
+                    .and_then(|mut imap| imap.must("SELECT INBOX").map(|_| imap));
+                match opened {
+                    Ok(imap) => break imap,
+                    // Its store is slow: it has no proof for a moment.
+                    Err(e) if e.to_string().contains("[UNAVAILABLE]") && Instant::now() < end => {
+                        thread::sleep(Duration::from_millis(20));
+                    }
+                    Err(e) => return Err(e),
+                }
+            };
             probes.push((account, imap));
         }
         Ok(probes)
@@ -430,6 +553,7 @@ impl Site {
             Event::Terminate => self.nodes[victim].terminate()?,
             Event::Cut => self.gate(victim, Mode::Cut)?,
             Event::Hang => self.gate(victim, Mode::Hang)?,
+            Event::Drop => self.drop_packets(victim, true)?,
             Event::Unavailable => {
                 let long = self.takes_long(event);
                 for node in 0..2 {
@@ -441,7 +565,7 @@ impl Site {
                 }
             }
             Event::StoreRestart => match &mut self.store {
-                Store::Seaweed(seaweed, _) => seaweed.restart()?,
+                Store::Server(server, _) => server.restart()?,
                 Store::Directory(_) => fail!("a directory has no process"),
             },
         }
@@ -460,6 +584,7 @@ impl Site {
             Event::Kill | Event::Terminate => self.restart(victim)?,
             Event::Freeze | Event::FreezeLong => self.signal(victim, "CONT")?,
             Event::Cut | Event::Hang => self.gate(victim, Mode::Open)?,
+            Event::Drop => self.drop_packets(victim, false)?,
             Event::KillAndBack
             | Event::TakeOver
             | Event::TakeOverSome
@@ -513,10 +638,17 @@ impl Site {
 
     fn gate(&self, node: usize, mode: Mode) -> Fallible {
         match &self.store {
-            Store::Seaweed(_, gates) => gates[node].set(mode),
+            Store::Server(_, ways) => ways.gates[node].set(mode),
             Store::Directory(_) => fail!("a directory has no gate"),
         }
         Ok(())
+    }
+
+    fn drop_packets(&self, node: usize, drops: bool) -> Fallible {
+        match &self.store {
+            Store::Server(_, Ways { networks: Some(networks), .. }) => networks[node].drops(drops),
+            _ => fail!("no network of its own"),
+        }
     }
 
     fn restart(&mut self, node: usize) -> Fallible {
@@ -537,7 +669,7 @@ impl Site {
     ///
     /// Two nodes may answer reads at a time as long as a proof holds, and no longer.
     fn settled(&mut self, limit: Duration) -> Fallible<Vec<usize>> {
-        let end = Instant::now() + limit;
+        let end = Instant::now() + patient(limit);
         let mut both: [Option<Instant>; ACCOUNTS] = [None; ACCOUNTS];
         loop {
             ensure!(self.all_alive(), "a node died by itself");
@@ -552,7 +684,11 @@ impl Site {
                 let knows = |node: usize| said[node].contains(&format!("is served by {} ", NAMES[1 - node]));
                 if serves == [true, true] {
                     let since = both.get_or_insert_with(Instant::now).elapsed();
-                    ensure!(since < BOTH_MAX, "both nodes have served {} for {since:?}", user(account));
+                    ensure!(
+                        since < patient(BOTH_MAX),
+                        "both nodes have served {} for {since:?}",
+                        user(account)
+                    );
                 } else {
                     *both = None;
                 }
@@ -571,7 +707,7 @@ impl Site {
 
     /// Has a change of no consequence committed for each account; where they are then.
     fn barrier(&mut self, mut places: Vec<usize>) -> Fallible<Vec<usize>> {
-        let end = Instant::now() + STORE_BACK;
+        let end = Instant::now() + patient(STORE_BACK);
         let mut account = 0;
         while account < ACCOUNTS {
             let ports = &self.nodes[places[account]].ports;
@@ -594,7 +730,7 @@ impl Site {
 
     /// Delivers again what had no answer; where the accounts are then. The ledgers say what of it is there already.
     fn send_again(&mut self, mut places: Vec<usize>, delivered: &Delivered) -> Fallible<Vec<usize>> {
-        let end = Instant::now() + STORE_BACK;
+        let end = Instant::now() + patient(STORE_BACK);
         for account in 0..ACCOUNTS {
             for id in delivered.unknown(account) {
                 while let Err(e) = worker::deliver_again(&self.nodes[places[account]].ports, account, id) {
@@ -611,12 +747,22 @@ impl Site {
         Ok(places)
     }
 
-    /// All accounts, each where it is served.
-    fn read(&mut self, places: &[usize]) -> Fallible<Vec<State>> {
+    /// All accounts, each where it is served. A node that has no proof for a moment, since its store was slow, is asked again; where
+    /// both run, one of them may still be about to take over, and an account is then read at its new place.
+    fn read(&mut self, mut places: Vec<usize>, both: bool) -> Fallible<Vec<State>> {
         let mut states = Vec::new();
-        for (account, &node) in places.iter().enumerate() {
-            let state = ledger::read(&self.nodes[node].ports, account);
-            states.push(state.map_err(|e| format!("reading {} at {}: {e}", user(account), NAMES[node]))?);
+        let end = Instant::now() + patient(STORE_BACK);
+        while states.len() < ACCOUNTS {
+            let account = states.len();
+            let node = places[account];
+            match ledger::read(&self.nodes[node].ports, account) {
+                Ok(state) => states.push(state),
+                Err(e) if e.to_string().contains("[UNAVAILABLE]") && Instant::now() < end => match both {
+                    true => places = self.settled(TAKE_OVER)?,
+                    false => thread::sleep(Duration::from_millis(20)),
+                },
+                Err(e) => fail!("reading {} at {}: {e}", user(account), NAMES[node]),
+            }
         }
         Ok(states)
     }
@@ -668,7 +814,7 @@ impl Site {
                 dir.keep();
                 kept += &format!("kept: {}\n", dir.path().display());
             }
-            Store::Seaweed(seaweed, _) => kept += &format!("kept: {}\n", seaweed.keep().display()),
+            Store::Server(server, _) => kept += &format!("kept: {}\n", server.keep().display()),
         }
         for node in &mut self.nodes {
             // One that was frozen writes no log, and is not ended by less.
@@ -689,18 +835,19 @@ fn takeover(node: &Culver, partitions: &str) -> Fallible {
 fn start_node(store: &Store, node: usize) -> Fallible<Culver> {
     let url = match store {
         Store::Directory(dir) => format!("file://{}/store?shared=true", dir.path().display()),
-        Store::Seaweed(_, gates) => {
+        Store::Server(_, ways) => {
             format!(
-                "s3://chaos/mail?endpoint=http://{}&region=us-east-1&path_style=true",
-                gates[node].address
+                "s3://{BUCKET}/mail?endpoint=http://{}&region=us-east-1&path_style=true",
+                ways.gates[node].address
             )
         }
     };
-    let words = ["--store", &url, "--node", NAMES[node], "--lease", &super::LEASE_S.to_string()];
+    let lease = patient(LEASE).as_secs().to_string();
+    let words = ["--store", &url, "--node", NAMES[node], "--lease", &lease];
     let words = words.map(str::to_owned).to_vec();
     let environment = match store {
         Store::Directory(_) => Vec::new(),
-        Store::Seaweed(..) => vec![
+        Store::Server(..) => vec![
             ("AWS_ACCESS_KEY_ID", seaweed::KEY.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", seaweed::SECRET.to_owned()),
         ],

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::{ANSWER, Fallible};
+use super::{ANSWER, Fallible, patient};
 use crate::fail;
 
 /// The longest answer a test reads into memory, in octets.
@@ -101,7 +101,7 @@ impl Connection {
             .map_err(|e| format!("cannot connect to {address}: {e}"))?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(ANSWER))?;
-        Ok(Connection { stream, buffer: Vec::new(), taken: 0, limit: ANSWER })
+        Ok(Connection { stream, buffer: Vec::new(), taken: 0, limit: patient(ANSWER) })
     }
 
     pub fn stream(&self) -> &TcpStream {

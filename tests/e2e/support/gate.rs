@@ -45,7 +45,11 @@ pub struct Gate {
 
 impl Gate {
     pub fn new(store: SocketAddr) -> Fallible<Gate> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Gate::on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?, store)
+    }
+
+    /// A gate whose near side listens there.
+    pub fn on(listener: TcpListener, store: SocketAddr) -> Fallible<Gate> {
         let address = listener.local_addr()?;
         let inner = Arc::new(Inner {
             mode: Mutex::new(Mode::Open),

@@ -8,8 +8,10 @@ pub mod dovecot;
 pub mod gate;
 pub mod imap;
 pub mod lmtp;
+pub mod netns;
 pub mod pop3;
 pub mod process;
+pub mod radosgw;
 pub mod random;
 pub mod seaweed;
 pub mod server;
@@ -17,6 +19,7 @@ pub mod temp;
 
 use std::error::Error;
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// What a test gives back: nothing, or why it failed (or was skipped: see [`Skipped`]).
@@ -24,6 +27,15 @@ pub type Fallible<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// The longest that any single answer of a server may take.
 pub const ANSWER: Duration = Duration::from_secs(20);
+
+/// A time limit on this machine: longer by `CULVER_TEST_SLOW`, for one that is emulated.
+pub fn patient(limit: Duration) -> Duration {
+    static SLOW: OnceLock<u32> = OnceLock::new();
+    limit
+        * *SLOW.get_or_init(|| {
+            std::env::var("CULVER_TEST_SLOW").ok().and_then(|times| times.parse().ok()).unwrap_or(1).max(1)
+        })
+}
 
 /// A test that could not run here, and why.
 #[derive(Debug)]
@@ -56,6 +68,7 @@ macro_rules! ensure {
 
 /// Asks `condition` until it says yes; fails with `what` after `limit`.
 pub fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> Fallible<bool>) -> Fallible {
+    let limit = patient(limit);
     let end = Instant::now() + limit;
     loop {
         if condition()? {

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Fallible, skip};
+use super::{Fallible, patient, skip};
 use crate::fail;
 
 /// The most output kept of one process, in octets; the rest is read and dropped.
@@ -76,7 +76,7 @@ fn collect(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {
 
 /// Waits for the end; `None` where the limit came first.
 pub fn wait(child: &mut Child, limit: Duration) -> Option<Option<i32>> {
-    let end = Instant::now() + limit;
+    let end = Instant::now() + patient(limit);
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Some(status.code()),

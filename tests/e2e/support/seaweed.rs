@@ -20,7 +20,7 @@ const INSTALL: Duration = Duration::from_secs(120);
 /// After SIGKILL it takes 19 s until all of it answers.
 const READY: Duration = Duration::from_secs(60);
 /// Runs the server that its arguments name until its standard input ends, as it does when who started it is gone, however.
-const WATCH: &str = "\"$@\" </dev/null & server=$!; read -r end; kill -9 $server; wait";
+pub const WATCH: &str = "\"$@\" </dev/null & server=$!; read -r end; kill -9 $server; wait";
 pub const KEY: &str = "AKIDCHAOS0000000TEST";
 pub const SECRET: &str = "chaos-secret-chaos-secret-chaos-secret-0";
 
@@ -35,8 +35,8 @@ pub struct Seaweed {
 
 impl Seaweed {
     pub fn start() -> Fallible<Seaweed> {
-        let program = match installed() {
-            Ok(program) => program,
+        let program = match installed(PACKAGE) {
+            Ok(dir) => dir.join("bin/weed"),
             Err(why) => return skip(format!("SeaweedFS cannot be had: {why}")),
         };
         let dir = TempDir::new("seaweed")?;
@@ -104,12 +104,12 @@ impl Drop for Seaweed {
     }
 }
 
-fn last_line(path: &Path) -> String {
+pub fn last_line(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default().lines().last().unwrap_or_default().to_owned()
 }
 
 /// An unsigned request is answered with any status.
-fn answers(address: SocketAddr) -> Fallible {
+pub fn answers(address: SocketAddr) -> Fallible {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     stream.write_all(b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")?;
@@ -122,7 +122,7 @@ fn answers(address: SocketAddr) -> Fallible {
 }
 
 /// Below the range from which the kernel takes the ports of outgoing connections: they must be free after a kill too.
-fn free_ports() -> Fallible<[u16; 8]> {
+pub fn free_ports<const N: usize>() -> Fallible<[u16; N]> {
     let mut random = Random::new(Random::seed());
     let mut held = Vec::new();
     for _ in 0..1000 {
@@ -130,8 +130,8 @@ fn free_ports() -> Fallible<[u16; 8]> {
         if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, 2000 + random.below(8000) as u16)) {
             held.push(listener);
         }
-        if held.len() == 8 {
-            let mut ports = [0; 8];
+        if held.len() == N {
+            let mut ports = [0; N];
             for (port, listener) in ports.iter_mut().zip(&held) {
                 *port = listener.local_addr()?.port();
             }
@@ -141,18 +141,18 @@ fn free_ports() -> Fallible<[u16; 8]> {
     fail!("no free ports")
 }
 
-/// The program, installed once.
-fn installed() -> Fallible<PathBuf> {
+/// A package of PyPI, installed once: its directory.
+pub fn installed(package: &str) -> Fallible<PathBuf> {
     let Some(target) = option_env!("CARGO_TARGET_TMPDIR") else { fail!("no place to install it at") };
     let parts = Path::new(target).join("parts");
-    let dir = parts.join(PACKAGE);
+    let dir = parts.join(package);
     if !dir.join("bin").is_dir() {
         let fresh = parts.join(format!("fresh.{}", std::process::id()));
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
-        process::run_ok(pip.arg(&fresh).arg(PACKAGE), b"", INSTALL)?;
+        process::run_ok(pip.arg(&fresh).arg(package), b"", INSTALL)?;
         // Half an installation never has this name.
         fs::rename(&fresh, &dir)?;
     }
-    Ok(dir.join("bin/weed"))
+    Ok(dir)
 }

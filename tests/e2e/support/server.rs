@@ -17,7 +17,7 @@ use super::dovecot::Dovecot;
 use super::process;
 use super::random::Random;
 use super::temp::TempDir;
-use super::{Fallible, Skipped, skip};
+use super::{Fallible, Skipped, patient, skip};
 use crate::fail;
 
 /// Accounts of a target.
@@ -246,7 +246,7 @@ impl Culver {
                 }
             }
         });
-        match is_ready.recv_timeout(READY) {
+        match is_ready.recv_timeout(patient(READY)) {
             Ok(()) => Ok(()),
             Err(mpsc::RecvTimeoutError::Disconnected) => {
                 let code = self.child.as_mut().and_then(|child| process::wait(child, STOP));

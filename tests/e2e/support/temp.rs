@@ -11,9 +11,13 @@ pub struct TempDir {
 
 impl TempDir {
     pub fn new(name: &str) -> io::Result<TempDir> {
+        TempDir::below(&env::temp_dir(), name)
+    }
+
+    pub fn below(dir: &Path, name: &str) -> io::Result<TempDir> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = env::temp_dir().join(format!("culver-e2e-{}-{n}-{name}", std::process::id()));
+        let path = dir.join(format!("culver-e2e-{}-{n}-{name}", std::process::id()));
         fs::create_dir_all(&path)?;
         Ok(TempDir { path, keep: env::var_os("CULVER_TEST_KEEP").is_some() })
     }
