@@ -9,12 +9,15 @@
 //! goes on to that epoch, and no journal up to there is freed: a Flush that covers less promises less.
 //!
 //! # Cost
-//! Each journal is read once for all partitions that are taken. Memory for the heads of unflushed records.
+//! Each journal is read once for all partitions that are taken, and then their owners and manifests are asked for together: from the seal on
+//! it is some round trips, however many partitions there are. Memory for the heads of unflushed records.
 
+use std::cell::RefCell;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use culver_model::{AccountId, PartitionId};
+use culver_shard::sync::{self, Semaphore};
 use culver_shard::{time, yield_if_needed};
 
 use super::format::{Base, Content, Gap, Incarnation, LateEnd, ObjectHead, PartitionOwner};
@@ -29,6 +32,7 @@ use crate::partition::{PartitionSeed, Unflushed, UnflushedBody};
 use crate::place::{ObjectId, ObjectKind, Place, Position, here};
 use crate::rebuild::listed::{self, Listed};
 use crate::root::nonce;
+use crate::source::LocalFuture;
 use crate::store::{Created, Octets, Patience, Store, StoreError};
 use crate::table::format::{FOOTER_OCTETS, Footer};
 
@@ -75,6 +79,13 @@ pub(crate) struct JournalRead {
     pub sealed: Option<u64>,
     /// Whether its node has said that nothing is missing in it, where it was asked.
     pub complete: Option<bool>,
+}
+
+/// Journals that were read for a takeover, each once and one at a time; all else is asked for all partitions together, since
+/// what each asks in turn would add up.
+struct Journals {
+    read: RefCell<BTreeMap<Incarnation, JournalRead>>,
+    turn: Semaphore,
 }
 
 /// What came of claims.
@@ -172,20 +183,19 @@ impl Taker {
     /// Everything that was committed of partitions that were claimed. One that is damaged keeps no other from it.
     pub async fn take(&self, claims: Vec<PartitionOwner>) -> Taken {
         let partitions: BTreeSet<PartitionId> = claims.iter().map(|claim| claim.partition).collect();
-        let mut taken = Taken { claims: Vec::new(), journals: BTreeMap::new() };
-        for claim in claims {
-            let result = Box::pin(self.take_one(claim.clone(), &partitions, &mut taken.journals)).await;
-            taken.claims.push((claim, result));
-            yield_if_needed().await;
-        }
-        taken
+        let journals = Journals { read: RefCell::default(), turn: Semaphore::new(1) };
+        let walks = claims.iter().map(|claim| -> LocalFuture<'_, _> {
+            Box::pin(self.take_one(claim.clone(), &partitions, &journals))
+        });
+        let results = sync::all(walks.collect()).await;
+        Taken { claims: claims.into_iter().zip(results).collect(), journals: journals.read.into_inner() }
     }
 
     async fn take_one(
         &self,
         claim: PartitionOwner,
         partitions: &BTreeSet<PartitionId>,
-        read: &mut BTreeMap<Incarnation, JournalRead>,
+        read: &Journals,
     ) -> Result<Acquired, SealError> {
         let (id, epoch) = (claim.partition, claim.epoch);
         let mut journals = BTreeMap::new();
@@ -218,19 +228,9 @@ impl Taker {
                 return Err(SealError::Damaged { key: keys::owner(id, before), what });
             };
             owner = earlier;
-            let known = match read.entry(owner.incarnation) {
-                Entry::Occupied(known) => known.into_mut(),
-                // H3: each journal of the chain is sealed. Nobody seals a journal that he takes for his own.
-                Entry::Vacant(vacant) if fault::on(Fault::SealNewestOnly) && owner.epoch + 1 < epoch => {
-                    let careless = Taker { incarnation: owner.incarnation, ..self.clone() };
-                    vacant.insert(Box::pin(careless.read(owner.incarnation, partitions)).await?)
-                }
-                Entry::Vacant(vacant) => {
-                    vacant.insert(Box::pin(self.read(owner.incarnation, partitions)).await?)
-                }
-            };
-            let told = known.told.remove(&(id, owner.epoch));
-            let told = told.unwrap_or_default();
+            // H3: each journal of the chain is sealed. Nobody seals a journal that he takes for his own.
+            let careless = fault::on(Fault::SealNewestOnly) && owner.epoch + 1 < epoch;
+            let told = self.told(&owner, partitions, read, careless).await?;
             if let Some(Some(of)) = told.opened {
                 gaps.push(Gap { epoch: owner.epoch, of });
             }
@@ -238,7 +238,7 @@ impl Taker {
                 served = true;
                 // What he has told clients may be missing here, unless he has left in order or has come back and said so.
                 let unproved = owner.local && told.released.is_none() && !fault::on(Fault::GapForgotten);
-                if unproved && !self.is_complete(owner.incarnation, known).await? {
+                if unproved && !self.is_complete(owner.incarnation, read).await? {
                     gaps.push(Gap { epoch, of: owner.incarnation });
                 }
             }
@@ -254,6 +254,7 @@ impl Taker {
                 break;
             }
         }
+        yield_if_needed().await;
         // Oldest first; what the manifest covers is left out.
         let cov = flush.map_or(Position::default(), |(meta, _)| meta.cov);
         let mut unflushed: BTreeMap<AccountId, Vec<Unflushed>> = BTreeMap::new();
@@ -293,6 +294,30 @@ impl Taker {
         }
         let seed = PartitionSeed { partition: id, epoch, flush, unflushed, missing: BTreeSet::new(), gaps };
         Ok(Acquired { seed, incarnation: self.incarnation, journals })
+    }
+
+    /// What the journal of an owner says of its epoch; it is read by who wants it first.
+    async fn told(
+        &self,
+        owner: &PartitionOwner,
+        partitions: &BTreeSet<PartitionId>,
+        journals: &Journals,
+        careless: bool,
+    ) -> Result<Told, SealError> {
+        let of = owner.incarnation;
+        let known = || journals.read.borrow().contains_key(&of);
+        if !known() {
+            let _turn = journals.turn.acquire(1).await;
+            if !known() {
+                let taker =
+                    Taker { incarnation: if careless { of } else { self.incarnation }, ..self.clone() };
+                let read = Box::pin(taker.read(of, partitions)).await?;
+                journals.read.borrow_mut().insert(of, read);
+            }
+        }
+        let mut journals = journals.read.borrow_mut();
+        let told = journals.get_mut(&of).and_then(|read| read.told.remove(&(owner.partition, owner.epoch)));
+        Ok(told.unwrap_or_default())
     }
 
     /// What a journal says: one of another incarnation is sealed first, our own has no need of it.
@@ -420,12 +445,18 @@ impl Taker {
     }
 
     /// Whether the node of a journal has said that nothing it told anybody is missing in it.
-    async fn is_complete(&self, of: Incarnation, read: &mut JournalRead) -> Result<bool, SealError> {
-        if let Some(complete) = read.complete {
+    async fn is_complete(&self, of: Incarnation, journals: &Journals) -> Result<bool, SealError> {
+        let _turn = journals.turn.acquire(1).await;
+        let known = journals.read.borrow().get(&of).and_then(|read| read.complete);
+        if let Some(complete) = known {
             return Ok(complete);
         }
         let end = late_end(&self.store, of, self.patience).await?;
-        Ok(*read.complete.insert(end.is_some_and(LateEnd::is_complete)))
+        let complete = end.is_some_and(LateEnd::is_complete);
+        if let Some(read) = journals.read.borrow_mut().get_mut(&of) {
+            read.complete = Some(complete);
+        }
+        Ok(complete)
     }
 
     async fn manifest(&self, partition: PartitionId, meta: &FlushMeta) -> Result<Manifest, SealError> {
