@@ -9,7 +9,7 @@ use culver_storage::fault::{self, Fault};
 use super::{StoreFaults, faults, inhabited, run};
 
 /// Runs that a fault may take to be found.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 32;
 
 /// The first seed that finds the fault, with what it says.
 fn found(planted: Fault, store_faults: StoreFaults) -> Option<(u64, String)> {
