@@ -375,13 +375,16 @@ impl Received {
             self.end = read;
             return Poll::Ready(Ok(read));
         }
-        if self.at > 0 {
+        let held = self.len();
+        if self.buffer.len() < held + room {
+            // Zeroed by the allocator, and no larger than it is used.
+            let mut buffer = vec![0; held + room];
+            buffer[..held].copy_from_slice(self.held());
+            self.buffer = buffer;
+        } else if self.at > 0 {
             self.buffer.copy_within(self.at..self.end, 0);
-            (self.at, self.end) = (0, self.len());
         }
-        if self.buffer.len() < self.end + room {
-            self.buffer.resize(self.end + room, 0);
-        }
+        (self.at, self.end) = (0, held);
         let read = ready!(stream.poll_read(cx, &mut self.buffer[self.end..self.end + room]))?;
         self.end += read;
         Poll::Ready(Ok(read))
