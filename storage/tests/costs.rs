@@ -170,8 +170,16 @@ impl Source for Rows {
         Box::pin(async move {
             let (places, bodies): (Vec<Place>, Vec<Body>) = moves.into_iter().unzip();
             let meta = places.iter().flat_map(|place| place.to_bytes()).collect();
-            let done = self.storage.commit(partition, account, meta, bodies).await;
-            done.map_err(|error| SourceError(error.to_string()))?;
+            let (sender, receiver) = oneshot::channel();
+            let told = Box::new(move |result| drop(sender.send(result)));
+            // As a mailbox does: a flush that waited for room would wait for itself.
+            let sent = self.storage.submit_wait(partition, account, meta, bodies, Haste::Urgent, told).await;
+            sent.map_err(|error| SourceError(error.to_string()))?;
+            match receiver.await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(SourceError(error.to_string())),
+                Err(_) => return Err(SourceError("the shard is stopping".to_owned())),
+            }
             // As a mailbox does when it carries the record out.
             places.iter().for_each(|place| self.storage.released(partition, account, place));
             Ok(())

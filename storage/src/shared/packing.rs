@@ -28,6 +28,9 @@ use crate::storage::Inner;
 /// Octets from which on the next body goes into another pack.
 const PACK_OCTETS_MAX: u64 = 64 << 20;
 
+/// Packs of one message that are sent together: one after another they would hold a flush up by a round trip each.
+const SINGLES_AT_A_TIME: usize = 16;
+
 /// Accounts whose new places are journaled together: each waits for its commit.
 const ACCOUNTS_AT_A_TIME: usize = 64;
 
@@ -70,14 +73,17 @@ impl Inner {
                 .collect()
         };
         let mut pack: Option<(PackWriter, Rc<Unnamed>)> = None;
+        let mut full = Vec::new();
+        let at_a_time = if self.limits.pack_single { SINGLES_AT_A_TIME } else { 1 };
         let mut moved = Moves::new();
         for (account, record) in records {
             self.still(id, term)?;
             let (meta, _) = self.read_record(id, &account, &record).await?;
             for body in record.bodies.iter().filter(|body| !body.dead && moves(&body.place)) {
                 let frame = Frame::open(self, id, &body.place, body.place.length, Reading::Copy).await?;
-                if pack.as_ref().is_some_and(|(pack, _)| self.is_full(pack)) {
-                    self.end_pack(id, pack.take()).await?;
+                full.extend(pack.take_if(|(pack, _)| self.is_full(pack)));
+                if full.len() >= at_a_time {
+                    self.end_packs(id, std::mem::take(&mut full)).await?;
                 }
                 let (writer, guard) = match &mut pack {
                     Some(pack) => pack,
@@ -89,7 +95,8 @@ impl Inner {
                 yield_if_needed().await;
             }
         }
-        self.end_pack(id, pack).await?;
+        full.extend(pack);
+        self.end_packs(id, full).await?;
         Ok(moved)
     }
 
@@ -108,16 +115,20 @@ impl Inner {
         self.limits.pack_single || pack.octets() >= PACK_OCTETS_MAX
     }
 
-    async fn end_pack(
+    async fn end_packs(
         &self,
         id: PartitionId,
-        pack: Option<(PackWriter, Rc<Unnamed>)>,
+        packs: Vec<(PackWriter, Rc<Unnamed>)>,
     ) -> Result<(), FlushError> {
-        let Some((writer, _)) = pack else { return Ok(()) };
-        let object = writer.object();
-        writer.finish().await?;
-        let name = self.objects.name(id, object);
-        self.objects.publish(id, &[object]).await.map_err(FlushError::io(&name))
+        let ends = packs.into_iter().map(|(writer, _)| -> LocalFuture<'_, Result<(), FlushError>> {
+            Box::pin(async move {
+                let object = writer.object();
+                writer.finish().await?;
+                let name = self.objects.name(id, object);
+                self.objects.publish(id, &[object]).await.map_err(FlushError::io(&name))
+            })
+        });
+        sync::all(ends.collect()).await.into_iter().collect()
     }
 
     /// What was begun in one term of a partition is given up in another.

@@ -280,6 +280,31 @@ fn eager() -> Windows {
     Windows { octets: 1, proof: Duration::from_secs(600), ..Windows::default() }
 }
 
+/// Objects for one message each do not hold a flush up by a round trip each.
+#[test]
+fn packs_of_one_message_are_sent_together() {
+    let scenario = |sim: Sim, _: SimStore| async move {
+        let store =
+            SimStore::new(StoreFaults { delay_max: Duration::from_millis(50), ..StoreFaults::none() });
+        let limits = Limits { pack_single: true, ..Limits::default() };
+        let a = Machine::limited(&sim, &store, "a", eager(), limits).await;
+        a.take_over(&[P]).await?;
+        let filled = a.on(|seat| async move {
+            let bodies =
+                (1..=64u8).filter_map(|number| Body::inline(vec![number; 30], &Limits::default()).ok());
+            seat.storage.commit(P, &account(P), vec![1], bodies.collect()).await.map(drop)
+        });
+        filled.await?.map_err(|error| error.to_string())?;
+        let began = time::now();
+        // This mail layer takes no new places, which it is told when the packs are there.
+        let told = a.flush(P).await.err().unwrap_or_default();
+        ensure(told.contains("no record here has a body"), &told)?;
+        let took = began.elapsed();
+        ensure(took < Duration::from_millis(800), &format!("one after another: {took:?}"))
+    };
+    holds(|| in_sim(scenario), None);
+}
+
 /// A scan finds what was told before it began, also in an object that is told of piece by piece.
 #[test]
 fn what_is_told_while_a_scan_runs_is_not_found_by_it() {
