@@ -28,7 +28,8 @@ each message, round trips in sequence, deliveries beside a local store, a takeov
 
   --quick        one repeat, short: to see that it works, not for figures
   --repeat N     medians of N repeats [default: 3]
-  --dir DIR      where store, nodes and logs are [default: target/store]; emptied before and after
+  --dir DIR      where store, nodes and logs are, in a folder \"xtask-store\" that is emptied before and after
+                 [default: target]
   --keep         leave them there
   --built        measure what was built before, and build nothing
   --write        renew bench/results-store.json and its part of bench/RESULTS.md
@@ -42,6 +43,9 @@ The node has the first core for itself; the store, the relay that counts its req
 SeaweedFS is installed where it is missing, on loopback and free ports, and ends with the run. Requests per message in steady
 state are those of a simulated hour: CULVER_COSTS=long, storage/tests/costs.rs.
 ";
+
+/// The folder of a run, in the one that is named.
+const RUN: &str = "xtask-store";
 
 /// Between these bench/RESULTS.md has this command's part, below the notes, which other commands keep.
 const PART: [&str; 2] = ["<!-- written by `cargo xtask store --write` -->\n", "<!-- end of the store -->\n"];
@@ -134,7 +138,7 @@ struct Options {
 
 impl Options {
     fn parse(arguments: &[String]) -> Result<Options> {
-        let dir = culver::target().join("store");
+        let dir = culver::target();
         let mut options =
             Options { quick: false, repeat: 0, dir, keep: false, built: false, write: false, page: false };
         let mut rest = arguments.iter();
@@ -190,9 +194,11 @@ pub fn run(arguments: &[String]) -> Result<bool> {
     if !options.built {
         culver::build()?;
     }
-    measure::remove(&options.dir)?;
-    fs::create_dir_all(&options.dir)?;
-    let dir = options.dir.canonicalize()?;
+    // Nothing of whoever names a folder of his own is touched.
+    let dir = options.dir.join(RUN);
+    measure::remove(&dir)?;
+    fs::create_dir_all(&dir)?;
+    let dir = dir.canonicalize()?;
     let (server_core, core) = cores()?;
     let site = Site::make(&dir, server_core)?;
     let mut results = Results {
