@@ -18,6 +18,7 @@
 //! # Limits
 //! `flush_octets` and `flush_age` start flushes, `tables_max` merges.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -105,8 +106,10 @@ struct Flush {
 impl Inner {
     /// Flushes until what is due is done, trims and compacts, again and again. A panic ends one round, not the task.
     pub async fn housekeeping(self: Rc<Self>) {
+        // A busy journal makes something due all the time: what is done at each tick goes by the clock.
+        let ticked = Cell::new(time::now());
         loop {
-            if let Err(panic) = catch(self.round()).await {
+            if let Err(panic) = catch(self.round(&ticked)).await {
                 tracing::error!(shard = self.shard, panic, "the housekeeping panicked; it goes on");
                 self.status.borrow_mut().panics += 1;
                 time::sleep(RETRY_AFTER).await;
@@ -114,9 +117,10 @@ impl Inner {
         }
     }
 
-    async fn round(self: &Rc<Self>) {
+    async fn round(self: &Rc<Self>, ticked: &Cell<time::Instant>) {
         let seen = self.due.version();
-        let ticked = time::deadline(self.limits.tick, self.due.changed_since(seen)).await.is_err();
+        let left = self.limits.tick.saturating_sub(ticked.get().elapsed());
+        let _ = time::deadline(left, self.due.changed_since(seen)).await;
         self.remove_garbage().await;
         if self.journal.full()
             && let Err(error) = self.look_for_space().await
@@ -127,8 +131,11 @@ impl Inner {
         if let Err(error) = self.trim().await {
             tracing::warn!(shard = self.shard, %error, "cannot trim the journal; tried again later");
         }
-        if ticked && let Err(error) = self.compact_if_free().await {
-            tracing::warn!(shard = self.shard, %error, "a compaction failed; tried again later");
+        if ticked.get().elapsed() >= self.limits.tick {
+            ticked.set(time::now());
+            if let Err(error) = self.compact_if_free().await {
+                tracing::warn!(shard = self.shard, %error, "a compaction failed; tried again later");
+            }
         }
     }
 

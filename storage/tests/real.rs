@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use culver_model::{AccountId, Guid, PartitionId};
 use culver_shard::{Config, Queue, mesh, spawn, time};
@@ -85,7 +86,8 @@ impl Source for Rows {
         if account.as_str().starts_with("asked") {
             ASKED.lock().unwrap().push((account.to_string(), places.len()));
         }
-        Box::pin(async { Ok(vec![true; places.len()]) })
+        let alive = !account.as_str().starts_with("expunged");
+        Box::pin(async move { Ok(vec![alive; places.len()]) })
     }
 
     fn relocated<'a>(
@@ -516,6 +518,42 @@ fn a_compaction_asks_an_account_once_and_rests_after_a_failure() {
         };
         let expected: Vec<_> = asked.iter().map(|account| (account.to_string(), of(account))).collect();
         assert_eq!(*ASKED.lock().unwrap(), expected);
+    });
+}
+
+#[test]
+fn a_journal_that_is_always_busy_is_compacted_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let tick = Duration::from_millis(200);
+    // Each commit makes a flush due, and the next one comes long before a tick is over.
+    let limits =
+        Limits { partitions: 1, segment_octets: 256 << 10, flush_octets: 0, tick, ..Limits::default() };
+    with_store(dir.path(), limits, 1, |storage| async move {
+        let expunged = AccountId::parse("expunged@example.org").unwrap();
+        let partition = storage.partition_of(&expunged);
+        let mut places = Vec::new();
+        for nth in 1..=30 {
+            places.push(append(&storage, &expunged, nth).await);
+        }
+        for nth in 0..8u64 {
+            let body = Body::inline(vec![0; 240 << 10], storage.limits()).ok().unwrap();
+            storage.commit(partition, &account(1), nth.to_le_bytes().to_vec(), vec![body]).await.unwrap();
+        }
+        storage.flush_all().await.unwrap();
+        storage.trim().await.unwrap();
+        assert_eq!(storage.status().compactions, 0);
+        let first = places[0].object;
+        let dead = places.iter().filter(|place| place.object == first && place.length > 0);
+        dead.for_each(|place| storage.released(partition, &expunged, place));
+        for nth in 0..1000u64 {
+            let body = Body::inline(Vec::new(), storage.limits()).ok().unwrap();
+            storage.commit(partition, &account(2), nth.to_le_bytes().to_vec(), vec![body]).await.unwrap();
+            time::sleep(Duration::from_millis(5)).await;
+            if storage.status().compactions > 0 {
+                return;
+            }
+        }
+        panic!("no compaction in 25 ticks");
     });
 }
 
