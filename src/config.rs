@@ -75,6 +75,8 @@ pub struct ListenerConfig {
     pub address: SocketAddr,
     /// TLS from the first octet.
     pub tls: bool,
+    /// From these networks every connection begins with a PROXY header, from elsewhere none does.
+    pub proxy_networks: Vec<Network>,
 }
 
 #[derive(Clone, Debug)]
@@ -116,6 +118,8 @@ pub struct LmtpConfig {
     pub refuse_bare_newlines: bool,
     /// Networks whose word is taken for a message's own id (XFORWARD).
     pub xforward_networks: Vec<Network>,
+    /// Networks of proxies whose word is taken for whom they speak for (XCLIENT).
+    pub xclient_networks: Vec<Network>,
     pub timeout: Duration,
 }
 
@@ -179,6 +183,7 @@ impl Config {
                 detail_separator: Some('+'),
                 refuse_bare_newlines: false,
                 xforward_networks: loopback(),
+                xclient_networks: loopback(),
                 timeout: Duration::from_secs(300),
             },
             pop3: Pop3Config {
@@ -321,6 +326,7 @@ impl Config {
             config.lmtp.refuse_bare_newlines = value == 1;
         });
         parse_networks(&mut lmtp, "xforward_networks", &mut config.lmtp.xforward_networks, problems);
+        parse_networks(&mut lmtp, "xclient_networks", &mut config.lmtp.xclient_networks, problems);
         lmtp.finish(problems);
 
         let mut pop3 = root.section("pop3", problems);
@@ -409,6 +415,8 @@ fn parse_listener(
         let remedy = "add [[tls.certificate]] with chain and key, or leave tls out";
         problems.at(line, "listener.tls", "is true and there is no [tls] section", remedy);
     }
+    let mut proxy_networks = Vec::new();
+    parse_networks(section, "proxy_networks", &mut proxy_networks, problems);
     let address = section.required_text("address", "address = \"127.0.0.1:143\"", problems);
     let Some((address, line)) = address else { return };
     let Ok(address) = address.parse() else {
@@ -421,7 +429,7 @@ fn parse_listener(
     }
     if let Some(service) = service {
         let tls = tls.is_some_and(|(tls, _)| tls);
-        listeners.push(ListenerConfig { service, address, tls });
+        listeners.push(ListenerConfig { service, address, tls, proxy_networks });
     }
 }
 

@@ -218,6 +218,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config::defaults(dir.path().to_owned());
         config.listeners.push(crate::config::ListenerConfig {
+            proxy_networks: Vec::new(),
             service: Service::Admin,
             address: "0.0.0.0:8080".parse().unwrap(),
             tls: false,

@@ -91,6 +91,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     config.listeners = SERVICES
         .iter()
         .map(|(service, port, tls)| ListenerConfig {
+            proxy_networks: Vec::new(),
             service: *service,
             address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), options.port_base + port),
             tls: *tls,

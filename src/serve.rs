@@ -18,6 +18,7 @@ use crate::config::{Config, ListenerConfig, Service};
 use anyhow::{Context, Result, bail};
 use culver_mailbox::Accounts;
 use culver_model::AccountId;
+use culver_proto::proxy;
 use culver_shard as shard;
 use culver_shard::conn::Conn;
 use culver_shard::net::{Accepted, Listener};
@@ -36,6 +37,9 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+/// How long a balancer may take to say whom it speaks for.
+const PROXY_HEADER: Duration = Duration::from_secs(5);
 
 /// Longest TLS handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(30);
@@ -95,6 +99,22 @@ pub struct Peer {
     pub trusted: bool,
     /// Counts the connection of its address, on whatever shard the session is.
     pub counted: Option<Arc<auth::AddressConnection>>,
+}
+
+impl Peer {
+    fn is_at(&mut self, address: IpAddr, config: &Config) {
+        self.address = address;
+        self.trusted = config.users.secure_networks.iter().any(|network| network.contains(Some(address)));
+        self.secure = self.trusted || config.users.plaintext_login;
+    }
+
+    /// What a balancer says of its client.
+    fn is_spoken_for(&mut self, header: &proxy::Header, config: &Config) {
+        if let Some(source) = header.source {
+            self.is_at(source.ip().to_canonical(), config);
+            self.secure |= header.tls;
+        }
+    }
 }
 
 /// A session on its way to another shard.
@@ -570,16 +590,15 @@ async fn accept(shard: Rc<Shard>, listener: Listener, config: ListenerConfig) {
         let number = shard.counters.connections.get();
         let id = SessionId { start: shard.start, shard: culver_shard::shard() as u16, number };
         let address = address.ip().to_canonical();
-        let trusted =
-            shard.config.users.secure_networks.iter().any(|network| network.contains(Some(address)));
-        let secure = trusted || shard.config.users.plaintext_login;
-        let peer = Peer { id, address, tls: config.tls, secure, trusted, counted: None };
+        let mut peer = Peer { id, address, tls: config.tls, secure: false, trusted: false, counted: None };
+        peer.is_at(address, &shard.config);
+        let proxied = config.proxy_networks.iter().any(|network| network.contains(Some(address)));
         let here = shard.clone();
         let open = shard.counters.connections_open.get() as usize;
         let full = turn.is_some() || open * culver_shard::shards() >= shard.config.limits.connections_max;
         let (service, tls) = (config.service, config.tls);
         supervise(id, service.name(), async move {
-            let end = connection(here, stream, peer, service, tls, full).await;
+            let end = connection(here, stream, peer, service, (proxied, tls), full).await;
             drop(turn);
             end
         });
@@ -592,11 +611,21 @@ async fn connection(
     stream: culver_shard::net::Stream,
     mut peer: Peer,
     service: Service,
-    tls: bool,
+    (proxied, tls): (bool, bool),
     full: bool,
 ) -> String {
     let _open = Open::count(&shard);
     let mut conn = Conn::new(stream);
+    if proxied && !full {
+        match time::deadline(PROXY_HEADER, proxy_header(&mut conn)).await {
+            Ok(Ok(header)) => peer.is_spoken_for(&header, &shard.config),
+            Ok(Err(error)) => {
+                tracing::warn!(session = %peer.id, balancer = %peer.address, %error, "a connection without PROXY header is closed");
+                return format!("PROXY header: {error}");
+            }
+            Err(_) => return "no PROXY header came in time".to_owned(),
+        }
+    }
     if service != Service::Admin {
         peer.counted = if full { None } else { auth::admit(peer.address).await.map(Arc::new) };
         if peer.counted.is_none() {
@@ -616,6 +645,20 @@ async fn connection(
         Service::Pop3 => pop3::Pop3::serve(shard, conn, peer).await.to_string(),
         Service::Lmtp => lmtp::Lmtp::serve(shard, conn, peer).await.to_string(),
         Service::Admin => admin::serve(shard, conn, peer).await,
+    }
+}
+
+/// Reads the header and leaves what follows it to be read.
+async fn proxy_header(conn: &mut Conn) -> std::io::Result<proxy::Header> {
+    loop {
+        let invalid = |error| std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+        if let Some(header) = proxy::header(conn.rx()).map_err(invalid)? {
+            conn.consume(header.octets);
+            return Ok(header);
+        }
+        if conn.fill().await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
     }
 }
 

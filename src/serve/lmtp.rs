@@ -26,6 +26,7 @@ use culver_proto::lmtp::{self as proto, BareLineEnds, Event, HeaderWatch, Refusa
 use culver_shard as shard;
 use culver_shard::conn::Conn;
 use culver_shard::{Queue, Task, time};
+use culver_users::Network;
 use futures_lite::future::or;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -321,8 +322,9 @@ impl Lmtp {
         let trace = Trace {
             by: &config.hostname,
             from: self.server.lhlo().unwrap_or_default(),
-            peer: Some(self.peer.address),
+            peer: Some(self.server.client_address().unwrap_or(self.peer.address)),
             tls: self.server.is_tls(),
+            utf8: transaction.is_utf8(),
             id,
             date: &date,
             sender: transaction.sender(),
@@ -420,12 +422,14 @@ fn refusal_of(error: &io::Error) -> Refusal {
 /// What a connection is offered.
 fn config(shard: &Shard, peer: &Peer) -> Arc<proto::Config> {
     let config = shard.config();
+    let among = |networks: &[Network]| networks.iter().any(|network| network.contains(Some(peer.address)));
     let bare_line_ends =
         if config.lmtp.refuse_bare_newlines { BareLineEnds::Refuse } else { BareLineEnds::Normalise };
     Arc::new(proto::Config {
         host: config.hostname.clone(),
         starttls: shard.tls().is_some(),
-        xforward: config.lmtp.xforward_networks.iter().any(|network| network.contains(Some(peer.address))),
+        xforward: among(&config.lmtp.xforward_networks),
+        xclient: among(&config.lmtp.xclient_networks),
         bare_line_ends,
         limits: proto::Limits {
             recipients_max: config.lmtp.recipients_max,

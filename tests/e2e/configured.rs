@@ -23,6 +23,7 @@ pub fn tests() -> Vec<Test> {
         Test { name: "configured_users_that_cannot_be_read_are_no_verdict", run: |_| users_unavailable() },
         Test { name: "configured_connections_are_limited_by_user_and_address", run: |_| connection_limits() },
         Test { name: "configured_bare_newlines_are_refused", run: |_| bare_newlines() },
+        Test { name: "configured_proxy_header_says_who_the_client_is", run: |_| proxy_header() },
         Test { name: "configured_idle_keepalive_comes_in_time", run: |_| idle_keepalive() },
     ]
 }
@@ -341,6 +342,68 @@ fn connection_limits() -> Fallible {
     eventually("places of the address are free", RELOAD, || {
         Ok(greeted(culver.ports.imap)?.1.starts_with("* OK"))
     })?;
+    culver.terminate()
+}
+
+/// `listener.proxy_networks`: a header from there comes first, of both versions and before TLS too, and what it says of the client counts.
+fn proxy_header() -> Fallible {
+    let networks = "listener.proxy_networks = [\"127.0.0.0/8\"]";
+    let secure = "users.secure_networks = [\"192.0.2.0/24\"]";
+    let mut culver = configured("proxy", &[networks, secure, "limits.connections_per_address_max = 2"])?;
+    let from = |client: &str| format!("PROXY TCP4 {client} 192.0.2.1 40000 143");
+    let opened = |address, header: &str| -> Fallible<(Connection, String)> {
+        let mut connection = Connection::open(address)?;
+        connection.send_line(header)?;
+        let greeting = connection.read_line()?;
+        Ok((connection, greeting))
+    };
+    // A client in a secure network may send its password, another one may not.
+    let (mut imap, greeting) = opened(culver.ports.imap, &from("192.0.2.7"))?;
+    ensure!(greeting.contains("AUTH=PLAIN") && !greeting.contains("LOGINDISABLED"), "{greeting}");
+    let answer = ask(&mut imap, &format!("a LOGIN {} {}", user(0), password(0)))?;
+    ensure!(answer.starts_with("a OK"), "{answer}");
+    let (mut other, greeting) = opened(culver.ports.imap, &from("198.51.100.7"))?;
+    ensure!(greeting.contains("LOGINDISABLED"), "{greeting}");
+    ensure!(ask(&mut other, "a NOOP")?.starts_with("a OK"), "a session without login");
+    // Version 2, with the client's first command in the same octets; the balancer had it over TLS.
+    let mut header =
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x14\xc6\x33\x64\x08\xc0\0\x02\x01\x9c\x40\0\x8f".to_vec();
+    header.extend(b"\x20\0\x05\x01\0\0\0\0");
+    header.extend(format!("a LOGIN {} {}\r\n", user(1), password(1)).bytes());
+    let mut second = Connection::open(culver.ports.imap)?;
+    second.send(&header)?;
+    ensure!(second.read_line()?.contains("AUTH=PLAIN"), "a client that came over TLS");
+    ensure!(second.read_line()?.starts_with("a OK"), "its LOGIN");
+    // LMTP: the client's address stands in Received.
+    let (mut lmtp, greeting) = opened(culver.ports.lmtp, &from("203.0.113.9"))?;
+    ensure!(greeting.starts_with("220"), "{greeting}");
+    lmtp.send(
+        format!("LHLO x\r\nMAIL FROM:<s@example.net>\r\nRCPT TO:<{}>\r\nDATA\r\n", user(0)).as_bytes(),
+    )?;
+    while !lmtp.read_line()?.starts_with("354") {}
+    lmtp.send(b"Subject: x\r\n\r\nx\r\n.\r\n")?;
+    ensure!(lmtp.read_line()?.starts_with("250 2.0.0"), "delivered");
+    ensure!(ask(&mut imap, "b SELECT INBOX")?.starts_with("*"), "SELECT");
+    while !imap.read_line()?.starts_with("b OK") {}
+    imap.send_line("c FETCH 1 BODY.PEEK[HEADER.FIELDS (RECEIVED)]")?;
+    let mut fetched = String::new();
+    while !fetched.contains("\nc OK") {
+        fetched += &imap.read_line()?;
+        fetched.push('\n');
+    }
+    ensure!(fetched.contains("([203.0.113.9])"), "{fetched}");
+    // Connections are counted by the client's address.
+    let _first = opened(culver.ports.imap, &from("203.0.113.50"))?;
+    let _second = opened(culver.ports.pop3, &from("203.0.113.50"))?;
+    let (_, said) = opened(culver.ports.imap, &from("203.0.113.50"))?;
+    ensure!(said.starts_with("* BYE [UNAVAILABLE]"), "a third connection of a client: {said}");
+    // Whoever says no such thing is not answered.
+    let mut plain = Connection::open(culver.ports.imap)?;
+    plain.send_line("a CAPABILITY")?;
+    ensure!(
+        matches!(plain.read_within(false, plain.limit)?, Read1::End),
+        "a connection without header is answered"
+    );
     culver.terminate()
 }
 

@@ -6,7 +6,8 @@
 //! [`PATH_OCTETS_MAX`] for a path with its brackets.
 //!
 //! # RFC
-//! 5321 §4.1.2 (syntax), §4.1.1.3 and appendix C (source routes are ignored), 6531 (not offered: 8-bit is refused).
+//! 5321 §4.1.2 (syntax), §4.1.1.3 and appendix C (source routes are ignored), 6531 §3.3 (UTF-8 in local parts and domains: whether it may be
+//! there is for the caller to say).
 
 use std::fmt;
 
@@ -27,9 +28,9 @@ pub enum AddressError {
     Malformed,
     #[error("address too long")]
     TooLong,
-    /// Octets above 127 where SMTPUTF8 was not offered.
-    #[error("internationalised address")]
-    EightBit,
+    /// Octets above 127 that are not UTF-8.
+    #[error("address that is not UTF-8")]
+    Utf8,
 }
 
 impl Address {
@@ -51,6 +52,11 @@ impl Address {
         self.domain.as_deref()
     }
 
+    /// Whether it may be sent without SMTPUTF8.
+    pub fn is_ascii(&self) -> bool {
+        self.local.is_ascii() && self.domain.as_ref().is_none_or(|domain| domain.is_ascii())
+    }
+
     /// The name to look an account up by: unquoted, `local@domain` or `local`. The server gives no recipient whose
     /// local part has an `@` of its own, so this names one domain only.
     pub fn name(&self) -> String {
@@ -64,7 +70,7 @@ impl Address {
 /// The form of the wire, without angle brackets; quoted where needed.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.local.is_empty() && self.local.bytes().all(|b| is_atext(b) || b == b'.') {
+        if !self.local.is_empty() && self.local.bytes().all(|b| is_atext(b) || b == b'.' || !b.is_ascii()) {
             f.write_str(&self.local)?;
         } else {
             f.write_str("\"")?;
@@ -94,7 +100,7 @@ pub(super) fn path(input: &[u8]) -> Result<(Option<Address>, &[u8]), AddressErro
         let colon = rest.iter().position(|&b| b == b':').ok_or(AddressError::Malformed)?;
         let route = &rest[..colon];
         if !route.iter().all(|&b| is_domain(b) || b"@,".contains(&b)) {
-            return Err(if route.is_ascii() { AddressError::Malformed } else { AddressError::EightBit });
+            return Err(AddressError::Malformed);
         }
         rest = &rest[colon + 1..];
     }
@@ -107,7 +113,6 @@ pub(super) fn path(input: &[u8]) -> Result<(Option<Address>, &[u8]), AddressErro
     }
     let after = match rest {
         [b'>', after @ ..] => after,
-        [b, ..] if !b.is_ascii() => return Err(AddressError::EightBit),
         _ => return Err(AddressError::Malformed),
     };
     if local.len() + domain.as_ref().map_or(0, String::len) + 3 > PATH_OCTETS_MAX {
@@ -117,37 +122,44 @@ pub(super) fn path(input: &[u8]) -> Result<(Option<Address>, &[u8]), AddressErro
 }
 
 fn local(input: &[u8]) -> Result<(String, &[u8]), AddressError> {
-    let mut local = String::new();
+    let mut local = Vec::new();
     let mut at = 0;
     if input.first() == Some(&b'"') {
         at = 1;
         loop {
             match (input.get(at), input.get(at + 1)) {
-                (Some(b'"'), _) => return Ok((local, &input[at + 1..])),
-                // RFC 5321 §4.1.2: quoted-pairSMTP and qtextSMTP are printable ASCII.
+                (Some(b'"'), _) => break,
+                // RFC 5321 §4.1.2: quoted-pairSMTP and qtextSMTP are printable ASCII; RFC 6531 §3.3 adds UTF-8 to qtextSMTP.
                 (Some(b'\\'), Some(&quoted @ b' '..=b'~')) => {
-                    local.push(char::from(quoted));
+                    local.push(quoted);
                     at += 2;
                 }
                 (Some(b'\\'), _) => return Err(AddressError::Malformed),
-                (Some(&plain @ b' '..=b'~'), _) => {
-                    local.push(char::from(plain));
+                (Some(&plain @ (b' '..=b'~' | 128..)), _) => {
+                    local.push(plain);
                     at += 1;
                 }
-                (Some(128..), _) => return Err(AddressError::EightBit),
                 _ => return Err(AddressError::Malformed),
             }
         }
+        return Ok((text(local)?, &input[at + 1..]));
     }
-    while let Some(&b) = input.get(at) {
-        match b {
-            b if is_atext(b) || b == b'.' => local.push(char::from(b)),
-            128.. => return Err(AddressError::EightBit),
-            _ => break,
-        }
+    while let Some(&b) = input.get(at)
+        && (is_atext(b) || b == b'.' || !b.is_ascii())
+    {
+        local.push(b);
         at += 1;
     }
-    if local.is_empty() { Err(AddressError::Malformed) } else { Ok((local, &input[at..])) }
+    if local.is_empty() { Err(AddressError::Malformed) } else { Ok((text(local)?, &input[at..])) }
+}
+
+/// UTF-8 without characters that would end a line or a field somewhere (U+0080 to U+009F, U+2028, U+2029).
+fn text(octets: Vec<u8>) -> Result<String, AddressError> {
+    let text = String::from_utf8(octets).map_err(|_| AddressError::Utf8)?;
+    match text.contains(|c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
+        true => Err(AddressError::Malformed),
+        false => Ok(text),
+    }
 }
 
 fn domain(octets: &[u8]) -> Result<String, AddressError> {
@@ -157,13 +169,10 @@ fn domain(octets: &[u8]) -> Result<String, AddressError> {
         Some(inner) => {
             !inner.is_empty() && inner.iter().all(|b| b.is_ascii_graphic() && !b"[]\\<>".contains(b))
         }
-        None => !octets.is_empty() && octets.iter().all(|&b| is_domain(b)),
+        // RFC 6531 §3.3: U-labels.
+        None => !octets.is_empty() && octets.iter().all(|&b| is_domain(b) || !b.is_ascii()),
     };
-    match std::str::from_utf8(octets) {
-        Ok(domain) if valid => Ok(domain.to_owned()),
-        _ if !octets.is_ascii() => Err(AddressError::EightBit),
-        _ => Err(AddressError::Malformed),
-    }
+    if valid { text(octets.to_owned()) } else { Err(AddressError::Malformed) }
 }
 
 fn is_domain(b: u8) -> bool {
@@ -195,6 +204,12 @@ mod tests {
             ("<a@[192.0.2.1]>", "a@[192.0.2.1]", "a@[192.0.2.1]"),
             ("<a@[IPv6:2001:db8::1]>", "a@[IPv6:2001:db8::1]", "a@[IPv6:2001:db8::1]"),
             ("<.a..b.@c>", ".a..b.@c", ".a..b.@c"),
+            (
+                "<zo\u{eb}@b\u{fc}cher.example>",
+                "zo\u{eb}@b\u{fc}cher.example",
+                "zo\u{eb}@b\u{fc}cher.example",
+            ),
+            ("<\"zo\u{eb} x\"@b>", "zo\u{eb} x@b", "\"zo\u{eb} x\"@b"),
         ] {
             let (address, rest) = path(input.as_bytes()).expect(input);
             let address = address.expect(input);
@@ -209,7 +224,7 @@ mod tests {
 
     #[test]
     fn what_is_no_path_is_refused() {
-        use AddressError::{EightBit, Malformed, TooLong};
+        use AddressError::{Malformed, TooLong, Utf8};
         for (input, error) in [
             (&b""[..], Malformed),
             (b"a@b", Malformed),
@@ -226,10 +241,13 @@ mod tests {
             (b"<a\r@b>", Malformed),
             (b"<a@[]>", Malformed),
             (b"<a@[b>", Malformed),
-            (b"<m\xc3\xbcller@b>", EightBit),
-            (b"<\"m\xc3\xbcller\"@b>", EightBit),
-            (b"<a@b\xc3\xbc.example>", EightBit),
-            (b"<@\xff:a@b>", EightBit),
+            (b"<m\xfcller@b>", Utf8),
+            (b"<\"m\xfcller\"@b>", Utf8),
+            (b"<a@b\xfc.example>", Utf8),
+            (b"<@\xff:a@b>", Malformed),
+            (b"<m\xc2\x85ller@b>", Malformed),
+            (b"<m\xe2\x80\xa8ller@b>", Malformed),
+            (b"<a@[\xc3\xbc]>", Malformed),
         ] {
             assert_eq!(path(input), Err(error), "{}", input.escape_ascii());
         }

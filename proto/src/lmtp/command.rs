@@ -4,7 +4,7 @@ use crate::pop3::line::number;
 
 use super::address::{Address, AddressError, path};
 use super::reply::Reply;
-use super::xforward;
+use super::{dsn, xclient, xforward};
 
 /// A command.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,6 +14,7 @@ pub(super) enum Command<'a> {
         sender: Option<Address>,
         size: Option<u64>,
         eight_bit: bool,
+        utf8: bool,
     },
     Rcpt(Address),
     Data,
@@ -29,10 +30,13 @@ pub(super) enum Command<'a> {
     Starttls,
     /// What it says of IDENT: `None` nothing, `Some(None)` that there is none.
     Xforward(Option<Option<String>>),
+    Xclient(xclient::Client),
 }
 
 const NO_ARGUMENT: Reply = (501, "5.5.4", "this command takes no argument");
 const UNKNOWN_PARAMETER: Reply = (555, "5.5.4", "unknown parameter");
+/// RFC 6531 §3.5: an internationalised address where SMTPUTF8 is not in use.
+pub(super) const NEEDS_UTF8: Reply = (553, "5.6.7", "an internationalised address needs SMTPUTF8");
 
 /// Parses a line without its end.
 pub(super) fn parse(line: &[u8]) -> Result<Command<'_>, Reply> {
@@ -64,6 +68,8 @@ pub(super) fn parse(line: &[u8]) -> Result<Command<'_>, Reply> {
         bare(rest, Command::Starttls)
     } else if is(b"XFORWARD") {
         xforward::parse(rest).map(Command::Xforward)
+    } else if is(b"XCLIENT") {
+        xclient::parse(rest).map(Command::Xclient)
     } else if is(b"VRFY") && !rest.is_empty() {
         Ok(Command::Vrfy)
     } else if is(b"HELP") {
@@ -97,8 +103,7 @@ fn after<'a>(rest: &'a [u8], keyword: &[u8], syntax: Reply) -> Result<(Option<Ad
             let (address, parameters) = path(tail.trim_ascii_start()).map_err(|error| match error {
                 AddressError::Malformed => syntax,
                 AddressError::TooLong => (553, "5.1.3", "address too long"),
-                // RFC 6531 §3.5: an internationalised address where SMTPUTF8 is not in use.
-                AddressError::EightBit => (553, "5.6.7", "internationalised addresses are not supported"),
+                AddressError::Utf8 => (553, "5.6.7", "an address with octets that are not UTF-8"),
             })?;
             if parameters.first().is_some_and(|&b| b != b' ') {
                 return Err(syntax);
@@ -109,14 +114,23 @@ fn after<'a>(rest: &'a [u8], keyword: &[u8], syntax: Reply) -> Result<(Option<Ad
     }
 }
 
+fn words(parameters: &[u8]) -> impl Iterator<Item = &[u8]> {
+    parameters.split(|&b| b == b' ').filter(|word| !word.is_empty())
+}
+
+fn keyword_and_value(parameter: &[u8]) -> (&[u8], &[u8]) {
+    match parameter.iter().position(|&b| b == b'=') {
+        Some(at) => (&parameter[..at], &parameter[at + 1..]),
+        None => (parameter, b""),
+    }
+}
+
 fn mail(rest: &[u8]) -> Result<Command<'_>, Reply> {
     let (sender, parameters) = after(rest, b"FROM:", (501, "5.1.7", "malformed sender address"))?;
-    let (mut size, mut eight_bit) = (None, false);
-    for parameter in parameters.split(|&b| b == b' ').filter(|word| !word.is_empty()) {
-        let (keyword, value) = match parameter.iter().position(|&b| b == b'=') {
-            Some(at) => (&parameter[..at], &parameter[at + 1..]),
-            None => (parameter, &b""[..]),
-        };
+    let (mut size, mut eight_bit, mut utf8) = (None, false, false);
+    let mut notices = dsn::Envelope::default();
+    for parameter in words(parameters) {
+        let (keyword, value) = keyword_and_value(parameter);
         if keyword.eq_ignore_ascii_case(b"SIZE") && size.is_none() {
             size = Some(number(value).ok_or((501, "5.5.4", "malformed SIZE"))?);
         } else if keyword.eq_ignore_ascii_case(b"BODY") {
@@ -125,19 +139,28 @@ fn mail(rest: &[u8]) -> Result<Command<'_>, Reply> {
                 v if v.eq_ignore_ascii_case(b"8BITMIME") => true,
                 _ => return Err((501, "5.5.4", "BODY is 7BIT or 8BITMIME")),
             };
-        } else {
+        } else if parameter.eq_ignore_ascii_case(b"SMTPUTF8") {
+            utf8 = true;
+        } else if !notices.take(keyword, value)? {
             // RFC 5321 §4.1.1.11: 555 for parameters that are not implemented.
             return Err(UNKNOWN_PARAMETER);
         }
     }
-    Ok(Command::Mail { sender, size, eight_bit })
+    if !utf8 && sender.as_ref().is_some_and(|sender| !sender.is_ascii()) {
+        return Err(NEEDS_UTF8);
+    }
+    Ok(Command::Mail { sender, size, eight_bit, utf8 })
 }
 
 fn rcpt(rest: &[u8]) -> Result<Command<'_>, Reply> {
     let syntax = (501, "5.1.3", "malformed recipient address");
     let (recipient, parameters) = after(rest, b"TO:", syntax)?;
-    if !parameters.trim_ascii().is_empty() {
-        return Err(UNKNOWN_PARAMETER);
+    let mut notices = dsn::Recipient::default();
+    for parameter in words(parameters) {
+        let (keyword, value) = keyword_and_value(parameter);
+        if !notices.take(keyword, value)? {
+            return Err(UNKNOWN_PARAMETER);
+        }
     }
     recipient.map(Command::Rcpt).ok_or(syntax)
 }

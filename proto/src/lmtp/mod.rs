@@ -12,19 +12,22 @@
 //!
 //! # RFC
 //! 2033, 5321 (syntax, replies), 1870 (SIZE), 6152 (8BITMIME), 2920 (PIPELINING), 2034 and 3463
-//! (ENHANCEDSTATUSCODES), 3030 (CHUNKING; BINARYMIME is not offered), 3207 (STARTTLS). SMTPUTF8 is not offered.
-//! XFORWARD is Postfix's own extension (its XFORWARD_README), with the xtext of 3461 §4.
+//! (ENHANCEDSTATUSCODES), 3030 (CHUNKING; BINARYMIME is not offered), 3207 (STARTTLS), 6531 (SMTPUTF8). The parameters of 3461 (DSN)
+//! are taken, and DSN is not offered. XFORWARD and XCLIENT are Postfix's own extensions (its XFORWARD_README and XCLIENT_README), with the xtext of 3461 §4.
 
 mod address;
 mod body;
 pub mod client;
 mod command;
+mod dsn;
 mod header;
 mod received;
 mod reply;
 mod server;
 mod trace;
+mod xclient;
 mod xforward;
+mod xtext;
 
 pub use address::{Address, AddressError};
 pub use header::{HEADER_RECEIVED_MAX, HeaderWatch};
@@ -41,6 +44,8 @@ pub struct Config {
     pub starttls: bool,
     /// XFORWARD is offered: the client is one whose word is taken for where a message came from.
     pub xforward: bool,
+    /// XCLIENT is offered: the client is a proxy whose word is taken for whom it speaks for.
+    pub xclient: bool,
     pub bare_line_ends: BareLineEnds,
     pub limits: Limits,
 }
@@ -51,6 +56,7 @@ impl Default for Config {
             host: "localhost".to_owned(),
             starttls: true,
             xforward: false,
+            xclient: false,
             bare_line_ends: BareLineEnds::Normalise,
             limits: Limits::default(),
         }

@@ -6,9 +6,10 @@
 //! away. While an event waits for its answer, `next` consumes nothing.
 //!
 //! # RFC
-//! 2033 §4.2 (DATA), §4.3 (BDAT), 3030 §2, 3207 §4.2.
+//! 2033 §4.2 (DATA), §4.3 (BDAT), 3030 §2, 3207 §4.2, 6531 §3.1.
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::away::Away;
@@ -18,8 +19,8 @@ use super::address::Address;
 use super::body::{ChunkCutter, DataCutter, Piece};
 use super::command::{self, Command};
 use super::reply::{self, Refusal, Reply};
-use super::xforward;
 use super::{BareLineEnds, Config};
+use super::{xclient, xforward};
 
 /// One session.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Server {
     lhlo: Option<String>,
     /// XFORWARD's IDENT, for the next transaction.
     ident: Option<String>,
+    /// Whom XCLIENT said that the client speaks for, until the end.
+    client: xclient::Client,
     bad_commands: u32,
     lines: LineCutter,
     state: State,
@@ -75,6 +78,7 @@ pub struct Transaction {
     sender: Option<Address>,
     size: Option<u64>,
     eight_bit: bool,
+    utf8: bool,
     ident: Option<String>,
     recipients: Vec<Address>,
     octets: u64,
@@ -97,6 +101,11 @@ impl Transaction {
     /// Whether MAIL said BODY=8BITMIME.
     pub fn is_eight_bit(&self) -> bool {
         self.eight_bit
+    }
+
+    /// Whether MAIL said SMTPUTF8.
+    pub fn is_utf8(&self) -> bool {
+        self.utf8
     }
 
     /// The sender's own id of the message, as XFORWARD gave it.
@@ -144,9 +153,15 @@ pub enum Event<'a> {
 impl Server {
     /// A new session; the greeting goes to `out`.
     pub fn new(config: Arc<Config>, tls: bool, out: &mut Vec<u8>) -> Server {
-        write!(out, "220 {} LMTP Culver ready\r\n", config.host).expect("a Vec takes every octet");
         let (lines, state) = (LineCutter::default(), State::Idle);
-        Server { config, tls, lhlo: None, ident: None, bad_commands: 0, lines, state }
+        let client = xclient::Client::default();
+        let server = Server { config, tls, lhlo: None, ident: None, client, bad_commands: 0, lines, state };
+        server.welcome(out);
+        server
+    }
+
+    fn welcome(&self, out: &mut Vec<u8>) {
+        write!(out, "220 {} LMTP Culver ready\r\n", self.config.host).expect("a Vec takes every octet");
     }
 
     /// Takes the next step with what the receive buffer holds: how many octets of it are done with, and what to do.
@@ -228,10 +243,15 @@ impl Server {
                 self.state = State::Handshake;
                 return Some(Event::StartTls);
             }
+            // Before LHLO too.
+            Command::Xclient(client) => self.xclient(client, out),
             // A chunk follows its command whatever the answer is, and must never be read as commands.
             Command::Bdat { octets, last } => return self.bdat(octets, last, out),
             _ if self.lhlo.is_none() => self.bad(out, (503, "5.5.1", "say LHLO first")),
-            Command::Mail { sender, size, eight_bit } => self.mail(sender, size, eight_bit, out),
+            Command::Mail { sender, size, eight_bit, utf8 } => {
+                let transaction = Transaction { sender, size, eight_bit, utf8, ..Transaction::default() };
+                self.mail(transaction, out);
+            }
             Command::Rcpt(recipient) => return self.rcpt(recipient, out),
             Command::Data => return self.data(out),
             Command::Xforward(ident) => self.xforward(ident, out),
@@ -243,14 +263,16 @@ impl Server {
         // RFC 2034 §4: the answer to LHLO has no enhanced code.
         let size = self.config.limits.message_octets_max;
         let starttls = if self.config.starttls && !self.tls { "250-STARTTLS\r\n" } else { "" };
-        let (open, names, close) = match self.config.xforward {
-            true => ("250-XFORWARD ", xforward::NAMES, "\r\n"),
-            false => ("", "", ""),
+        let line = |offered: bool, name: &str, names: &str| match offered {
+            true => format!("250-{name} {names}\r\n"),
+            false => String::new(),
         };
+        let xforward = line(self.config.xforward, "XFORWARD", xforward::NAMES);
+        let xclient = line(self.config.xclient, "XCLIENT", xclient::NAMES);
         write!(
             out,
-            "250-{}\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE {size}\r\n250-CHUNKING\r\n{starttls}\
-             {open}{names}{close}250 ENHANCEDSTATUSCODES\r\n",
+            "250-{}\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-SIZE {size}\r\n250-CHUNKING\r\n{starttls}\
+             {xforward}{xclient}250 ENHANCEDSTATUSCODES\r\n",
             self.config.host
         )
         .expect("a Vec takes every octet");
@@ -269,6 +291,20 @@ impl Server {
         reply::write(out, OK);
     }
 
+    /// The session begins anew, for another client.
+    fn xclient(&mut self, client: xclient::Client, out: &mut Vec<u8>) {
+        if !self.config.xclient {
+            return self.bad(out, (550, "5.7.0", "XCLIENT is not for this client"));
+        }
+        if let State::Envelope(_) = self.state {
+            return self.bad(out, (503, "5.5.1", "a transaction is open already"));
+        }
+        self.client.add(client);
+        self.lhlo = None;
+        self.ident = None;
+        self.welcome(out);
+    }
+
     /// Ends the transaction from the client's side.
     fn forget<'a>(&mut self) -> Option<Event<'a>> {
         self.ident = None;
@@ -279,19 +315,18 @@ impl Server {
         open.then_some(Event::Discard)
     }
 
-    fn mail(&mut self, sender: Option<Address>, size: Option<u64>, eight_bit: bool, out: &mut Vec<u8>) {
+    fn mail(&mut self, mut transaction: Transaction, out: &mut Vec<u8>) {
         if let State::Envelope(_) = self.state {
             // RFC 5321 §4.1.4: MAIL within a transaction.
             return self.bad(out, (503, "5.5.1", "a transaction is open already"));
         }
-        if size.is_some_and(|size| size > self.config.limits.message_octets_max) {
+        if transaction.size.is_some_and(|size| size > self.config.limits.message_octets_max) {
             // RFC 1870 §6.1.
             return reply::write(out, Refusal::TooLarge.reply());
         }
         reply::write(out, (250, "2.1.0", "sender OK"));
-        let ident = self.ident.take();
-        self.state =
-            State::Envelope(Transaction { sender, size, eight_bit, ident, ..Transaction::default() });
+        transaction.ident = self.ident.take();
+        self.state = State::Envelope(transaction);
     }
 
     fn rcpt<'a>(&mut self, recipient: Address, out: &mut Vec<u8>) -> Option<Event<'a>> {
@@ -300,6 +335,8 @@ impl Server {
                 if transaction.recipients.len() >= self.config.limits.recipients_max {
                     // RFC 5321 §4.5.3.1.10: 452 for too many recipients.
                     reply::write(out, Refusal::TooManyRecipients.reply());
+                } else if !transaction.utf8 && !recipient.is_ascii() {
+                    self.bad(out, command::NEEDS_UTF8);
                 } else if recipient.local().contains('@') {
                     // An account's name has one "@"; a quoted one must not reach into another domain.
                     reply::write_for(out, &recipient, Refusal::UnknownUser.reply());
@@ -579,9 +616,14 @@ impl Server {
         }
     }
 
-    /// The name that the client gave with LHLO.
+    /// The name that the client gave with LHLO, or that a proxy gave of its client.
     pub fn lhlo(&self) -> Option<&str> {
-        self.lhlo.as_deref()
+        self.client.helo.as_deref().or(self.lhlo.as_deref())
+    }
+
+    /// Whom a proxy speaks for (XCLIENT).
+    pub fn client_address(&self) -> Option<IpAddr> {
+        self.client.address
     }
 
     pub fn is_tls(&self) -> bool {

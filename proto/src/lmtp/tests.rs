@@ -132,7 +132,7 @@ fn the_session_of_rfc_2033_section_4_2() {
     );
     assert_eq!(
         session.said(),
-        "220 foo.edu LMTP Culver ready\r\n250-foo.edu\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE 67108864\r\n\
+        "220 foo.edu LMTP Culver ready\r\n250-foo.edu\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-SIZE 67108864\r\n\
          250-CHUNKING\r\n250-STARTTLS\r\n250 ENHANCEDSTATUSCODES\r\n250 2.1.0 sender OK\r\n\
          250 2.1.5 <pat@foo.edu> OK\r\n550 5.1.1 <jones@foo.edu> no such user\r\n250 2.1.5 <full@foo.edu> OK\r\n\
          354 send the message, end with CRLF.CRLF\r\n250 2.0.0 <pat@foo.edu> id1 saved\r\n\
@@ -171,8 +171,12 @@ fn commands_out_of_place_are_refused() {
         ("LHLO x", "MAIL FROM:<a@b> SIZE=x", 501),
         ("LHLO x", "MAIL FROM:<a@b> SIZE=99999999999999999999", 501),
         ("LHLO x", "MAIL FROM:<a@b> BODY=BINARYMIME", 501),
-        ("LHLO x", "MAIL FROM:<a@b> RET=HDRS", 555),
-        ("LHLO x", "MAIL FROM:<a@b> SMTPUTF8", 555),
+        ("LHLO x", "MAIL FROM:<a@b> RET=HDRS ENVID=a+2Bb", 250),
+        ("LHLO x", "MAIL FROM:<a@b> RET=ALL", 501),
+        ("LHLO x", "MAIL FROM:<a@b> HOLDFOR=9", 555),
+        ("LHLO x", "MAIL FROM:<a@b> SMTPUTF8", 250),
+        ("LHLO x", "MAIL FROM:<a@b> SMTPUTF8=1", 555),
+        ("LHLO x", "MAIL FROM:<\u{e4}@b> SMTPUTF8", 250),
         ("LHLO x", "MAIL FROM:a@b", 501),
         ("LHLO x", "MAIL FROM:<a@b>x", 501),
         ("LHLO x", "MAIL TO:<a@b>", 501),
@@ -181,7 +185,12 @@ fn commands_out_of_place_are_refused() {
         ("LHLO x\r\nMAIL FROM:<a@b>", "DATA", 503),
         ("LHLO x\r\nMAIL FROM:<a@b>", "BDAT 0", 503),
         ("LHLO x\r\nMAIL FROM:<a@b>", "RCPT TO:<>", 501),
-        ("LHLO x\r\nMAIL FROM:<a@b>", "RCPT TO:<pat@foo.edu> NOTIFY=NEVER", 555),
+        ("LHLO x\r\nMAIL FROM:<a@b>", "RCPT TO:<pat@foo.edu> NOTIFY=NEVER", 250),
+        ("LHLO x\r\nMAIL FROM:<a@b>", "RCPT TO:<pat@foo.edu> NOTIFY=LATER", 501),
+        ("LHLO x\r\nMAIL FROM:<a@b> SMTPUTF8", "RCPT TO:<pat@\u{e4}.example>", 250),
+        ("LHLO x\r\nMAIL FROM:<a@b> SMTPUTF8", "RCPT TO:<\u{e4}@foo.edu>", 550),
+        ("LHLO x", "XCLIENT ADDR=192.0.2.1", 550),
+        ("LHLO x", "XCLIENT", 501),
         ("LHLO x\r\nMAIL FROM:<a@b>", "RCPT TO:<\u{e4}@foo.edu>", 553),
         ("LHLO x\r\nMAIL FROM:<a@b>", "RCPT TO:<@relay:pat@foo.edu>", 250),
         ("LHLO x\r\nMAIL FROM:<a@b>", "RCPT TO:<\"pat\"@foo.edu>", 250),
@@ -203,6 +212,29 @@ fn commands_out_of_place_are_refused() {
         assert_eq!(session.codes(), [code], "{before:?} then {line:?}");
         assert!(session.open);
     }
+}
+
+#[test]
+fn xclient_begins_the_session_anew_where_the_client_is_trusted() {
+    let mut session = Session::new(Config { xclient: true, ..config() });
+    let said = session.answer("LHLO x");
+    assert!(said.contains("250-XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT\r\n"), "{said}");
+    assert_eq!((session.server.client_address(), session.server.lhlo()), (None, Some("x")));
+    session.give(b"XCLIENT ADDR=192.0.2.7 HELO=mx.example\r\n");
+    assert!(session.said().starts_with("220 foo.edu "));
+    assert_eq!(session.answer("MAIL FROM:<a@b>").get(..3), Some("503"));
+    session.give(b"LHLO proxy\r\nMAIL FROM:<a@b>\r\nRCPT TO:<pat@foo.edu>\r\n");
+    session.out.clear();
+    assert_eq!(session.server.client_address(), "192.0.2.7".parse().ok());
+    assert_eq!(session.server.lhlo(), Some("mx.example"));
+    session.give(b"XCLIENT ADDR=192.0.2.8\r\nDATA\r\nx\r\n.\r\n");
+    assert_eq!(session.codes(), [503, 354, 250]);
+    // What is not said again stays.
+    session.give(b"XCLIENT ADDR=192.0.2.8\r\n");
+    assert_eq!(
+        (session.server.client_address(), session.server.lhlo()),
+        ("192.0.2.8".parse().ok(), Some("mx.example"))
+    );
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! The trace that final delivery puts before a message: Return-Path, Delivered-To, Received.
 //!
 //! It is the recipient's own prefix of a shared body. Lines end in CRLF and have at most 998 octets; everything that
-//! came from the network is reduced to printable ASCII first, so that no field can be forged through it.
+//! came from the network is reduced first, so that no field can be forged through it: to printable ASCII, and addresses of a transaction
+//! with SMTPUTF8 to what is no control character.
 //!
 //! # RFC
-//! 5321 §4.4, 3848 (LMTP, LMTPS).
+//! 5321 §4.4, 3848 (LMTP, LMTPS), 6531 §4.3 (UTF8LMTP, UTF8LMTPS).
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -21,6 +22,8 @@ pub struct Trace<'a> {
     /// `None` for a client on a local socket.
     pub peer: Option<IpAddr>,
     pub tls: bool,
+    /// The transaction has SMTPUTF8.
+    pub utf8: bool,
     /// This delivery's id, as in the logs.
     pub id: &'a str,
     /// The time of the delivery as an RFC 5322 date.
@@ -33,8 +36,12 @@ impl Trace<'_> {
     /// The prefix for one recipient. `recipient` is what later loop detection compares with: the account's address;
     /// `alone` says that the transaction has no other.
     pub fn prefix(&self, recipient: &str, alone: bool) -> Vec<u8> {
-        let recipient = printable(recipient, 400);
-        let sender = self.sender.map(|sender| printable(&sender.to_string(), 700)).unwrap_or_default();
+        let address = |address: &str, octets_max| match self.utf8 {
+            true => visible(address, octets_max),
+            false => printable(address, octets_max),
+        };
+        let recipient = address(recipient, 400);
+        let sender = self.sender.map(|sender| address(&sender.to_string(), 700)).unwrap_or_default();
         let mut text = format!("Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\nReceived: from ");
         text.push_str(&word(self.from));
         match self.peer.map(|peer| peer.to_canonical()) {
@@ -44,7 +51,12 @@ impl Trace<'_> {
             None => Ok(()),
         }
         .expect("a String takes every character");
-        let protocol = if self.tls { "LMTPS" } else { "LMTP" };
+        let protocol = match (self.utf8, self.tls) {
+            (false, false) => "LMTP",
+            (false, true) => "LMTPS",
+            (true, false) => "UTF8LMTP",
+            (true, true) => "UTF8LMTPS",
+        };
         let (by, id) = (word(self.by), word(self.id));
         write!(text, "\r\n\tby {by} with {protocol}\r\n\tid {id}").expect("a String takes every character");
         if alone {
@@ -58,6 +70,18 @@ impl Trace<'_> {
 
 fn printable(text: &str, octets_max: usize) -> String {
     text.chars().filter(|c| (' '..='~').contains(c)).take(octets_max).collect()
+}
+
+/// Without control characters and what else ends a line somewhere.
+fn visible(text: &str, octets_max: usize) -> String {
+    let mut kept = String::new();
+    for c in text.chars().filter(|c| !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}')) {
+        if kept.len() + c.len_utf8() > octets_max {
+            break;
+        }
+        kept.push(c);
+    }
+    kept
 }
 
 /// One token: nothing that ends it or begins a comment.
@@ -77,6 +101,7 @@ mod tests {
             from: "relay.example.test",
             peer: "192.0.2.7".parse().ok(),
             tls: false,
+            utf8: false,
             id: "4fA-1",
             date: "Mon, 23 Nov 2026 20:15:45 +0000",
             sender,
@@ -104,6 +129,21 @@ mod tests {
             prefix.contains("([IPv6:2001:db8::1])") && prefix.contains(" with LMTPS\r\n\tid 4fA-1;\r\n"),
             "{prefix}"
         );
+    }
+
+    #[test]
+    fn with_smtputf8_addresses_stand_as_they_are() {
+        let sender = Address::parse("zo\u{eb}@b\u{fc}cher.example").expect("valid");
+        let trace = Trace { utf8: true, ..trace(Some(&sender)) };
+        let prefix =
+            String::from_utf8(trace.prefix("m\u{fc}ller@foo.edu\r\n\u{2028}X", true)).expect("UTF-8");
+        assert!(
+            prefix.starts_with(
+                "Return-Path: <zo\u{eb}@b\u{fc}cher.example>\r\nDelivered-To: m\u{fc}ller@foo.eduX\r\n"
+            ),
+            "{prefix}"
+        );
+        assert!(prefix.contains(" with UTF8LMTP\r\n"), "{prefix}");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! 3461 §4 (xtext).
 
 use super::reply::Reply;
+use super::xtext;
 
 /// The attributes, as LHLO's answer names them.
 pub(super) const NAMES: &str = "NAME ADDR PORT PROTO HELO IDENT SOURCE";
@@ -15,13 +16,15 @@ pub(super) const NAMES: &str = "NAME ADDR PORT PROTO HELO IDENT SOURCE";
 const VALUE_OCTETS_MAX: usize = 255;
 
 const SYNTAX: Reply = (501, "5.5.4", "attributes are wanted: NAME=value");
+const VALUE: Reply = (501, "5.5.4", "a value is 1 to 255 printable characters, in xtext");
 
 /// What the command says of IDENT: `None` nothing, `Some(None)` that there is none.
 pub(super) fn parse(rest: &[u8]) -> Result<Option<Option<String>>, Reply> {
     let (mut any, mut ident) = (false, None);
     for word in rest.split(|&b| b == b' ').filter(|word| !word.is_empty()) {
         let at = word.iter().position(|&b| b == b'=').ok_or(SYNTAX)?;
-        let (name, value) = (&word[..at], value(&word[at + 1..])?);
+        let name = &word[..at];
+        let value = xtext::printable(&word[at + 1..], VALUE_OCTETS_MAX).ok_or(VALUE)?;
         if !NAMES.split(' ').any(|known| name.eq_ignore_ascii_case(known.as_bytes())) {
             return Err((501, "5.5.4", "unknown attribute"));
         }
@@ -32,34 +35,4 @@ pub(super) fn parse(rest: &[u8]) -> Result<Option<Option<String>>, Reply> {
         }
     }
     if any { Ok(ident) } else { Err(SYNTAX) }
-}
-
-/// xtext decoded, to printable ASCII.
-fn value(xtext: &[u8]) -> Result<String, Reply> {
-    let mut value = String::new();
-    let mut octets = xtext.iter();
-    while let Some(&octet) = octets.next() {
-        let octet = match octet {
-            b'+' => match (octets.next().and_then(hex), octets.next().and_then(hex)) {
-                (Some(high), Some(low)) => high << 4 | low,
-                _ => return Err(SYNTAX),
-            },
-            b'=' => return Err(SYNTAX),
-            octet => octet,
-        };
-        if !matches!(octet, b' '..=b'~') || value.len() == VALUE_OCTETS_MAX {
-            return Err((501, "5.5.4", "a value is up to 255 printable characters, in xtext"));
-        }
-        value.push(char::from(octet));
-    }
-    if value.is_empty() { Err(SYNTAX) } else { Ok(value) }
-}
-
-/// RFC 3461 §4: hexadecimal digits are upper case.
-fn hex(digit: &u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
-    }
 }

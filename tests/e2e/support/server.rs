@@ -111,6 +111,9 @@ impl Default for Options {
     }
 }
 
+/// A line of configuration that begins so is one of each listener but the admin's.
+const LISTENER: &str = "listener.";
+
 pub struct Culver {
     dir: TempDir,
     port_base: u16,
@@ -190,7 +193,7 @@ impl Culver {
             text += &format!("storage.url = \"file://{data}/store\"\n");
         }
         text += &format!("users.passwd_file = \"{data}/passwd\"\n");
-        for line in lines {
+        for line in lines.iter().filter(|line| !line.starts_with(LISTENER)) {
             text += &format!("{line}\n");
         }
         text +=
@@ -205,6 +208,12 @@ impl Culver {
                 .chain(ports.admin.map(|port| ("admin", port, false)));
         for (service, address, tls) in listeners {
             text += &format!("[[listener]]\nservice = \"{service}\"\naddress = \"{address}\"\ntls = {tls}\n");
+            if service != "admin" {
+                lines
+                    .iter()
+                    .filter_map(|line| line.strip_prefix(LISTENER))
+                    .for_each(|line| text += &format!("{line}\n"));
+            }
         }
         let path = self.dir.path().join("culver.toml");
         fs::write(&path, text)?;
