@@ -724,9 +724,18 @@ impl Inner {
             let attempt = self.load_once(partition, account, generation).await;
             // What was read may be gone or superseded by a flush that committed meanwhile: begin again.
             if self.partition(partition).borrow().generation() == generation {
-                return attempt;
+                return match attempt {
+                    // A node that was frozen or cut off: a later owner may have removed what it looks for.
+                    Err(error) if error.is_loss() && !self.is_fresh() => Err(ReadError::NotHere),
+                    attempt => attempt,
+                };
             }
         }
+    }
+
+    /// Whether a partition that is here cannot have gone to another node without this one's knowing.
+    pub fn is_fresh(&self) -> bool {
+        self.node.as_ref().is_none_or(|node| node.is_fresh())
     }
 
     async fn load_once(

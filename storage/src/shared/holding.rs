@@ -118,7 +118,7 @@ impl Storage {
     pub fn standing(&self, partition: PartitionId) -> Standing {
         let Some(state) = self.0.partitions.get(&partition.0) else { return Standing::Elsewhere };
         match state.borrow().serving {
-            Serving::Open if self.0.node.as_ref().is_none_or(|node| node.is_fresh()) => Standing::Here,
+            Serving::Open if self.0.is_fresh() => Standing::Here,
             Serving::Open => Standing::Stale,
             Serving::Opening | Serving::Leaving => Standing::Moving,
             Serving::Absent => Standing::Elsewhere,
