@@ -345,19 +345,9 @@ impl Taker {
             tracing::info!(journal = %incarnation, objects, octets, ms, "a journal is read and sealed");
             return Ok(read);
         }
-        let (mut seq, _) = newest_low(&self.store, incarnation, 0, self.patience).await?;
-        loop {
-            let key = keys::journal(incarnation, seq);
-            match self.store.get(&key, None, self.patience, None).await {
-                Ok(bytes) => {
-                    let head = ObjectHead::parse(&bytes);
-                    visit(&head.map_err(|what| SealError::Damaged { key, what })?, &bytes)?;
-                }
-                Err(StoreError::NotFound(_)) => return Ok(read),
-                Err(error) => return Err(error.into()),
-            }
-            seq += 1;
-        }
+        let (from, _) = newest_low(&self.store, incarnation, 0, self.patience).await?;
+        super::seal::read(&self.store, incarnation, from, self.patience, &mut visit).await?;
+        Ok(read)
     }
 
     /// What stands in for a manifest that is damaged or missing; see `rebuild/listed.rs`. Bodies may stand in the journal of
