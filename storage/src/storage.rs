@@ -565,6 +565,11 @@ impl Inner {
         self.source.borrow().clone()
     }
 
+    /// Keeps a task that ends by itself, or when this storage is closed.
+    pub fn run_beside(&self, task: Task<()>) {
+        self.tasks.borrow_mut().push(task);
+    }
+
     /// Makes `data/<partition>` durable before its first file.
     pub async fn make_partition_dir(&self, partition: PartitionId) -> std::io::Result<()> {
         if self.objects.stored().is_some() || self.made_dirs.borrow().contains(&partition.0) {

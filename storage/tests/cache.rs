@@ -374,6 +374,58 @@ fn what_a_node_commits_itself_it_does_not_fetch_back() {
 }
 
 #[test]
+fn what_a_taker_has_read_is_not_read_again() {
+    let (sim, store) = simulation(4);
+    let node = sim.node("a");
+    live(&sim, node, "a", &store, limits(), |storage, shelf| async move {
+        // Covered by a flush: read on the way, and of no use.
+        for nth in 0..50 {
+            shelf.deliver(&account(1), &content(nth, 400)).await;
+        }
+        storage.flush_all().await.unwrap();
+        for nth in 0..400 {
+            match nth % 4 {
+                0 => drop(shelf.deliver(&account(1), &content(nth, 2000)).await),
+                _ => drop(shelf.commit(&account(1), None, format!("changed {nth}").as_bytes()).await),
+            }
+            shelf.commit(&account(2), None, b"changed too").await;
+        }
+    });
+    let (asked, node) = (store.clone(), sim.node("b"));
+    let load = move |limits: Limits, heads: usize| {
+        let asked = asked.clone();
+        live(&sim, node, "b", &store, limits, move |storage, _| {
+            let asked = asked.clone();
+            async move {
+                let status = storage.cache_status().unwrap_or_default();
+                assert_eq!((status.skipped, status.damaged, status.errors), (0, 0, 0), "{status:?}");
+                for nth in 1..3 {
+                    let (name, partition) = (account(nth), storage.partition_of(&account(nth)));
+                    asked.watch();
+                    let loaded = storage.load(partition, &name).await.unwrap();
+                    assert_eq!(loaded.records.len(), 400);
+                    let all = asked.watch();
+                    let of_journals =
+                        reads(&all).iter().filter(|asked| asked.key.starts_with("journal/")).count();
+                    assert_eq!(of_journals, heads, "{}", told(&all));
+                    if nth == 1 {
+                        for (nth, record) in (0..).zip(&loaded.records).filter(|(nth, _)| nth % 4 == 0) {
+                            assert!(
+                                read_whole(&storage, partition, &record.bodies[0]).await
+                                    == content(nth, 2000)
+                            );
+                        }
+                    }
+                }
+            }
+        });
+    };
+    // More than may wait to be written at a time; they are written one after the other.
+    load(Limits { cache_waiting_octets_max: 16 << 10, ..limits() }, 0);
+    load(Limits { cache_octets: 0, ..limits() }, 400);
+}
+
+#[test]
 fn a_cold_account_is_opened_in_two_round_trips() {
     for seed in 0..5 {
         let (sim, store) = simulation(100 + seed);

@@ -27,6 +27,8 @@ pub(crate) struct Acquired {
     pub incarnation: Incarnation,
     /// In whose journals its earlier epochs are, as far as they are needed.
     pub journals: BTreeMap<u32, Incarnation>,
+    /// Heads of unflushed records that were read on the way, by their objects and offsets; perhaps not of all.
+    pub heads: Vec<(ObjectId, u64, Box<[u8]>)>,
 }
 
 /// What a partition still needs of journals.
@@ -76,7 +78,7 @@ impl Storage {
     /// says.
     pub(crate) async fn acquire(&self, acquired: Acquired) -> Result<(), HoldError> {
         let inner = &self.0;
-        let Acquired { seed, incarnation, journals } = acquired;
+        let Acquired { seed, incarnation, journals, heads } = acquired;
         let (id, epoch) = (seed.partition, seed.epoch);
         let gap = seed.gaps.iter().find(|gap| gap.epoch == epoch).map(|gap| gap.of);
         inner.join(incarnation);
@@ -95,6 +97,7 @@ impl Storage {
             inner.unflushed_octets.set(inner.unflushed_octets.get() + partition.unflushed_octets);
             term
         };
+        inner.keep_heads(id, heads);
         let meta = Gap::opened_meta(gap);
         let opened = self.record(id, term, RecordKind::Open, meta, {
             let inner = inner.clone();

@@ -61,6 +61,9 @@ const RELEASE_WITHIN: Duration = Duration::from_secs(10);
 /// Between two tries to take over what is damaged.
 const DAMAGED_AGAIN: Duration = Duration::from_secs(60);
 
+/// Octets of the heads of unflushed records that a takeover keeps for the caches of the shards; an eighth of these at most.
+const HEADS_OCTETS_MAX: u64 = 32 << 20;
+
 /// How long a takeover waits for a new incarnation to begin.
 const RENEWAL: Duration = Duration::from_secs(10);
 
@@ -464,6 +467,7 @@ impl Inner {
             local: self.share.acks_locally,
             patience: PATIENCE,
             salvaging: self.state.borrow().salvaging.clone(),
+            heads_octets_max: HEADS_OCTETS_MAX.min(self.share.limits.cache_octets / 8),
         }
     }
 
@@ -626,11 +630,13 @@ impl Inner {
                 }
             }
         }
-        let shards: BTreeSet<usize> = acquired.iter().map(|one| self.shard_of(one.seed.partition)).collect();
+        let count = acquired.len();
+        let mut by_shard: BTreeMap<usize, Vec<Acquired>> = BTreeMap::new();
+        for one in acquired {
+            by_shard.entry(self.shard_of(one.seed.partition)).or_default().push(one);
+        }
         let mut calls: Vec<LocalFuture<'_, ()>> = Vec::new();
-        for shard in shards {
-            let of_shard: Vec<Acquired> =
-                acquired.iter().filter(|one| self.shard_of(one.seed.partition) == shard).cloned().collect();
+        for (shard, of_shard) in by_shard {
             calls.push(Box::pin(async move {
                 let given = mesh::call(shard, move || async move {
                     let Some(storage) = local::<Storage>() else { return };
@@ -648,7 +654,6 @@ impl Inner {
                 let _ = given.await;
             }));
         }
-        let count = acquired.len();
         sync::all(calls).await;
         for (claim, error) in damaged {
             self.note_damaged(claim, error).await;

@@ -10,9 +10,10 @@
 //!
 //! # Cost
 //! Each journal is read once for all partitions that are taken, and then their owners and manifests are asked for together: from the seal on
-//! it is some round trips, however many partitions there are. Memory for the heads of unflushed records.
+//! it is some round trips, however many partitions there are. Memory for what is known of unflushed records, and for their heads as far
+//! as the caches of the shards may take them ([`Taker::heads_octets_max`]).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,7 +53,12 @@ pub(crate) struct Taker {
     pub patience: Patience,
     /// Partitions that are taken also where their manifest is damaged or missing: what is listed stands in for it.
     pub salvaging: BTreeSet<PartitionId>,
+    /// Octets of the heads of unflushed records that are kept for the caches, so that nobody has to read them again.
+    pub heads_octets_max: u64,
 }
+
+/// Octets that a head takes in memory beside its own.
+const HEAD_EXTRA: u64 = 64;
 
 /// Epochs before the newest one in whose journals bodies are looked for where a manifest is lost.
 const SALVAGED_EPOCHS_MAX: u32 = 256;
@@ -66,6 +72,8 @@ pub(crate) struct Told {
     /// Its Open record, and whose tail was missing then.
     pub opened: Option<Option<Incarnation>>,
     pub unflushed: BTreeMap<AccountId, Vec<Unflushed>>,
+    /// Heads of unflushed records, as they stand in their objects; of some perhaps none.
+    heads: BTreeMap<Position, Box<[u8]>>,
 }
 
 /// What was read of a journal.
@@ -79,6 +87,8 @@ pub(crate) struct JournalRead {
     pub sealed: Option<u64>,
     /// Whether its node has said that nothing is missing in it, where it was asked.
     pub complete: Option<bool>,
+    /// Octets of heads that may still be kept.
+    heads_room: u64,
 }
 
 /// Journals that were read for a takeover, each once and one at a time; all else is asked for all partitions together, since
@@ -86,6 +96,8 @@ pub(crate) struct JournalRead {
 struct Journals {
     read: RefCell<BTreeMap<Incarnation, JournalRead>>,
     turn: Semaphore,
+    /// Octets of heads that may still be kept.
+    heads_room: Cell<u64>,
 }
 
 /// What came of claims.
@@ -183,7 +195,8 @@ impl Taker {
     /// Everything that was committed of partitions that were claimed. One that is damaged keeps no other from it.
     pub async fn take(&self, claims: Vec<PartitionOwner>) -> Taken {
         let partitions: BTreeSet<PartitionId> = claims.iter().map(|claim| claim.partition).collect();
-        let journals = Journals { read: RefCell::default(), turn: Semaphore::new(1) };
+        let heads_room = Cell::new(self.heads_octets_max);
+        let journals = Journals { read: RefCell::default(), turn: Semaphore::new(1), heads_room };
         let walks = claims.iter().map(|claim| -> LocalFuture<'_, _> {
             Box::pin(self.take_one(claim.clone(), &partitions, &journals))
         });
@@ -201,6 +214,7 @@ impl Taker {
         let mut journals = BTreeMap::new();
         let mut flush: Option<(FlushMeta, Option<ObjectId>)> = None;
         let mut records: Vec<BTreeMap<AccountId, Vec<Unflushed>>> = Vec::new();
+        let mut heads: BTreeMap<Position, Box<[u8]>> = BTreeMap::new();
         let mut owner = claim;
         let mut gaps: Vec<Gap> = Vec::new();
         // The newest earlier owner that served, once it is found.
@@ -244,6 +258,7 @@ impl Taker {
             }
             journals.insert(owner.epoch, owner.incarnation);
             records.push(told.unflushed);
+            heads.extend(told.heads);
             if flush.is_none()
                 && let Some((_, meta, segment)) = told.flush
             {
@@ -292,8 +307,10 @@ impl Taker {
                 journals.insert(epoch, owner.incarnation);
             }
         }
+        let kept = unflushed.values().flatten();
+        let heads = kept.filter_map(|r| Some((r.segment, r.offset, heads.remove(&r.position)?))).collect();
         let seed = PartitionSeed { partition: id, epoch, flush, unflushed, missing: BTreeSet::new(), gaps };
-        Ok(Acquired { seed, incarnation: self.incarnation, journals })
+        Ok(Acquired { seed, incarnation: self.incarnation, journals, heads })
     }
 
     /// What the journal of an owner says of its epoch; it is read by who wants it first.
@@ -311,7 +328,9 @@ impl Taker {
             if !known() {
                 let taker =
                     Taker { incarnation: if careless { of } else { self.incarnation }, ..self.clone() };
-                let read = Box::pin(taker.read(of, partitions)).await?;
+                let room = journals.heads_room.get();
+                let read = Box::pin(taker.read(of, partitions, room)).await?;
+                journals.heads_room.set(read.heads_room);
                 journals.read.borrow_mut().insert(of, read);
             }
         }
@@ -325,9 +344,10 @@ impl Taker {
         &self,
         incarnation: Incarnation,
         partitions: &BTreeSet<PartitionId>,
+        heads_room: u64,
     ) -> Result<JournalRead, SealError> {
         let (began, mut objects, mut octets) = (time::now(), 0u64, 0u64);
-        let mut read = JournalRead::default();
+        let mut read = JournalRead { heads_room, ..JournalRead::default() };
         let mut visit = |head: &ObjectHead, bytes: &[u8]| {
             objects += 1;
             octets += bytes.len() as u64;
@@ -526,7 +546,8 @@ pub(crate) fn read_object(
                 // H4: a journal may hold several epochs of a partition.
                 let epoch = if fault::on(Fault::EpochsMixed) { 0 } else { header.epoch };
                 let told = read.told.entry((header.partition, epoch)).or_default();
-                note(told, record, head.seq, index, offset as u64).map_err(damaged)?;
+                let at = Laid { seq: head.seq, index, offset: offset as u64 };
+                note(told, record, at, &mut read.heads_room).map_err(damaged)?;
             }
             offset += record.len();
             index += 1;
@@ -567,7 +588,15 @@ pub(crate) fn records_of(
     Ok(found)
 }
 
-fn note(told: &mut Told, record: &[u8], seq: u64, index: u32, offset: u64) -> Result<(), &'static str> {
+/// Where a record stands: in which object, how many are before it there, and its first octet.
+struct Laid {
+    seq: u64,
+    index: u32,
+    offset: u64,
+}
+
+fn note(told: &mut Told, record: &[u8], at: Laid, heads_room: &mut u64) -> Result<(), &'static str> {
+    let Laid { seq, index, offset } = at;
     let mut head = parse_head(record)?;
     let header = head.header;
     let segment = ObjectId { kind: ObjectKind::Segment, shard: 0, epoch: header.epoch, number: seq };
@@ -576,6 +605,12 @@ fn note(told: &mut Told, record: &[u8], seq: u64, index: u32, offset: u64) -> Re
         RecordKind::Data => {
             here(&mut head.places, segment, offset);
             let account = account_of(head.account)?;
+            if let Some(octets) = record.get(..header.head_octets())
+                && let Some(room) = heads_room.checked_sub(octets.len() as u64 + HEAD_EXTRA)
+            {
+                *heads_room = room;
+                told.heads.insert(position, octets.into());
+            }
             told.unflushed.entry(account).or_default().push(Unflushed {
                 position,
                 segment,
@@ -594,6 +629,10 @@ fn note(told: &mut Told, record: &[u8], seq: u64, index: u32, offset: u64) -> Re
             let newest = told.flush.is_none_or(|(newest, ..)| newest < position);
             if newest && !(fault::on(Fault::LoseNewestFlush) && told.flush.is_some()) {
                 told.flush = Some((position, meta, segment));
+                // What it covers nobody opens.
+                let kept = told.heads.split_off(&meta.cov);
+                let covered = std::mem::replace(&mut told.heads, kept);
+                *heads_room += covered.values().map(|head| head.len() as u64 + HEAD_EXTRA).sum::<u64>();
                 if fault::on(Fault::ReplayFromFlush) {
                     told.flush = Some((position, FlushMeta { cov: position, ..meta }, segment));
                 }
