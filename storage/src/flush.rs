@@ -677,19 +677,14 @@ fn drop_flushed(partition: &mut Partition, accounts: &BTreeMap<AccountId, Positi
     let mut packs = Vec::new();
     let all = fault::on(Fault::FlushDropsLater);
     for (account, position) in accounts {
-        let Some(records) = partition.unflushed.get_mut(account) else { continue };
-        records.retain(|record| {
-            if record.position > *position && !all {
-                return true;
+        partition.drop_unflushed(account, |record| {
+            let gone = record.position <= *position || all;
+            if gone {
+                let objects = record.bodies.iter().map(|body| body.place.object);
+                packs.extend(objects.filter(|id| id.kind == ObjectKind::Pack));
             }
-            packs.extend(
-                record.bodies.iter().map(|body| body.place.object).filter(|id| id.kind == ObjectKind::Pack),
-            );
-            false
+            gone
         });
-        if records.is_empty() {
-            partition.unflushed.remove(account);
-        }
     }
     packs.sort_unstable();
     packs.dedup();
