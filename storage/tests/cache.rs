@@ -295,6 +295,27 @@ fn a_second_read_asks_the_store_nothing_also_after_a_restart() {
 }
 
 #[test]
+fn without_memory_for_windows_a_body_is_read_chunk_by_chunk() {
+    let (sim, store) = simulation(5);
+    let bodies = deliver_all(&sim, &store);
+    let node = sim.node("b");
+    for (window_octets_max, least, most) in [(64 << 20, 1, 6), (0, 40, 60)] {
+        let (kept, asked) = (bodies.clone(), store.clone());
+        let limits = Limits { cache_octets: 0, window_octets_max, ..limits() };
+        live(&sim, node, "b", &store, limits, move |storage, _| {
+            let (kept, asked) = (kept.clone(), asked.clone());
+            async move {
+                let (place, octets) = kept.borrow().last().unwrap().clone();
+                asked.watch();
+                assert!(read_whole(&storage, storage.partition_of(&account(1)), &place).await == octets);
+                let requests = reads(&asked.watch()).len();
+                assert!((least..=most).contains(&requests), "{window_octets_max}: {requests} requests");
+            }
+        });
+    }
+}
+
+#[test]
 fn a_wrong_cached_octet_is_never_served() {
     let (sim, store) = simulation(2);
     let bodies = deliver_all(&sim, &store);
