@@ -17,6 +17,7 @@ use crate::journal::commit::OnCommit;
 use crate::journal::format::{NewRecord, RecordKind, put_head};
 use crate::objects::Stored;
 use crate::place::{HERE, ObjectId};
+use crate::shared::takeover::ReadPart;
 use crate::storage::{Committed, Inner};
 
 impl Inner {
@@ -64,15 +65,18 @@ impl Inner {
     }
 
     /// What a takeover has read of unflushed records goes into the cache before anybody opens their accounts.
-    pub fn keep_heads(&self, partition: PartitionId, heads: Vec<(ObjectId, u64, Box<[u8]>)>) {
-        let Some(cache) = self.objects.stored().and_then(Stored::cache).filter(|_| !heads.is_empty()) else {
+    pub fn keep_parts(&self, partition: PartitionId, parts: Vec<(ObjectId, ReadPart)>) {
+        let Some(cache) = self.objects.stored().and_then(Stored::cache).filter(|_| !parts.is_empty()) else {
             return;
         };
-        let part = Part::RecordHead;
-        let entries = heads
-            .into_iter()
-            .map(move |(object, offset, head)| (Key { partition, object, offset, part }, head.into_vec()));
-        self.run_beside(spawn(Queue::Background, "heads of records", cache.clone().feed(entries)));
+        // Somebody waits for an account to be opened; bodies wait for a flush.
+        let (heads, bodies): (Vec<_>, Vec<_>) =
+            parts.into_iter().partition(|(_, of)| of.part == Part::RecordHead);
+        let entries = heads.into_iter().chain(bodies).map(move |(object, of)| {
+            let ReadPart { offset, part, octets } = of;
+            (Key { partition, object, offset, part }, octets.into_vec())
+        });
+        self.run_beside(spawn(Queue::Background, "parts of records", cache.clone().feed(entries)));
     }
 
     /// The head of a record that was just committed, as it stands in its journal object.

@@ -61,8 +61,9 @@ const RELEASE_WITHIN: Duration = Duration::from_secs(10);
 /// Between two tries to take over what is damaged.
 const DAMAGED_AGAIN: Duration = Duration::from_secs(60);
 
-/// Octets of the heads of unflushed records that a takeover keeps for the caches of the shards; an eighth of these at most.
-const HEADS_OCTETS_MAX: u64 = 32 << 20;
+/// Octets of the heads of unflushed records, and as many of bodies in them, that a takeover keeps for the caches of the shards; an
+/// eighth of these at most, each.
+const KEPT_OCTETS_MAX: u64 = 32 << 20;
 
 /// How long a takeover waits for a new incarnation to begin.
 const RENEWAL: Duration = Duration::from_secs(10);
@@ -483,7 +484,7 @@ impl Inner {
             local: self.share.acks_locally,
             patience: PATIENCE,
             salvaging: self.state.borrow().salvaging.clone(),
-            heads_octets_max: HEADS_OCTETS_MAX.min(self.share.limits.cache_octets / 8),
+            kept_octets_max: KEPT_OCTETS_MAX.min(self.share.limits.cache_octets / 8),
         }
     }
 

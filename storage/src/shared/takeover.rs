@@ -10,8 +10,8 @@
 //!
 //! # Cost
 //! Each journal is read once for all partitions that are taken, and then their owners and manifests are asked for together: from the seal on
-//! it is some round trips, however many partitions there are. Memory for what is known of unflushed records, and for their heads as far
-//! as the caches of the shards may take them ([`Taker::heads_octets_max`]).
+//! it is some round trips, however many partitions there are. Memory for what is known of unflushed records, and for their heads and
+//! bodies as far as the caches of the shards may take them ([`Taker::kept_octets_max`]).
 
 use std::cell::{Cell, RefCell};
 use std::collections::btree_map::Entry;
@@ -25,9 +25,12 @@ use super::format::{Base, Content, Gap, Incarnation, LateEnd, ObjectHead, Partit
 use super::holding::Acquired;
 use super::keys;
 use super::seal::{SealError, newest_low, seal};
+use crate::body::WHOLE_MAX;
+use crate::body::format::BodyShape;
+use crate::cache::Part;
 use crate::fault::{self, Fault};
 use crate::journal::commit::shared::lsn_of;
-use crate::journal::format::{FlushMeta, RecordHeader, RecordKind, account_of, parse_head};
+use crate::journal::format::{FlushMeta, Head, RecordHeader, RecordKind, account_of, parse_head};
 use crate::manifest::Manifest;
 use crate::partition::{PartitionSeed, Unflushed, UnflushedBody};
 use crate::place::{ObjectId, ObjectKind, Place, Position, here};
@@ -53,12 +56,10 @@ pub(crate) struct Taker {
     pub patience: Patience,
     /// Partitions that are taken also where their manifest is damaged or missing: what is listed stands in for it.
     pub salvaging: BTreeSet<PartitionId>,
-    /// Octets of the heads of unflushed records that are kept for the caches, so that nobody has to read them again.
-    pub heads_octets_max: u64,
+    /// Octets of the heads of unflushed records that are kept for the caches, so that nobody has to read them again; and as
+    /// many of bodies in them.
+    pub kept_octets_max: u64,
 }
-
-/// Octets that a head takes in memory beside its own.
-const HEAD_EXTRA: u64 = 64;
 
 /// Epochs before the newest one in whose journals bodies are looked for where a manifest is lost.
 const SALVAGED_EPOCHS_MAX: u32 = 256;
@@ -72,8 +73,42 @@ pub(crate) struct Told {
     /// Its Open record, and whose tail was missing then.
     pub opened: Option<Option<Incarnation>>,
     pub unflushed: BTreeMap<AccountId, Vec<Unflushed>>,
-    /// Heads of unflushed records, as they stand in their objects; of some perhaps none.
-    heads: BTreeMap<Position, Box<[u8]>>,
+    /// Parts of unflushed records; of some perhaps none.
+    parts: BTreeMap<Position, Vec<ReadPart>>,
+}
+
+/// A part of a record as it stands in its journal object, and at which offset.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadPart {
+    pub offset: u64,
+    pub part: Part,
+    pub octets: Box<[u8]>,
+}
+
+/// Octets of parts of records that may still be kept. An account cannot be opened without heads: bodies take no room from them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Room {
+    heads: u64,
+    bodies: u64,
+}
+
+impl Room {
+    /// Octets that a part takes in memory beside its own.
+    const EXTRA: u64 = 64;
+
+    fn of(&mut self, part: Part) -> &mut u64 {
+        if part == Part::RecordHead { &mut self.heads } else { &mut self.bodies }
+    }
+
+    fn keep(&mut self, offset: u64, part: Part, octets: &[u8]) -> Option<ReadPart> {
+        let room = self.of(part);
+        *room = room.checked_sub(octets.len() as u64 + Room::EXTRA)?;
+        Some(ReadPart { offset, part, octets: octets.into() })
+    }
+
+    fn free(&mut self, of: &ReadPart) {
+        *self.of(of.part) += of.octets.len() as u64 + Room::EXTRA;
+    }
 }
 
 /// What was read of a journal.
@@ -87,8 +122,7 @@ pub(crate) struct JournalRead {
     pub sealed: Option<u64>,
     /// Whether its node has said that nothing is missing in it, where it was asked.
     pub complete: Option<bool>,
-    /// Octets of heads that may still be kept.
-    heads_room: u64,
+    room: Room,
 }
 
 /// Journals that were read for a takeover, each once and one at a time; all else is asked for all partitions together, since
@@ -96,8 +130,7 @@ pub(crate) struct JournalRead {
 struct Journals {
     read: RefCell<BTreeMap<Incarnation, JournalRead>>,
     turn: Semaphore,
-    /// Octets of heads that may still be kept.
-    heads_room: Cell<u64>,
+    room: Cell<Room>,
 }
 
 /// What came of claims.
@@ -195,8 +228,8 @@ impl Taker {
     /// Everything that was committed of partitions that were claimed. One that is damaged keeps no other from it.
     pub async fn take(&self, claims: Vec<PartitionOwner>) -> Taken {
         let partitions: BTreeSet<PartitionId> = claims.iter().map(|claim| claim.partition).collect();
-        let heads_room = Cell::new(self.heads_octets_max);
-        let journals = Journals { read: RefCell::default(), turn: Semaphore::new(1), heads_room };
+        let room = Cell::new(Room { heads: self.kept_octets_max, bodies: self.kept_octets_max });
+        let journals = Journals { read: RefCell::default(), turn: Semaphore::new(1), room };
         let walks = claims.iter().map(|claim| -> LocalFuture<'_, _> {
             Box::pin(self.take_one(claim.clone(), &partitions, &journals))
         });
@@ -214,7 +247,7 @@ impl Taker {
         let mut journals = BTreeMap::new();
         let mut flush: Option<(FlushMeta, Option<ObjectId>)> = None;
         let mut records: Vec<BTreeMap<AccountId, Vec<Unflushed>>> = Vec::new();
-        let mut heads: BTreeMap<Position, Box<[u8]>> = BTreeMap::new();
+        let mut parts: BTreeMap<Position, Vec<ReadPart>> = BTreeMap::new();
         let mut owner = claim;
         let mut gaps: Vec<Gap> = Vec::new();
         // The newest earlier owner that served, once it is found.
@@ -258,7 +291,7 @@ impl Taker {
             }
             journals.insert(owner.epoch, owner.incarnation);
             records.push(told.unflushed);
-            heads.extend(told.heads);
+            parts.extend(told.parts);
             if flush.is_none()
                 && let Some((_, meta, segment)) = told.flush
             {
@@ -307,10 +340,13 @@ impl Taker {
                 journals.insert(epoch, owner.incarnation);
             }
         }
-        let kept = unflushed.values().flatten();
-        let heads = kept.filter_map(|r| Some((r.segment, r.offset, heads.remove(&r.position)?))).collect();
+        let kept = unflushed.values().flatten().filter_map(|record| {
+            let of_record = parts.remove(&record.position)?;
+            Some(of_record.into_iter().map(|part| (record.segment, part)))
+        });
+        let parts = kept.flatten().collect();
         let seed = PartitionSeed { partition: id, epoch, flush, unflushed, missing: BTreeSet::new(), gaps };
-        Ok(Acquired { seed, incarnation: self.incarnation, journals, heads })
+        Ok(Acquired { seed, incarnation: self.incarnation, journals, parts })
     }
 
     /// What the journal of an owner says of its epoch; it is read by who wants it first.
@@ -328,9 +364,9 @@ impl Taker {
             if !known() {
                 let taker =
                     Taker { incarnation: if careless { of } else { self.incarnation }, ..self.clone() };
-                let room = journals.heads_room.get();
+                let room = journals.room.get();
                 let read = Box::pin(taker.read(of, partitions, room)).await?;
-                journals.heads_room.set(read.heads_room);
+                journals.room.set(read.room);
                 journals.read.borrow_mut().insert(of, read);
             }
         }
@@ -344,10 +380,10 @@ impl Taker {
         &self,
         incarnation: Incarnation,
         partitions: &BTreeSet<PartitionId>,
-        heads_room: u64,
+        room: Room,
     ) -> Result<JournalRead, SealError> {
         let (began, mut objects, mut octets) = (time::now(), 0u64, 0u64);
-        let mut read = JournalRead { heads_room, ..JournalRead::default() };
+        let mut read = JournalRead { room, ..JournalRead::default() };
         let mut visit = |head: &ObjectHead, bytes: &[u8]| {
             objects += 1;
             octets += bytes.len() as u64;
@@ -547,7 +583,7 @@ pub(crate) fn read_object(
                 let epoch = if fault::on(Fault::EpochsMixed) { 0 } else { header.epoch };
                 let told = read.told.entry((header.partition, epoch)).or_default();
                 let at = Laid { seq: head.seq, index, offset: offset as u64 };
-                note(told, record, at, &mut read.heads_room).map_err(damaged)?;
+                note(told, record, at, &mut read.room).map_err(damaged)?;
             }
             offset += record.len();
             index += 1;
@@ -595,7 +631,7 @@ struct Laid {
     offset: u64,
 }
 
-fn note(told: &mut Told, record: &[u8], at: Laid, heads_room: &mut u64) -> Result<(), &'static str> {
+fn note(told: &mut Told, record: &[u8], at: Laid, room: &mut Room) -> Result<(), &'static str> {
     let Laid { seq, index, offset } = at;
     let mut head = parse_head(record)?;
     let header = head.header;
@@ -605,11 +641,11 @@ fn note(told: &mut Told, record: &[u8], at: Laid, heads_room: &mut u64) -> Resul
         RecordKind::Data => {
             here(&mut head.places, segment, offset);
             let account = account_of(head.account)?;
-            if let Some(octets) = record.get(..header.head_octets())
-                && let Some(room) = heads_room.checked_sub(octets.len() as u64 + HEAD_EXTRA)
-            {
-                *heads_room = room;
-                told.heads.insert(position, octets.into());
+            let parts: Vec<ReadPart> = parts_of(record, &head, segment, offset)
+                .filter_map(|(at, part, octets)| room.keep(at, part, octets))
+                .collect();
+            if !parts.is_empty() {
+                told.parts.insert(position, parts);
             }
             told.unflushed.entry(account).or_default().push(Unflushed {
                 position,
@@ -630,9 +666,9 @@ fn note(told: &mut Told, record: &[u8], at: Laid, heads_room: &mut u64) -> Resul
             if newest && !(fault::on(Fault::LoseNewestFlush) && told.flush.is_some()) {
                 told.flush = Some((position, meta, segment));
                 // What it covers nobody opens.
-                let kept = told.heads.split_off(&meta.cov);
-                let covered = std::mem::replace(&mut told.heads, kept);
-                *heads_room += covered.values().map(|head| head.len() as u64 + HEAD_EXTRA).sum::<u64>();
+                let kept = told.parts.split_off(&meta.cov);
+                let covered = std::mem::replace(&mut told.parts, kept);
+                covered.values().flatten().for_each(|part| room.free(part));
                 if fault::on(Fault::ReplayFromFlush) {
                     told.flush = Some((position, FlushMeta { cov: position, ..meta }, segment));
                 }
@@ -644,4 +680,21 @@ fn note(told: &mut Told, record: &[u8], at: Laid, heads_room: &mut u64) -> Resul
         }
     }
     Ok(())
+}
+
+/// The head of a record that stands at an offset of its object, and the small bodies in it: offset and kind of each.
+fn parts_of<'a>(
+    record: &'a [u8],
+    head: &Head<'a>,
+    segment: ObjectId,
+    offset: u64,
+) -> impl Iterator<Item = (u64, Part, &'a [u8])> {
+    let of_head = record.get(..head.header.head_octets()).map(|octets| (offset, Part::RecordHead, octets));
+    let small = |place: &&Place| place.object == segment && place.length <= WHOLE_MAX;
+    let frames = head.places.iter().filter(small).filter_map(move |place| {
+        let rest = record.get(usize::try_from(place.offset.checked_sub(offset)?).ok()?..)?;
+        let octets = BodyShape::parse(rest).ok()?.frame_octets();
+        Some((place.offset, Part::Frame, rest.get(..usize::try_from(octets).ok()?)?))
+    });
+    of_head.into_iter().chain(frames.collect::<Vec<_>>())
 }

@@ -137,7 +137,7 @@ pub(super) fn taker(store: &Store, node: &str, incarnation: Incarnation) -> Take
         local: false,
         patience: PATIENCE,
         salvaging: BTreeSet::new(),
-        heads_octets_max: 0,
+        kept_octets_max: 0,
     }
 }
 
