@@ -37,7 +37,7 @@ pub struct FlushToken {
 }
 
 /// Names a fold that is under way.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 #[must_use = "what is folded is put in place with it"]
 pub struct FoldToken {
     number: u64,
@@ -431,6 +431,11 @@ impl MailboxIndex {
         }
         self.log = opened.log;
         Some(Replaced::new(std::mem::replace(&mut self.rows, opened.rows)))
+    }
+
+    /// The fold of this token comes to nothing, if it has not ended: another one may begin.
+    pub fn give_up_fold(&mut self, token: FoldToken) {
+        self.flush.fold.take_if(|fold| fold.0 == token.number);
     }
 
     /// The block of this token is stored. `false`, and nothing done, where a later block was encoded since: that one

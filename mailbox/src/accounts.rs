@@ -23,7 +23,7 @@ use culver_shard::time::{self, Instant};
 use culver_storage::{
     Body, CommitError, Committed, Haste, Loaded, Place, Position, ReadError, Standing, Storage, SubmitError,
 };
-use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
+use std::cell::{BorrowMutError, Cell, OnceCell, Ref, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -143,8 +143,8 @@ struct Idle {
 }
 
 /// What outlives an account that is closed while sessions of it sleep.
-#[derive(Default)]
 struct Watched {
+    partition: PartitionId,
     changed: Rc<Notify>,
     watches: usize,
     /// As [`Account::recent`] when it was closed.
@@ -380,7 +380,8 @@ impl Accounts {
     pub fn watch(self: &Rc<Self>, id: &AccountId) -> Watch {
         let mut watched = self.watched.borrow_mut();
         if !watched.contains_key(id) {
-            watched.insert(id.clone(), Watched::default());
+            let (partition, changed) = (self.storage().partition_of(id), Rc::default());
+            watched.insert(id.clone(), Watched { partition, changed, watches: 0, recent: Box::default() });
         }
         let entry = watched.get_mut(id).expect("inserted");
         entry.watches += 1;
@@ -389,10 +390,8 @@ impl Accounts {
 
     /// Tells the watches of a partition that it has gone.
     fn tell_lost(&self, partition: PartitionId) {
-        for (id, entry) in self.watched.borrow().iter() {
-            if self.storage().partition_of(id) == partition {
-                entry.changed.notify_all();
-            }
+        for entry in self.watched.borrow().values().filter(|entry| entry.partition == partition) {
+            entry.changed.notify_all();
         }
     }
 
@@ -708,6 +707,10 @@ impl Account {
 
     pub(crate) fn state_mut(&self) -> RefMut<'_, State> {
         self.state.borrow_mut()
+    }
+
+    pub(crate) fn try_state_mut(&self) -> Result<RefMut<'_, State>, BorrowMutError> {
+        self.state.try_borrow_mut()
     }
 
     pub(crate) fn position(&self) -> Position {

@@ -29,6 +29,8 @@ pub enum Fault {
     LateToNamesake,
     /// A gap raises no UIDNEXT.
     GapWithoutUids,
+    /// Folding a mailbox's overlay panics.
+    FoldPanics,
 }
 
 #[cfg(feature = "planted-faults")]

@@ -9,10 +9,11 @@
 //! table does not know which that will be, so each mailbox's next block is a base.
 
 use crate::accounts::{Account, Accounts, rebuild};
+use crate::fault::{self, Fault};
 use crate::record::Record;
 use crate::state::{ACCOUNT_KEY, DELIVERIES_KEY, State, Stored};
 use culver_index::deliveries::DeliveriesToken;
-use culver_index::{Encoding, FlushToken, MailboxIndex, PLACE_OCTETS};
+use culver_index::{Encoding, FlushToken, FoldToken, MailboxIndex, PLACE_OCTETS};
 use culver_model::{AccountId, Guid, PartitionId};
 use culver_shard::{Pace, Queue, spawn};
 use culver_storage::{
@@ -27,7 +28,7 @@ const DELTAS_MAX: u32 = 32;
 pub(crate) const STEP_ROWS: usize = 512;
 
 /// How often a mailbox is encoded again that changed meanwhile.
-const TRIES: usize = 3;
+pub(crate) const TRIES: usize = 3;
 
 /// Pieces of a folded overlay that are given back between two looks at the clock.
 const RELEASE_PIECES: usize = 4;
@@ -259,6 +260,10 @@ impl Account {
             state.mailboxes.get_mut(&guid).filter(due).map(MailboxIndex::begin_fold)
         };
         let Some((copy, token)) = begun else { return };
+        let _folding = Folding { account: self, guid, token };
+        if fault::on(Fault::FoldPanics) {
+            panic!("planted");
+        }
         let mut encoding = copy.begin(true);
         while !copy.step(&mut encoding, STEP_ROWS) {
             pace.breathe().await;
@@ -274,6 +279,23 @@ impl Account {
         self.folds.set(self.folds.get() + 1);
         while !replaced.release(RELEASE_PIECES) {
             pace.breathe().await;
+        }
+    }
+}
+
+/// A fold that is under way. However it ends, another one may begin then.
+struct Folding<'a> {
+    account: &'a Account,
+    guid: Guid,
+    token: FoldToken,
+}
+
+impl Drop for Folding<'_> {
+    fn drop(&mut self) {
+        if let Ok(mut state) = self.account.try_state_mut()
+            && let Some(index) = state.mailboxes.get_mut(&self.guid)
+        {
+            index.give_up_fold(self.token);
         }
     }
 }

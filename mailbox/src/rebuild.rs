@@ -16,12 +16,13 @@ pub(crate) mod remake;
 mod replay;
 
 use self::remake::{Remade, Told, blocks, remake};
-use crate::accounts::{Accounts, ChangeError, OpenError, Session};
+use crate::accounts::{Account, Accounts, ChangeError, OpenError, Session};
+use crate::flush::{STEP_ROWS, TRIES};
 use crate::record::{Message, Record};
 use crate::state::{Applied, State};
 pub use culver_index::Unfinished;
 use culver_model::{AccountId, Guid, MailboxName};
-use culver_shard::{random, sync, time};
+use culver_shard::{Pace, random, sync, time};
 use culver_storage::{Finding, LocalFuture, Met, Place, ReadError, Salvaged, Scan, Standing};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
@@ -208,7 +209,7 @@ impl Accounts {
     ) -> Result<(), RebuildError> {
         let id = session.account().id();
         // Of one moment: what comes later is neither known nor found.
-        let mut known = known(&session.account().state());
+        let mut known = known_of(session.account()).await;
         let mut scan = self.storage().scan(session.account().partition(), id);
         let (mut batch, mut octets) = (Vec::new(), 0);
         while let Some(met) = scan.next().await? {
@@ -260,9 +261,68 @@ fn tell_progress(progress: &Cell<Progress>, scan: &Scan, report: &Rebuilt) {
     progress.set(Progress { objects, objects_all, restored: report.restored });
 }
 
-/// The messages that the index knows.
+/// The messages that the index of an open account knows. A message that moves meanwhile, or is expunged, must not be missed:
+/// where anything changes it is looked at anew, and at last in one piece.
+async fn known_of(account: &Account) -> HashSet<Guid> {
+    for _ in 0..TRIES {
+        let (position, mut pace) = (account.position(), Pace::new());
+        let mut known = Known::begin(&account.state());
+        while !known.step(&account.state(), STEP_ROWS) {
+            pace.breathe().await;
+            if account.position() != position || account.is_dropped() {
+                break;
+            }
+        }
+        if known.is_done() {
+            return known.guids;
+        }
+    }
+    known(&account.state())
+}
+
+/// The messages that an index knows that nobody changes.
 fn known(state: &State) -> HashSet<Guid> {
-    state.mailboxes.values().flat_map(|index| index.rows_all()).map(|row| row.guid()).collect()
+    let mut known = Known::begin(state);
+    while !known.step(state, usize::MAX) {}
+    known.guids
+}
+
+/// Looks in steps at what an index knows. Nothing may change between them.
+struct Known {
+    guids: HashSet<Guid>,
+    /// Mailboxes that are left, and the first UID of the last of them that was not looked at.
+    left: Vec<Guid>,
+    from: u32,
+}
+
+impl Known {
+    fn begin(state: &State) -> Known {
+        let messages = state.mailboxes.values().map(|index| index.len() as usize).sum();
+        let (guids, left) = (HashSet::with_capacity(messages), state.mailboxes.keys().copied().collect());
+        Known { guids, left, from: 1 }
+    }
+
+    fn is_done(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    /// Looks at so many rows at most, of one mailbox; true where that was all.
+    fn step(&mut self, state: &State, rows_max: usize) -> bool {
+        let index = self.left.last().and_then(|mailbox| state.mailboxes.get(mailbox));
+        let (mut last, mut rows) = (None, 0);
+        for row in index.iter().flat_map(|index| index.rows_from(self.from)).take(rows_max) {
+            self.guids.insert(row.guid());
+            (last, rows) = (Some(row.uid().get()), rows + 1);
+        }
+        match last.and_then(|last| last.checked_add(1)).filter(|_| rows == rows_max) {
+            Some(next) => self.from = next,
+            None => {
+                self.left.pop();
+                self.from = 1;
+            }
+        }
+        self.is_done()
+    }
 }
 
 /// A message that is not known yet, which it is from now on.
@@ -392,6 +452,34 @@ mod tests {
             Record::Restore { mailbox: found.mailbox, place: place.to_bytes(), message: found.message };
         assert_eq!(Record::decode(&record.encode()).as_ref(), Ok(&record), "a replay does the same");
         assert!(take(Met::Body { meta, place }, &mut known, &mut report).is_none(), "it is known now");
+    }
+
+    #[test]
+    fn what_an_index_knows_is_looked_at_in_bounded_steps() {
+        let mut state = State::default();
+        let sent = Guid([8; 16]);
+        let name = MailboxName::parse("Sent").expect("a name");
+        let create = Record::Create { guid: sent, name, special_use: None, selectable: true };
+        state.apply(&create, &[]).expect("it is made");
+        let mut given = 0u8;
+        for (mailbox, messages) in [(Guid::INBOX, 20), (sent, 13)] {
+            for _ in 0..messages {
+                given += 1;
+                let message = Box::new(Message { guid: Guid([given; 16]), ..Message::default() });
+                state.apply(&Record::Append { mailbox, message }, &[]).expect("it is taken");
+            }
+        }
+        let all: HashSet<Guid> = (1..=given).map(|nth| Guid([nth; 16])).collect();
+        assert_eq!(known(&state), all);
+        for rows_max in [1, 7, 10, 13, 100] {
+            let mut known = Known::begin(&state);
+            let mut before = 0;
+            while !known.step(&state, rows_max) {
+                assert!(known.guids.len() - before <= rows_max, "{rows_max}");
+                before = known.guids.len();
+            }
+            assert_eq!(known.guids, all, "{rows_max}");
+        }
     }
 
     #[test]

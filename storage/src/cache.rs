@@ -106,6 +106,8 @@ struct Inner {
     resting: Cell<Option<time::Instant>>,
     /// Something for the task to do.
     wake: Notify,
+    /// What waited is written, or given up.
+    written: Notify,
     counts: RefCell<CacheStatus>,
 }
 
@@ -154,6 +156,7 @@ impl Cache {
             gone: RefCell::default(),
             resting: Cell::new(None),
             wake: Notify::new(),
+            written: Notify::new(),
             counts: RefCell::default(),
         }));
         let task = spawn(Queue::Background, "body cache", cache.clone().run());
@@ -237,6 +240,26 @@ impl Cache {
         waiting.queue.push_back(entry);
         drop(waiting);
         self.0.wake.notify_all();
+    }
+
+    /// Takes entries in, in their order, as fast as they are written; half of what may wait stays free for others. Ends
+    /// when the disk rests.
+    pub async fn feed(self, entries: impl Iterator<Item = (Key, Vec<u8>)>) {
+        for (key, content) in entries {
+            loop {
+                let seen = self.0.written.version();
+                let waiting = self.0.waiting.borrow().octets;
+                if waiting == 0 || waiting + entry_octets(content.len()) <= self.0.waiting_octets_max / 2 {
+                    break;
+                }
+                self.0.written.changed_since(seen).await;
+            }
+            if self.rests().is_some() {
+                return;
+            }
+            self.put(key, content.len(), false, || content);
+            yield_if_needed().await;
+        }
     }
 
     /// An entry that turned out to be of no use.
@@ -339,6 +362,7 @@ impl Cache {
         self.0.counts.borrow_mut().skipped += waiting.found.len() as u64;
         *waiting = Waiting::default();
         drop(waiting);
+        self.0.written.notify_all();
         if error.kind() == io::ErrorKind::StorageFull {
             // Others need the disk more.
             let gone = {
@@ -510,6 +534,7 @@ impl Cache {
                 }
             }
         }
+        self.0.written.notify_all();
         Ok(any)
     }
 

@@ -213,6 +213,7 @@ impl Inner {
             return if cut.is_some() { Err(ReadError::NotHere.into()) } else { Ok(()) };
         };
         // A partition that makes its flush panic must not keep the others from theirs.
+        let term = flushing.term;
         let result = match catch(self.flush(id, source, flushing, cut)).await {
             Ok(result) => result,
             Err(panic) => {
@@ -220,7 +221,9 @@ impl Inner {
                 Err(FlushError::Panicked(panic))
             }
         };
-        self.partition(id).borrow_mut().failed = result.is_err().then(time::now);
+        if self.still(id, term).is_ok() {
+            self.partition(id).borrow_mut().failed = result.is_err().then(time::now);
+        }
         self.remove_garbage().await;
         result
     }
@@ -236,7 +239,7 @@ impl Inner {
         if self.node.is_some() {
             self.pack_bodies(id, &*source, flushing.term).await?;
         }
-        match self.write_flush(id, &*source, cut, &mut written).await.and_then(|flush| {
+        match self.write_flush(id, flushing.term, &*source, cut, &mut written).await.and_then(|flush| {
             self.still(id, flushing.term)?;
             Ok(flush)
         }) {
@@ -253,6 +256,7 @@ impl Inner {
     async fn write_flush(
         self: &Rc<Self>,
         id: PartitionId,
+        term: u64,
         source: &dyn Source,
         cut: Option<&Cut<'_, '_>>,
         written: &mut Vec<ObjectId>,
@@ -271,6 +275,7 @@ impl Inner {
             dirty.entry(cut.account.clone()).or_default();
         }
         let old = self.tables(id).await?;
+        self.still(id, term)?;
         let lost = |table: &Named| table.opened().is_none();
         let mut tables: Vec<TableRef> = old
             .iter()
@@ -293,6 +298,8 @@ impl Inner {
                 Some(cut) => Ok(self.rebuilt_blocks(id, cut).await?),
                 None => account_blocks(source, id, &account, last).await,
             };
+            // What is written is of this term, and so is who is left out.
+            self.still(id, term)?;
             let content = match content {
                 Ok(content) => content,
                 Err(why) => {
@@ -314,6 +321,7 @@ impl Inner {
             let (writer, _) = table.as_mut().expect("made above");
             accounts.insert(account.clone(), content.position);
             write_account(writer, &account, content).await?;
+            self.still(id, term)?;
         }
         let cov = {
             let mut partition = self.partition(id).borrow_mut();
@@ -329,7 +337,9 @@ impl Inner {
         if let Some((writer, object)) = table {
             tables.push(writer.finish(object, 0).await?);
         }
+        self.still(id, term)?;
         self.merge_tables(id, &mut tables, &lost, cov, written).await?;
+        self.still(id, term)?;
         let (object, path) = self.new_file(id, ObjectKind::Manifest);
         written.push(object);
         let (manifest, added, released) = {
@@ -352,7 +362,9 @@ impl Inner {
             self.objects.publish(id, written).await
         };
         if let Err(error) = done.await {
-            self.give_back(&flush);
+            if self.still(id, term).is_ok() {
+                self.give_back(&flush);
+            }
             return Err(FlushError::Io { path, source: error });
         }
         Ok(Some(flush))
@@ -450,7 +462,9 @@ impl Inner {
                 // H10: it may be committed.
                 Err(CommitError::Unknown) if !fault::on(Fault::ForgetUnknownFlush) => {}
                 Err(_) => {
-                    inner.give_back(&flush);
+                    if inner.still(id, term).is_ok() {
+                        inner.give_back(&flush);
+                    }
                     inner.garbage.borrow_mut().extend(flush.written.into_iter().map(|object| (id, object)));
                 }
             }
@@ -684,19 +698,14 @@ fn drop_flushed(partition: &mut Partition, accounts: &BTreeMap<AccountId, Positi
     let mut packs = Vec::new();
     let all = fault::on(Fault::FlushDropsLater);
     for (account, position) in accounts {
-        let Some(records) = partition.unflushed.get_mut(account) else { continue };
-        records.retain(|record| {
-            if record.position > *position && !all {
-                return true;
+        partition.drop_unflushed(account, |record| {
+            let gone = record.position <= *position || all;
+            if gone {
+                let objects = record.bodies.iter().map(|body| body.place.object);
+                packs.extend(objects.filter(|id| id.kind == ObjectKind::Pack));
             }
-            packs.extend(
-                record.bodies.iter().map(|body| body.place.object).filter(|id| id.kind == ObjectKind::Pack),
-            );
-            false
+            gone
         });
-        if records.is_empty() {
-            partition.unflushed.remove(account);
-        }
     }
     packs.sort_unstable();
     packs.dedup();

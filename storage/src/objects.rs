@@ -147,6 +147,11 @@ impl Objects {
             Objects::Local(paths) => disk::sync_dir(paths.partition(partition)).await,
             Objects::Stored(stored) => {
                 for id in ids {
+                    // It was begun when its partition had just gone: no owner has this epoch, and nothing will name it.
+                    if id.epoch == u32::MAX {
+                        let what = "its partition went before it was begun";
+                        return Err(io::Error::new(io::ErrorKind::NotConnected, what));
+                    }
                     let draft = self.draft(partition, *id);
                     let file = Rc::new(File::open(&draft).await?);
                     let octets = file.len().await?;
@@ -320,7 +325,8 @@ impl StoredObject {
 
     /// Memory to hold octets ahead, where there is some.
     pub fn window(&self, octets: u64) -> Option<Permit> {
-        self.windows.try_acquire(octets as usize)
+        // A semaphore gives all that it has to who wants more than that: here it would be more than there may be.
+        (self.windows.free() as u64 >= octets).then(|| self.windows.try_acquire(octets as usize))?
     }
 
     fn part(&self, offset: u64, part: Part) -> Key {

@@ -86,7 +86,10 @@ pub(crate) struct Partition {
     pub manifest: Option<Rc<Manifest>>,
     /// The manifest's tables, oldest first; opened at the first use.
     pub tables: Option<Rc<[Named]>>,
+    /// Of each account in the order of their positions.
     pub unflushed: BTreeMap<AccountId, Vec<Unflushed>>,
+    /// The records of bodies that do not stand in their record, by object and offset.
+    pub elsewhere: BTreeMap<(ObjectId, u64), Position>,
     /// Octets of the unflushed records of accounts that are not left out.
     pub unflushed_octets: u64,
     /// Accounts that the last flush had to leave out, with the octets of their records. They neither hurry a flush nor
@@ -145,6 +148,8 @@ impl Partition {
             Some((meta, segment, manifest)) => (Some((meta, segment)), Some(Rc::new(manifest))),
             None => (None, None),
         };
+        let elsewhere = seed.unflushed.values().flatten().flat_map(bodies_elsewhere).collect();
+        debug_assert!(seed.unflushed.values().all(|records| records.is_sorted_by(stands_before)));
         Partition {
             id: seed.partition,
             serving: Serving::Open,
@@ -156,6 +161,7 @@ impl Partition {
             tables: None,
             oldest: (!seed.unflushed.is_empty()).then_some(now),
             unflushed: seed.unflushed,
+            elsewhere,
             unflushed_octets: octets,
             left_out: BTreeMap::new(),
             generation: 0,
@@ -222,6 +228,58 @@ impl Partition {
         needed
     }
 
+    /// Adds a record that was just committed.
+    pub fn note_unflushed(&mut self, account: &AccountId, record: Unflushed) {
+        for (at, position) in bodies_elsewhere(&record) {
+            self.elsewhere.entry(at).or_insert(position);
+        }
+        match self.unflushed.get_mut(account) {
+            Some(records) => {
+                debug_assert!(records.last().is_none_or(|last| stands_before(last, &record)));
+                records.push(record);
+            }
+            None => drop(self.unflushed.insert(account.clone(), vec![record])),
+        }
+    }
+
+    /// Drops the records of an account that `gone` finds; it sees each once, in order.
+    pub fn drop_unflushed(&mut self, account: &AccountId, mut gone: impl FnMut(&Unflushed) -> bool) {
+        let Some(records) = self.unflushed.get_mut(account) else { return };
+        records.retain(|record| {
+            let gone = gone(record);
+            if gone {
+                for (at, position) in bodies_elsewhere(record) {
+                    if self.elsewhere.get(&at) == Some(&position) {
+                        self.elsewhere.remove(&at);
+                    }
+                }
+            }
+            !gone
+        });
+        if records.is_empty() {
+            self.unflushed.remove(account);
+        }
+    }
+
+    /// The body of an unflushed record at a place.
+    pub fn unflushed_body(&mut self, account: &AccountId, place: &Place) -> Option<&mut UnflushedBody> {
+        let records = self.unflushed.get_mut(account)?;
+        let nth = match self.elsewhere.get(&(place.object, place.offset)) {
+            Some(position) => records.binary_search_by_key(position, |record| record.position).ok()?,
+            // The last record that begins before it.
+            None => {
+                let at = order(place.object, place.offset);
+                records.partition_point(|record| order(record.segment, record.offset) <= at).checked_sub(1)?
+            }
+        };
+        let bodies = &mut records[nth].bodies;
+        // A record's bodies mostly stand in one object, in their order.
+        let found = bodies.binary_search_by_key(&place.offset, |body| body.place.offset).ok();
+        let found = found.filter(|nth| bodies[*nth].place == *place);
+        let nth = found.or_else(|| bodies.iter().position(|body| body.place == *place))?;
+        Some(&mut bodies[nth])
+    }
+
     /// Does an unflushed record name this object?
     pub fn unflushed_names(&self, object: ObjectId) -> bool {
         self.unflushed
@@ -231,3 +289,24 @@ impl Partition {
             .any(|b| b.place.object == object)
     }
 }
+
+/// Records of an account stand in this order in their journals, which is that of their positions: an epoch has one journal of the
+/// account, whatever shard that is of.
+fn order(segment: ObjectId, offset: u64) -> (u32, u64, u64) {
+    (segment.epoch, segment.number, offset)
+}
+
+fn stands_before(one: &Unflushed, other: &Unflushed) -> bool {
+    one.position < other.position && order(one.segment, one.offset) < order(other.segment, other.offset)
+}
+
+/// Where bodies stand that are not in their record, and its position.
+fn bodies_elsewhere(record: &Unflushed) -> impl Iterator<Item = ((ObjectId, u64), Position)> {
+    let inside = record.offset..record.offset + u64::from(record.octets);
+    let of = record.bodies.iter().map(|body| body.place);
+    of.filter(move |place| place.object != record.segment || !inside.contains(&place.offset))
+        .map(|place| ((place.object, place.offset), record.position))
+}
+
+#[cfg(test)]
+mod tests;

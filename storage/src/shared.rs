@@ -2,6 +2,7 @@
 //!
 //! The rules R1 to R12 and the holes H1 to H14 that comments name are those of `docs/protocol.md`.
 
+mod ahead;
 pub(crate) mod format;
 pub mod gc;
 pub(crate) mod holding;
@@ -33,3 +34,5 @@ pub(crate) fn parse_release(meta: &[u8]) -> Option<Option<ObjectId>> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_ahead;

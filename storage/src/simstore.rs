@@ -162,6 +162,8 @@ impl Held {
 pub struct Asked {
     pub kind: &'static str,
     pub key: String,
+    /// That a read brought.
+    pub octets: u64,
     pub began: time::Instant,
     pub ended: time::Instant,
 }
@@ -344,7 +346,11 @@ impl Driver {
         let result = self.answer(op).await;
         if let Some(watched) = &mut self.store.0.borrow_mut().watched {
             let (kind, key) = (op.kind().name(), op.key().to_owned());
-            watched.push(Asked { kind, key, began, ended: time::now() });
+            let octets = match &result {
+                Ok(Outcome::Octets(octets)) => octets.len() as u64,
+                _ => 0,
+            };
+            watched.push(Asked { kind, key, octets, began, ended: time::now() });
         }
         result
     }

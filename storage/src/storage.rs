@@ -472,12 +472,9 @@ impl Storage {
     /// deletes what a message names; not calling it only keeps octets longer.
     pub fn released(&self, partition: PartitionId, account: &AccountId, place: &Place) {
         let mut partition = self.0.partition(partition).borrow_mut();
-        if let Some(records) = partition.unflushed.get_mut(account) {
-            let mut bodies = records.iter_mut().flat_map(|record| record.bodies.iter_mut());
-            if let Some(body) = bodies.find(|body| body.place == *place) {
-                body.dead = true;
-                return;
-            }
+        if let Some(body) = partition.unflushed_body(account, place) {
+            body.dead = true;
+            return;
         }
         *partition.released.entry(place.object).or_default() += place.length;
     }
@@ -563,6 +560,11 @@ impl Inner {
 
     pub fn source(&self) -> Option<Rc<dyn Source>> {
         self.source.borrow().clone()
+    }
+
+    /// Keeps a task that ends by itself, or when this storage is closed.
+    pub fn run_beside(&self, task: Task<()>) {
+        self.tasks.borrow_mut().push(task);
     }
 
     /// Makes `data/<partition>` durable before its first file.

@@ -270,8 +270,9 @@ fn a_second_read_asks_the_store_nothing_also_after_a_restart() {
             let (kept, asked) = (kept.clone(), asked.clone());
             async move {
                 if life == 0 {
-                    // One for each of four small bodies; beginning, table and windows of the others: 3 and 4.
-                    assert_eq!(read_all(&storage, &asked, &kept).await, 4 + 3 + 4);
+                    // None for four small bodies, which the takeover has read; beginning, table and windows of the others: 3
+                    // and 4.
+                    assert_eq!(read_all(&storage, &asked, &kept).await, 3 + 4);
                     time::sleep(Duration::from_secs(5)).await;
                 }
                 asked.set_down(true);
@@ -292,6 +293,27 @@ fn a_second_read_asks_the_store_nothing_also_after_a_restart() {
             assert!(read_all(&storage, &asked, &kept).await > 12);
         }
     });
+}
+
+#[test]
+fn without_memory_for_windows_a_body_is_read_chunk_by_chunk() {
+    let (sim, store) = simulation(5);
+    let bodies = deliver_all(&sim, &store);
+    let node = sim.node("b");
+    for (window_octets_max, least, most) in [(64 << 20, 1, 6), (0, 40, 60)] {
+        let (kept, asked) = (bodies.clone(), store.clone());
+        let limits = Limits { cache_octets: 0, window_octets_max, ..limits() };
+        live(&sim, node, "b", &store, limits, move |storage, _| {
+            let (kept, asked) = (kept.clone(), asked.clone());
+            async move {
+                let (place, octets) = kept.borrow().last().unwrap().clone();
+                asked.watch();
+                assert!(read_whole(&storage, storage.partition_of(&account(1)), &place).await == octets);
+                let requests = reads(&asked.watch()).len();
+                assert!((least..=most).contains(&requests), "{window_octets_max}: {requests} requests");
+            }
+        });
+    }
 }
 
 #[test]
@@ -371,6 +393,59 @@ fn what_a_node_commits_itself_it_does_not_fetch_back() {
             assert_eq!(reads(&asked.watch()).len(), 10);
         }
     });
+}
+
+#[test]
+fn what_a_taker_has_read_is_not_read_again() {
+    let (sim, store) = simulation(4);
+    let node = sim.node("a");
+    live(&sim, node, "a", &store, limits(), |storage, shelf| async move {
+        // Covered by a flush: read on the way, and of no use.
+        for nth in 0..50 {
+            shelf.deliver(&account(1), &content(nth, 400)).await;
+        }
+        storage.flush_all().await.unwrap();
+        for nth in 0..400 {
+            match nth % 4 {
+                0 => drop(shelf.deliver(&account(1), &content(nth, 2000)).await),
+                _ => drop(shelf.commit(&account(1), None, format!("changed {nth}").as_bytes()).await),
+            }
+            shelf.commit(&account(2), None, b"changed too").await;
+        }
+    });
+    let (asked, node) = (store.clone(), sim.node("b"));
+    let load = move |limits: Limits, heads: usize| {
+        let asked = asked.clone();
+        live(&sim, node, "b", &store, limits, move |storage, _| {
+            let asked = asked.clone();
+            async move {
+                let status = storage.cache_status().unwrap_or_default();
+                assert_eq!((status.skipped, status.damaged, status.errors), (0, 0, 0), "{status:?}");
+                for nth in 1..3 {
+                    let (name, partition) = (account(nth), storage.partition_of(&account(nth)));
+                    asked.watch();
+                    let loaded = storage.load(partition, &name).await.unwrap();
+                    assert_eq!(loaded.records.len(), 400);
+                    let all = asked.watch();
+                    let of_journals =
+                        reads(&all).iter().filter(|asked| asked.key.starts_with("journal/")).count();
+                    assert_eq!(of_journals, heads, "{}", told(&all));
+                    if nth == 1 {
+                        for (nth, record) in (0..).zip(&loaded.records).filter(|(nth, _)| nth % 4 == 0) {
+                            assert!(
+                                read_whole(&storage, partition, &record.bodies[0]).await
+                                    == content(nth, 2000)
+                            );
+                        }
+                        assert_eq!(reads(&asked.watch()).len(), heads / 4, "a request for each body");
+                    }
+                }
+            }
+        });
+    };
+    // More than may wait to be written at a time; they are written one after the other.
+    load(Limits { cache_waiting_octets_max: 16 << 10, ..limits() }, 0);
+    load(Limits { cache_octets: 0, ..limits() }, 400);
 }
 
 #[test]

@@ -178,6 +178,7 @@ fn overtaken_at(kind: Kind, request: u64, variant: Variant) -> Option<Rc<Oracle>
     let met = sim.run(async move {
         let (sim, oracle) = (handle, all);
         let store = SimStore::new(StoreFaults { delay_max: Duration::from_millis(4), ..StoreFaults::none() });
+        store.watch();
         let (a, a_steps) = start(&sim, "a", &store, &oracle, true);
         until(|| a_steps.ready.get()).await;
         let Variant { hold, end, flushes_first, hears_first } = variant;
@@ -214,6 +215,13 @@ fn overtaken_at(kind: Kind, request: u64, variant: Variant) -> Option<Rc<Oracle>
         c_steps.go.set(true);
         if !until(|| c_steps.done.get()).await {
             oracle.error("the successor's successor does not come to an end".to_owned());
+        }
+        // What is begun when a partition has gone is of no owner's epoch.
+        let of_nobody = format!("/{}/", u32::MAX);
+        for asked in
+            store.watch().iter().filter(|asked| asked.kind == "put" && asked.key.contains(&of_nobody))
+        {
+            oracle.error(format!("{} is of no epoch", asked.key));
         }
         true
     });

@@ -348,6 +348,23 @@ fn of_two_folds_only_the_later_is_put_in_place() {
 }
 
 #[test]
+fn a_fold_that_is_given_up_lets_another_begin() {
+    let mut index = filled(50);
+    let (copy, token) = index.begin_fold();
+    index.give_up_fold(token);
+    assert!(!index.folding());
+    let mut encoding = copy.begin(true);
+    while !copy.step(&mut encoding, 7) {}
+    assert!(index.end_fold(token, copy, encoding).is_none());
+    // Of another one it is no business.
+    let (_, later) = index.begin_fold();
+    index.give_up_fold(token);
+    assert!(index.folding());
+    index.give_up_fold(later);
+    assert!(!index.folding());
+}
+
+#[test]
 fn rows_of_expunged_messages_are_given_back_by_a_fold() {
     let mut index = filled(1000);
     let full = index.memory_octets();

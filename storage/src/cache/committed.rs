@@ -1,4 +1,5 @@
-//! What this node commits itself goes into the cache as it is committed: nobody has to fetch it back.
+//! What this node commits itself goes into the cache as it is committed, and what it reads of the journals of others as it takes
+//! over: nobody has to fetch it back.
 //!
 //! # Limits
 //! Of records with bodies in the journal, as far as the cache has promised room; what it has none for is read of the store when it is
@@ -7,6 +8,7 @@
 use std::rc::Rc;
 
 use culver_model::{AccountId, PartitionId};
+use culver_shard::{Queue, spawn};
 
 use super::{Key, Part};
 use crate::body::format::put_raw_frame;
@@ -14,7 +16,8 @@ use crate::body::{Body, Form, WHOLE_MAX};
 use crate::journal::commit::OnCommit;
 use crate::journal::format::{NewRecord, RecordKind, put_head};
 use crate::objects::Stored;
-use crate::place::HERE;
+use crate::place::{HERE, ObjectId};
+use crate::shared::takeover::ReadPart;
 use crate::storage::{Committed, Inner};
 
 impl Inner {
@@ -59,6 +62,21 @@ impl Inner {
             }
             on_commit(result);
         })
+    }
+
+    /// What a takeover has read of unflushed records goes into the cache before anybody opens their accounts.
+    pub fn keep_parts(&self, partition: PartitionId, parts: Vec<(ObjectId, ReadPart)>) {
+        let Some(cache) = self.objects.stored().and_then(Stored::cache).filter(|_| !parts.is_empty()) else {
+            return;
+        };
+        // Somebody waits for an account to be opened; bodies wait for a flush.
+        let (heads, bodies): (Vec<_>, Vec<_>) =
+            parts.into_iter().partition(|(_, of)| of.part == Part::RecordHead);
+        let entries = heads.into_iter().chain(bodies).map(move |(object, of)| {
+            let ReadPart { offset, part, octets } = of;
+            (Key { partition, object, offset, part }, octets.into_vec())
+        });
+        self.run_beside(spawn(Queue::Background, "parts of records", cache.clone().feed(entries)));
     }
 
     /// The head of a record that was just committed, as it stands in its journal object.

@@ -730,10 +730,7 @@ impl Inner {
                 self.unflushed_octets.set(self.unflushed_octets.get() + pending.octets);
             }
         }
-        match partition.unflushed.get_mut(account) {
-            Some(records) => records.push(record),
-            None => drop(partition.unflushed.insert(account.clone(), vec![record])),
-        }
+        partition.note_unflushed(account, record);
     }
 
     /// Tells records that they did not commit.

@@ -8,6 +8,7 @@ use culver_shard::sync::oneshot;
 use culver_shard::time;
 
 use super::format::{Gap, Incarnation};
+use super::takeover::ReadPart;
 use crate::error::{CommitError, FlushError};
 use crate::fault::{self, Fault};
 use crate::journal::commit::shared::seq_of;
@@ -27,6 +28,8 @@ pub(crate) struct Acquired {
     pub incarnation: Incarnation,
     /// In whose journals its earlier epochs are, as far as they are needed.
     pub journals: BTreeMap<u32, Incarnation>,
+    /// Parts of unflushed records that were read on the way, each with its object; perhaps not of all.
+    pub parts: Vec<(ObjectId, ReadPart)>,
 }
 
 /// What a partition still needs of journals.
@@ -76,7 +79,7 @@ impl Storage {
     /// says.
     pub(crate) async fn acquire(&self, acquired: Acquired) -> Result<(), HoldError> {
         let inner = &self.0;
-        let Acquired { seed, incarnation, journals } = acquired;
+        let Acquired { seed, incarnation, journals, parts } = acquired;
         let (id, epoch) = (seed.partition, seed.epoch);
         let gap = seed.gaps.iter().find(|gap| gap.epoch == epoch).map(|gap| gap.of);
         inner.join(incarnation);
@@ -95,6 +98,7 @@ impl Storage {
             inner.unflushed_octets.set(inner.unflushed_octets.get() + partition.unflushed_octets);
             term
         };
+        inner.keep_parts(id, parts);
         let meta = Gap::opened_meta(gap);
         let opened = self.record(id, term, RecordKind::Open, meta, {
             let inner = inner.clone();

@@ -61,6 +61,10 @@ const RELEASE_WITHIN: Duration = Duration::from_secs(10);
 /// Between two tries to take over what is damaged.
 const DAMAGED_AGAIN: Duration = Duration::from_secs(60);
 
+/// Octets of the heads of unflushed records, and as many of bodies in them, that a takeover keeps for the caches of the shards; an
+/// eighth of these at most, each.
+const KEPT_OCTETS_MAX: u64 = 32 << 20;
+
 /// How long a takeover waits for a new incarnation to begin.
 const RENEWAL: Duration = Duration::from_secs(10);
 
@@ -198,6 +202,8 @@ struct State {
     left: Vec<Left>,
     /// Tails of others that this node's partitions wait for.
     awaited: BTreeMap<Incarnation, Awaited>,
+    /// Journals that grow, and are of nodes with this node's name.
+    namesakes: BTreeSet<Incarnation>,
 }
 
 #[derive(Default)]
@@ -342,6 +348,11 @@ impl Node {
         &self.0.config.name
     }
 
+    /// Whether another node of this name was seen to be at work: each tells clients that the other's accounts are its own.
+    pub fn has_namesake(&self) -> bool {
+        !self.0.state.borrow().namesakes.is_empty()
+    }
+
     /// What the requests of the agent and of the journal cost so far; those of shards are told by their storage.
     pub fn costs(&self) -> &Costs {
         self.0.store.costs()
@@ -368,8 +379,13 @@ impl Node {
         self.0.state.borrow().held.keys().copied().collect()
     }
 
-    /// Takes partitions from whoever has them, at once. How many of them this node has now and had not before.
+    /// Takes partitions from whoever has them, at once. How many of them this node has now and had not before. It comes to nothing
+    /// where the node leaves meanwhile: what is claimed by then is free as soon as its journal has ended.
     pub async fn take_over(&self, partitions: &[PartitionId]) -> Result<usize, SealError> {
+        self.0.unless_stopping(self.takes_over(partitions)).await.unwrap_or(Ok(0))
+    }
+
+    async fn takes_over(&self, partitions: &[PartitionId]) -> Result<usize, SealError> {
         // A node whose journal was sealed claims only in its next incarnation, which begins in a moment.
         let _ = time::deadline(RENEWAL, self.0.renewed()).await;
         let _turn = self.0.turn.acquire(1).await;
@@ -389,6 +405,10 @@ impl Node {
     /// Takes a partition of which the manifest is damaged or missing all the same, so that accounts of it can be rebuilt; what
     /// that leaves in doubt is served to nobody. Whether this node has it then.
     pub async fn salvage(&self, partition: PartitionId) -> Result<bool, SealError> {
+        self.0.unless_stopping(self.salvages(partition)).await.unwrap_or(Ok(false))
+    }
+
+    async fn salvages(&self, partition: PartitionId) -> Result<bool, SealError> {
         let _turn = self.0.turn.acquire(1).await;
         self.0.state.borrow_mut().salvaging.insert(partition);
         self.0.retry_damaged(Duration::ZERO);
@@ -464,6 +484,7 @@ impl Inner {
             local: self.share.acks_locally,
             patience: PATIENCE,
             salvaging: self.state.borrow().salvaging.clone(),
+            kept_octets_max: KEPT_OCTETS_MAX.min(self.share.limits.cache_octets / 8),
         }
     }
 
@@ -513,6 +534,22 @@ impl Inner {
             self.due.notify_all();
             time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// What is done, unless the node stops before: `None`, and the rest of it is not done.
+    async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let stopped = async {
+            loop {
+                let seen = self.due.version();
+                if self.stopping.get() {
+                    return;
+                }
+                self.due.changed_since(seen).await;
+            }
+        };
+        let mut done = None;
+        either(async { done = Some(work.await) }, stopped).await;
+        done
     }
 
     /// R7: a new incarnation, which owns nothing.
@@ -626,11 +663,13 @@ impl Inner {
                 }
             }
         }
-        let shards: BTreeSet<usize> = acquired.iter().map(|one| self.shard_of(one.seed.partition)).collect();
+        let count = acquired.len();
+        let mut by_shard: BTreeMap<usize, Vec<Acquired>> = BTreeMap::new();
+        for one in acquired {
+            by_shard.entry(self.shard_of(one.seed.partition)).or_default().push(one);
+        }
         let mut calls: Vec<LocalFuture<'_, ()>> = Vec::new();
-        for shard in shards {
-            let of_shard: Vec<Acquired> =
-                acquired.iter().filter(|one| self.shard_of(one.seed.partition) == shard).cloned().collect();
+        for (shard, of_shard) in by_shard {
             calls.push(Box::pin(async move {
                 let given = mesh::call(shard, move || async move {
                     let Some(storage) = local::<Storage>() else { return };
@@ -648,7 +687,6 @@ impl Inner {
                 let _ = given.await;
             }));
         }
-        let count = acquired.len();
         sync::all(calls).await;
         for (claim, error) in damaged {
             self.note_damaged(claim, error).await;

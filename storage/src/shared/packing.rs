@@ -87,7 +87,10 @@ impl Inner {
                 }
                 let (writer, guard) = match &mut pack {
                     Some(pack) => pack,
-                    None => pack.insert(self.new_pack(id).await?),
+                    None => {
+                        self.still(id, term)?;
+                        pack.insert(self.new_pack(id).await?)
+                    }
                 };
                 let new = writer.put(&frame, &account, &meta).await?;
                 self.keep_moved(id, &body.place, &new, &frame);

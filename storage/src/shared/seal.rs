@@ -4,19 +4,13 @@
 //! A seal counts only where no low mark stands above it, as one looks that begins after the seal is known to be there (H2).
 //! Any number of nodes may seal one journal at a time. Seals and low marks are never removed.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::Poll;
+use culver_shard::{random, yield_if_needed};
 
-use culver_shard::random;
-
+use super::ahead::Ahead;
 use super::format::{Content, Incarnation, ObjectHead, SharedLow};
 use super::keys;
 use crate::fault::{self, Fault};
 use crate::store::{Created, Octets, Patience, Store, StoreError};
-
-/// Objects asked for at a time.
-const PREFETCH: u64 = 16;
 
 /// Takes an object of a journal: its head, and all of its octets.
 pub(crate) type Visit<'a> = dyn FnMut(&ObjectHead, &[u8]) -> Result<(), SealError> + 'a;
@@ -99,56 +93,36 @@ pub(crate) async fn seal(
 ) -> Result<u64, SealError> {
     let (mut pos, mut k) = newest_low(store, incarnation, 0, patience).await?;
     loop {
-        let mut gap = None;
-        for (seq, found) in (pos..).zip(ahead(store, incarnation, pos, patience).await) {
-            let bytes = match found {
-                Ok(bytes) => bytes,
-                Err(StoreError::NotFound(_)) => {
-                    gap = Some(seq);
-                    break;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            match object(&bytes, incarnation, seq)? {
-                ObjectHead { content: Content::Seal(_), .. } => {
-                    gap = None;
-                    pos = seq;
-                    let (low, next) = newest_low(store, incarnation, k.saturating_sub(1), patience).await?;
-                    k = next;
-                    if low <= pos || fault::on(Fault::LowBeforeSealOnly) {
-                        return Ok(pos);
-                    }
-                    // H2: it stands in a place that was trimmed, and is void.
-                    pos = low;
-                    break;
-                }
-                head => visit(&head, &bytes)?,
+        let (seq, found) = read(store, incarnation, pos, patience, visit).await?;
+        if !found {
+            // Not needed for safety, but a useless seal is saved where the writer has trimmed meanwhile.
+            let (low, next) = newest_low(store, incarnation, k.saturating_sub(1), patience).await?;
+            k = next;
+            if low > seq {
+                pos = low;
+                continue;
             }
-            pos = seq + 1;
-        }
-        let Some(seq) = gap else { continue };
-        // Not needed for safety, but a useless seal is saved where the writer has trimmed meanwhile.
-        let (low, next) = newest_low(store, incarnation, k.saturating_sub(1), patience).await?;
-        k = next;
-        if low > seq {
-            pos = low;
-            continue;
-        }
-        let mut nonce = [0; 16];
-        random::fill(&mut nonce);
-        let seal =
-            ObjectHead { incarnation, seq, store: store_id, nonce, content: Content::Seal(by.to_owned()) };
-        let octets = Octets::from(seal.encode());
-        match store.create(&keys::journal(incarnation, seq), &octets, patience).await? {
-            Created::Mine => {}
-            Created::Foreign(bytes) => match object(&bytes, incarnation, seq)? {
-                ObjectHead { content: Content::Seal(_), .. } => {}
-                head => {
-                    visit(&head, &bytes)?;
-                    pos = seq + 1;
-                    continue;
-                }
-            },
+            let mut nonce = [0; 16];
+            random::fill(&mut nonce);
+            let seal = ObjectHead {
+                incarnation,
+                seq,
+                store: store_id,
+                nonce,
+                content: Content::Seal(by.to_owned()),
+            };
+            let octets = Octets::from(seal.encode());
+            match store.create(&keys::journal(incarnation, seq), &octets, patience).await? {
+                Created::Mine => {}
+                Created::Foreign(bytes) => match object(&bytes, incarnation, seq)? {
+                    ObjectHead { content: Content::Seal(_), .. } => {}
+                    head => {
+                        visit(&head, &bytes)?;
+                        pos = seq + 1;
+                        continue;
+                    }
+                },
+            }
         }
         // H2: this look begins after the seal is known to be there.
         let (low, next) = newest_low(store, incarnation, k.saturating_sub(1), patience).await?;
@@ -156,46 +130,34 @@ pub(crate) async fn seal(
         if low <= seq || fault::on(Fault::LowBeforeSealOnly) {
             return Ok(seq);
         }
+        // It stands in a place that was trimmed, and is void.
         pos = low;
     }
 }
 
-/// The next objects from a number on, asked for together.
-async fn ahead(
+/// Gives the objects of a journal from a number on to `visit`, in order, up to its first gap or seal: the number of that, and
+/// whether it is a seal.
+pub(super) async fn read(
     store: &Store,
     incarnation: Incarnation,
     from: u64,
     patience: Patience,
-) -> Vec<Result<Vec<u8>, StoreError>> {
-    type Reading<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, StoreError>> + 'a>>;
-    let mut reads: Vec<Reading<'_>> = (from..from + PREFETCH)
-        .map(|seq| {
-            let read: Reading<'_> =
-                Box::pin(
-                    async move { store.get(&keys::journal(incarnation, seq), None, patience, None).await },
-                );
-            read
-        })
-        .collect();
-    let mut found: Vec<Option<Result<Vec<u8>, StoreError>>> = (from..from + PREFETCH).map(|_| None).collect();
-    // What stands behind a gap is void or not yet known: nobody waits for it.
-    std::future::poll_fn(|cx| {
-        for (read, found) in reads.iter_mut().zip(&mut found) {
-            if found.is_none()
-                && let Poll::Ready(result) = read.as_mut().poll(cx)
-            {
-                *found = Some(result);
-            }
+    visit: &mut Visit<'_>,
+) -> Result<(u64, bool), SealError> {
+    let mut ahead = Ahead::new(store, incarnation, from, patience);
+    loop {
+        let (seq, found) = ahead.next().await;
+        let bytes = match found {
+            Ok(bytes) => bytes,
+            Err(StoreError::NotFound(_)) => return Ok((seq, false)),
+            Err(error) => return Err(error.into()),
+        };
+        match object(&bytes, incarnation, seq)? {
+            ObjectHead { content: Content::Seal(_), .. } => return Ok((seq, true)),
+            head => visit(&head, &bytes)?,
         }
-        let first_end = found.iter().position(|found| !matches!(found, Some(Ok(_))));
-        match first_end {
-            None => Poll::Ready(()),
-            Some(at) if found[at].is_some() => Poll::Ready(()),
-            Some(_) => Poll::Pending,
-        }
-    })
-    .await;
-    found.into_iter().map_while(|found| found).collect()
+        yield_if_needed().await;
+    }
 }
 
 fn object(bytes: &[u8], incarnation: Incarnation, seq: u64) -> Result<ObjectHead, SealError> {

@@ -10,9 +10,10 @@
 //!
 //! # Cost
 //! Each journal is read once for all partitions that are taken, and then their owners and manifests are asked for together: from the seal on
-//! it is some round trips, however many partitions there are. Memory for the heads of unflushed records.
+//! it is some round trips, however many partitions there are. Memory for what is known of unflushed records, and for their heads and
+//! bodies as far as the caches of the shards may take them ([`Taker::kept_octets_max`]).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,9 +25,12 @@ use super::format::{Base, Content, Gap, Incarnation, LateEnd, ObjectHead, Partit
 use super::holding::Acquired;
 use super::keys;
 use super::seal::{SealError, newest_low, seal};
+use crate::body::WHOLE_MAX;
+use crate::body::format::BodyShape;
+use crate::cache::Part;
 use crate::fault::{self, Fault};
 use crate::journal::commit::shared::lsn_of;
-use crate::journal::format::{FlushMeta, RecordHeader, RecordKind, account_of, parse_head};
+use crate::journal::format::{FlushMeta, Head, RecordHeader, RecordKind, account_of, parse_head};
 use crate::manifest::Manifest;
 use crate::partition::{PartitionSeed, Unflushed, UnflushedBody};
 use crate::place::{ObjectId, ObjectKind, Place, Position, here};
@@ -52,6 +56,9 @@ pub(crate) struct Taker {
     pub patience: Patience,
     /// Partitions that are taken also where their manifest is damaged or missing: what is listed stands in for it.
     pub salvaging: BTreeSet<PartitionId>,
+    /// Octets of the heads of unflushed records that are kept for the caches, so that nobody has to read them again; and as
+    /// many of bodies in them.
+    pub kept_octets_max: u64,
 }
 
 /// Epochs before the newest one in whose journals bodies are looked for where a manifest is lost.
@@ -66,6 +73,42 @@ pub(crate) struct Told {
     /// Its Open record, and whose tail was missing then.
     pub opened: Option<Option<Incarnation>>,
     pub unflushed: BTreeMap<AccountId, Vec<Unflushed>>,
+    /// Parts of unflushed records; of some perhaps none.
+    parts: BTreeMap<Position, Vec<ReadPart>>,
+}
+
+/// A part of a record as it stands in its journal object, and at which offset.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadPart {
+    pub offset: u64,
+    pub part: Part,
+    pub octets: Box<[u8]>,
+}
+
+/// Octets of parts of records that may still be kept. An account cannot be opened without heads: bodies take no room from them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Room {
+    heads: u64,
+    bodies: u64,
+}
+
+impl Room {
+    /// Octets that a part takes in memory beside its own.
+    const EXTRA: u64 = 64;
+
+    fn of(&mut self, part: Part) -> &mut u64 {
+        if part == Part::RecordHead { &mut self.heads } else { &mut self.bodies }
+    }
+
+    fn keep(&mut self, offset: u64, part: Part, octets: &[u8]) -> Option<ReadPart> {
+        let room = self.of(part);
+        *room = room.checked_sub(octets.len() as u64 + Room::EXTRA)?;
+        Some(ReadPart { offset, part, octets: octets.into() })
+    }
+
+    fn free(&mut self, of: &ReadPart) {
+        *self.of(of.part) += of.octets.len() as u64 + Room::EXTRA;
+    }
 }
 
 /// What was read of a journal.
@@ -79,6 +122,7 @@ pub(crate) struct JournalRead {
     pub sealed: Option<u64>,
     /// Whether its node has said that nothing is missing in it, where it was asked.
     pub complete: Option<bool>,
+    room: Room,
 }
 
 /// Journals that were read for a takeover, each once and one at a time; all else is asked for all partitions together, since
@@ -86,6 +130,7 @@ pub(crate) struct JournalRead {
 struct Journals {
     read: RefCell<BTreeMap<Incarnation, JournalRead>>,
     turn: Semaphore,
+    room: Cell<Room>,
 }
 
 /// What came of claims.
@@ -183,7 +228,8 @@ impl Taker {
     /// Everything that was committed of partitions that were claimed. One that is damaged keeps no other from it.
     pub async fn take(&self, claims: Vec<PartitionOwner>) -> Taken {
         let partitions: BTreeSet<PartitionId> = claims.iter().map(|claim| claim.partition).collect();
-        let journals = Journals { read: RefCell::default(), turn: Semaphore::new(1) };
+        let room = Cell::new(Room { heads: self.kept_octets_max, bodies: self.kept_octets_max });
+        let journals = Journals { read: RefCell::default(), turn: Semaphore::new(1), room };
         let walks = claims.iter().map(|claim| -> LocalFuture<'_, _> {
             Box::pin(self.take_one(claim.clone(), &partitions, &journals))
         });
@@ -201,6 +247,7 @@ impl Taker {
         let mut journals = BTreeMap::new();
         let mut flush: Option<(FlushMeta, Option<ObjectId>)> = None;
         let mut records: Vec<BTreeMap<AccountId, Vec<Unflushed>>> = Vec::new();
+        let mut parts: BTreeMap<Position, Vec<ReadPart>> = BTreeMap::new();
         let mut owner = claim;
         let mut gaps: Vec<Gap> = Vec::new();
         // The newest earlier owner that served, once it is found.
@@ -244,6 +291,7 @@ impl Taker {
             }
             journals.insert(owner.epoch, owner.incarnation);
             records.push(told.unflushed);
+            parts.extend(told.parts);
             if flush.is_none()
                 && let Some((_, meta, segment)) = told.flush
             {
@@ -292,8 +340,13 @@ impl Taker {
                 journals.insert(epoch, owner.incarnation);
             }
         }
+        let kept = unflushed.values().flatten().filter_map(|record| {
+            let of_record = parts.remove(&record.position)?;
+            Some(of_record.into_iter().map(|part| (record.segment, part)))
+        });
+        let parts = kept.flatten().collect();
         let seed = PartitionSeed { partition: id, epoch, flush, unflushed, missing: BTreeSet::new(), gaps };
-        Ok(Acquired { seed, incarnation: self.incarnation, journals })
+        Ok(Acquired { seed, incarnation: self.incarnation, journals, parts })
     }
 
     /// What the journal of an owner says of its epoch; it is read by who wants it first.
@@ -311,7 +364,9 @@ impl Taker {
             if !known() {
                 let taker =
                     Taker { incarnation: if careless { of } else { self.incarnation }, ..self.clone() };
-                let read = Box::pin(taker.read(of, partitions)).await?;
+                let room = journals.room.get();
+                let read = Box::pin(taker.read(of, partitions, room)).await?;
+                journals.room.set(read.room);
                 journals.read.borrow_mut().insert(of, read);
             }
         }
@@ -325,9 +380,10 @@ impl Taker {
         &self,
         incarnation: Incarnation,
         partitions: &BTreeSet<PartitionId>,
+        room: Room,
     ) -> Result<JournalRead, SealError> {
         let (began, mut objects, mut octets) = (time::now(), 0u64, 0u64);
-        let mut read = JournalRead::default();
+        let mut read = JournalRead { room, ..JournalRead::default() };
         let mut visit = |head: &ObjectHead, bytes: &[u8]| {
             objects += 1;
             octets += bytes.len() as u64;
@@ -345,19 +401,9 @@ impl Taker {
             tracing::info!(journal = %incarnation, objects, octets, ms, "a journal is read and sealed");
             return Ok(read);
         }
-        let (mut seq, _) = newest_low(&self.store, incarnation, 0, self.patience).await?;
-        loop {
-            let key = keys::journal(incarnation, seq);
-            match self.store.get(&key, None, self.patience, None).await {
-                Ok(bytes) => {
-                    let head = ObjectHead::parse(&bytes);
-                    visit(&head.map_err(|what| SealError::Damaged { key, what })?, &bytes)?;
-                }
-                Err(StoreError::NotFound(_)) => return Ok(read),
-                Err(error) => return Err(error.into()),
-            }
-            seq += 1;
-        }
+        let (from, _) = newest_low(&self.store, incarnation, 0, self.patience).await?;
+        super::seal::read(&self.store, incarnation, from, self.patience, &mut visit).await?;
+        Ok(read)
     }
 
     /// What stands in for a manifest that is damaged or missing; see `rebuild/listed.rs`. Bodies may stand in the journal of
@@ -536,7 +582,8 @@ pub(crate) fn read_object(
                 // H4: a journal may hold several epochs of a partition.
                 let epoch = if fault::on(Fault::EpochsMixed) { 0 } else { header.epoch };
                 let told = read.told.entry((header.partition, epoch)).or_default();
-                note(told, record, head.seq, index, offset as u64).map_err(damaged)?;
+                let at = Laid { seq: head.seq, index, offset: offset as u64 };
+                note(told, record, at, &mut read.room).map_err(damaged)?;
             }
             offset += record.len();
             index += 1;
@@ -577,7 +624,15 @@ pub(crate) fn records_of(
     Ok(found)
 }
 
-fn note(told: &mut Told, record: &[u8], seq: u64, index: u32, offset: u64) -> Result<(), &'static str> {
+/// Where a record stands: in which object, how many are before it there, and its first octet.
+struct Laid {
+    seq: u64,
+    index: u32,
+    offset: u64,
+}
+
+fn note(told: &mut Told, record: &[u8], at: Laid, room: &mut Room) -> Result<(), &'static str> {
+    let Laid { seq, index, offset } = at;
     let mut head = parse_head(record)?;
     let header = head.header;
     let segment = ObjectId { kind: ObjectKind::Segment, shard: 0, epoch: header.epoch, number: seq };
@@ -586,6 +641,12 @@ fn note(told: &mut Told, record: &[u8], seq: u64, index: u32, offset: u64) -> Re
         RecordKind::Data => {
             here(&mut head.places, segment, offset);
             let account = account_of(head.account)?;
+            let parts: Vec<ReadPart> = parts_of(record, &head, segment, offset)
+                .filter_map(|(at, part, octets)| room.keep(at, part, octets))
+                .collect();
+            if !parts.is_empty() {
+                told.parts.insert(position, parts);
+            }
             told.unflushed.entry(account).or_default().push(Unflushed {
                 position,
                 segment,
@@ -604,6 +665,10 @@ fn note(told: &mut Told, record: &[u8], seq: u64, index: u32, offset: u64) -> Re
             let newest = told.flush.is_none_or(|(newest, ..)| newest < position);
             if newest && !(fault::on(Fault::LoseNewestFlush) && told.flush.is_some()) {
                 told.flush = Some((position, meta, segment));
+                // What it covers nobody opens.
+                let kept = told.parts.split_off(&meta.cov);
+                let covered = std::mem::replace(&mut told.parts, kept);
+                covered.values().flatten().for_each(|part| room.free(part));
                 if fault::on(Fault::ReplayFromFlush) {
                     told.flush = Some((position, FlushMeta { cov: position, ..meta }, segment));
                 }
@@ -615,4 +680,21 @@ fn note(told: &mut Told, record: &[u8], seq: u64, index: u32, offset: u64) -> Re
         }
     }
     Ok(())
+}
+
+/// The head of a record that stands at an offset of its object, and the small bodies in it: offset and kind of each.
+fn parts_of<'a>(
+    record: &'a [u8],
+    head: &Head<'a>,
+    segment: ObjectId,
+    offset: u64,
+) -> impl Iterator<Item = (u64, Part, &'a [u8])> {
+    let of_head = record.get(..head.header.head_octets()).map(|octets| (offset, Part::RecordHead, octets));
+    let small = |place: &&Place| place.object == segment && place.length <= WHOLE_MAX;
+    let frames = head.places.iter().filter(small).filter_map(move |place| {
+        let rest = record.get(usize::try_from(place.offset.checked_sub(offset)?).ok()?..)?;
+        let octets = BodyShape::parse(rest).ok()?.frame_octets();
+        Some((place.offset, Part::Frame, rest.get(..usize::try_from(octets).ok()?)?))
+    });
+    of_head.into_iter().chain(frames.collect::<Vec<_>>())
 }

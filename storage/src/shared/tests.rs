@@ -28,7 +28,7 @@ use crate::store::{Created, Kind, Octets, Patience, Store};
 
 pub(super) const STORE: [u8; 16] = [7; 16];
 const P: PartitionId = PartitionId(0);
-const PATIENCE: Patience =
+pub(super) const PATIENCE: Patience =
     Patience { within: Duration::from_secs(60), urgency: crate::store::Urgency::Interactive };
 
 /// What a scenario finds wrong.
@@ -39,7 +39,7 @@ pub(super) fn ensure(right: bool, otherwise: &str) -> Verdict {
 }
 
 /// Runs a scenario in a simulation of its own.
-fn in_sim<Fut: Future<Output = Verdict> + 'static>(scenario: impl Fn(SimStore) -> Fut) -> Verdict {
+pub(super) fn in_sim<Fut: Future<Output = Verdict> + 'static>(scenario: impl Fn(SimStore) -> Fut) -> Verdict {
     Sim::new(1, SimConfig::default()).run(scenario(SimStore::new(StoreFaults::none())))
 }
 
@@ -64,7 +64,7 @@ fn incarnation() -> Incarnation {
     Incarnation(id)
 }
 
-fn record(kind: RecordKind, epoch: u32, meta: &[u8]) -> Vec<u8> {
+pub(super) fn record(kind: RecordKind, epoch: u32, meta: &[u8]) -> Vec<u8> {
     let account = if kind == RecordKind::Data { "joe@example.org" } else { "" };
     let mut out = Vec::new();
     put_head(&NewRecord { kind, partition: P, epoch, account, meta, places: &[] }, 0, &mut out);
@@ -76,19 +76,19 @@ fn data(epoch: u32) -> Vec<u8> {
 }
 
 /// A journal that is written object by object, for orders that no node would choose by itself.
-struct Hand {
-    store: Store,
-    incarnation: Incarnation,
+pub(super) struct Hand {
+    pub store: Store,
+    pub incarnation: Incarnation,
     next: u64,
 }
 
 impl Hand {
-    fn new(sim: &SimStore, node: &str) -> Hand {
+    pub fn new(sim: &SimStore, node: &str) -> Hand {
         Hand { store: sim.of_node(node), incarnation: incarnation(), next: 0 }
     }
 
     /// Appends an object; the number it has.
-    async fn put(&mut self, records: &[Vec<u8>]) -> u64 {
+    pub async fn put(&mut self, records: &[Vec<u8>]) -> u64 {
         let octets = records.concat();
         let seq = self.next;
         self.next += 1;
@@ -137,6 +137,7 @@ pub(super) fn taker(store: &Store, node: &str, incarnation: Incarnation) -> Take
         local: false,
         patience: PATIENCE,
         salvaging: BTreeSet::new(),
+        kept_octets_max: 0,
     }
 }
 
@@ -168,7 +169,7 @@ fn at(epoch: u32, seq: u64) -> Position {
     Position { epoch, lsn: lsn_of(seq, 0) }
 }
 
-fn later<T: 'static>(work: impl Future<Output = T> + 'static) -> Task<T> {
+pub(super) fn later<T: 'static>(work: impl Future<Output = T> + 'static) -> Task<T> {
     spawn(Queue::Interactive, "scenario", work)
 }
 

@@ -305,6 +305,56 @@ fn packs_of_one_message_are_sent_together() {
     holds(|| in_sim(scenario), None);
 }
 
+/// A node that is told to leave does not wait for a takeover that it was asked for.
+#[test]
+fn leaving_gives_up_a_takeover_that_is_under_way() {
+    let scenario = |sim: Sim, store: SimStore| async move {
+        let a = Machine::start(&sim, &store, "a", eager()).await;
+        a.take_over(&[P]).await?;
+        a.append(P, 1).await?;
+        let b = Machine::start(&sim, &store, "b", eager()).await;
+        // The store is late with the journal of A.
+        let held = store.hold("b", Kind::Get, "journal/*", 0, Hold::Before);
+        let taking = b.begin(|seat| async move { seat.node.take_over(&[P]).await });
+        held.met().await;
+        let began = time::now();
+        b.on(|seat| async move { seat.node.leave().await }).await?;
+        let took = began.elapsed();
+        ensure(took < Duration::from_secs(5), &format!("it waits for {took:?}"))?;
+        ensure(taking.await.is_ok_and(|taken| taken == Ok(0)), "and says that it has taken over")?;
+        // Nobody has to wait for what it had claimed.
+        let c = Machine::start(&sim, &store, "c", eager()).await;
+        c.take_over(&[P]).await?;
+        ensure(c.numbers(P).await? == [1], "what was committed is missing")
+    };
+    holds(|| in_sim(scenario), None);
+}
+
+/// Two nodes that were given one name: the one that sees the other at work says so; a life that has ended is nobody else.
+#[test]
+fn another_node_of_the_same_name_is_noticed() {
+    for (name, noticed) in [("a", true), ("b", false)] {
+        let scenario = move |sim: Sim, store: SimStore| async move {
+            let a = Machine::start(&sim, &store, "a", eager()).await;
+            a.take_over(&[P, Q]).await?;
+            let config = NodeConfig { windows: eager(), ..NodeConfig::new(name) };
+            let other = Machine::configured(&sim, &store, sim.node("other"), config, Limits::default()).await;
+            let look = async || {
+                time::sleep(Duration::from_secs(5)).await;
+                let looked = other.on(|seat| async move { seat.node.0.claim_free().await }).await?;
+                looked.map_err(|error| error.to_string())
+            };
+            look().await?;
+            look().await?;
+            ensure(!other.seat().node.has_namesake(), "one that does nothing may be an earlier life")?;
+            a.append(P, 1).await?;
+            look().await?;
+            ensure(other.seat().node.has_namesake() == noticed, "not as it is")
+        };
+        holds(|| in_sim(scenario), None);
+    }
+}
+
 /// A scan finds what was told before it began, also in an object that is told of piece by piece.
 #[test]
 fn what_is_told_while_a_scan_runs_is_not_found_by_it() {

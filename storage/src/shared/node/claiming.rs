@@ -144,11 +144,21 @@ impl Inner {
         let mut state = self.state.borrow_mut();
         let tail =
             state.tails.entry(incarnation).or_insert(Tail { next, pace: 1, moved: now, looked: now, ended });
-        if next > tail.next {
+        let moved = next > tail.next;
+        if moved {
             tail.pace = next - tail.next;
             tail.moved = now;
         }
         (tail.next, tail.looked, tail.ended) = (next, now, ended);
+        // An earlier life of this node, whose directory is gone, writes nothing any more.
+        let named =
+            |owner: &PartitionOwner| owner.incarnation == incarnation && owner.name == self.config.name;
+        if moved && state.owners.values().any(named) && state.namesakes.insert(incarnation) {
+            tracing::error!(
+                name = self.config.name, journal = %incarnation,
+                "another node of this name is at work on this store: give each a name of its own"
+            );
+        }
         Ok(())
     }
 
