@@ -545,6 +545,35 @@ fn an_earlier_owner_deletes_nothing_of_a_later_one() {
     holds(|| in_sim(scenario), Some(Fault::NamesWithoutEpoch));
 }
 
+/// R9: what is missing may have been removed by a later owner, where a node cannot know that there is none.
+#[test]
+fn what_a_node_without_a_proof_does_not_find_is_not_damaged() {
+    let scenario = |sim: Sim, store: SimStore| async move {
+        let limits = Limits { cache_octets: 0, ..Limits::default() };
+        let a =
+            Machine::limited(&sim, &store, "a", Windows { octets: 1, ..Windows::default() }, limits).await;
+        a.take_over(&[P]).await?;
+        a.append(P, 1).await?;
+        a.flush(P).await?;
+        let tables = store.objects().into_keys().filter(|key| key.ends_with(".table")).collect::<Vec<_>>();
+        ensure(tables.len() == 1, "a table")?;
+        tables.iter().for_each(|table| store.tamper(table, None));
+        ensure(a.serves(P), "its proof is new")?;
+        let told = a.numbers(P).await.expect_err("the table is gone");
+        ensure(told.contains("no such object"), &told)?;
+        // Nothing comes of its next proof.
+        let proof = store.hold("a", Kind::Put, "journal/*", 0, Hold::Before);
+        sim.freeze(a.id);
+        time::sleep(Duration::from_secs(100)).await;
+        sim.thaw(a.id);
+        ensure(!a.serves(P), "its proof is old")?;
+        let told = a.numbers(P).await.expect_err("the table is gone");
+        proof.release();
+        ensure(told.contains("not on this node"), &told)
+    };
+    holds(|| in_sim(scenario), None);
+}
+
 /// H8: an owner that was overtaken while it looked for orphans, and does not know yet, spares what its successor made.
 #[test]
 fn a_search_for_orphans_spares_a_later_owner() {
