@@ -15,7 +15,7 @@ use culver_index::{FlagId, MailboxIndex, RoaringBitmap, Row};
 use culver_model::mime::{PartTable, covers};
 use culver_model::search::SearchKey;
 use culver_model::text::{Extract, HeaderSearch, Scope, Step, TextSearch, sent_date};
-use culver_model::{Date, SystemFlag, Uid, UidSet};
+use culver_model::{Date, InternalDate, SystemFlag, Uid, UidSet};
 use culver_shard as shard;
 use culver_storage::{Place, ReadError};
 use std::future::Future;
@@ -47,7 +47,7 @@ pub async fn search(
     key: &SearchKey,
     saved: &UidSet,
 ) -> Result<RoaringBitmap, SearchError> {
-    let search = Search { session, view, saved };
+    let search = Search { session, view, saved, now: shard::time::wall().0 };
     let within = search.with(|index| view.uids() & index.uids())?;
     search.eval(key, within).await
 }
@@ -56,6 +56,8 @@ struct Search<'a> {
     session: &'a Session,
     view: &'a View,
     saved: &'a UidSet,
+    /// Seconds since 1970, for OLDER and YOUNGER: one instant for the whole search.
+    now: i64,
 }
 
 impl<'a> Search<'a> {
@@ -102,6 +104,19 @@ impl<'a> Search<'a> {
                 SearchKey::Before(date) => self.rows(within, |row| row.internal_date().date() < *date).await,
                 SearchKey::On(date) => self.rows(within, |row| row.internal_date().date() == *date).await,
                 SearchKey::Since(date) => self.rows(within, |row| row.internal_date().date() >= *date).await,
+                SearchKey::Older(seconds) => {
+                    let target = self.now - i64::from(*seconds);
+                    self.rows(within, |row| row.internal_date().seconds <= target).await
+                }
+                SearchKey::Younger(seconds) => {
+                    let target = self.now - i64::from(*seconds);
+                    self.rows(within, |row| row.internal_date().seconds >= target).await
+                }
+                SearchKey::SavedBefore(date) => self.rows(within, |row| saved_on(row) < *date).await,
+                SearchKey::SavedOn(date) => self.rows(within, |row| saved_on(row) == *date).await,
+                SearchKey::SavedSince(date) => self.rows(within, |row| saved_on(row) >= *date).await,
+                // RFC 8514 §4.3: every mailbox here keeps save dates.
+                SearchKey::SaveDateSupported => Ok(within),
                 SearchKey::Larger(octets) => self.rows(within, |row| row.size() > *octets).await,
                 SearchKey::Smaller(octets) => self.rows(within, |row| row.size() < *octets).await,
                 SearchKey::ModSeq(modseq) => self.rows(within, |row| row.modseq() >= *modseq).await,
@@ -263,6 +278,14 @@ impl<'a> Search<'a> {
     }
 }
 
+/// RFC 8514 §4.3: where a save date is not known, the internal date is taken.
+fn saved_on(row: &Row<'_>) -> Date {
+    match row.save_date() {
+        0 => row.internal_date().date(),
+        seconds => InternalDate { seconds, zone_minutes: 0 }.date(),
+    }
+}
+
 fn header_octets(row: &Row<'_>) -> u64 {
     PartTable::decode(row.parts()).map_or(HEADER_OCTETS_MAX, |table| {
         table.parts().first().map_or(HEADER_OCTETS_MAX, |root| root.header().end)
@@ -294,6 +317,8 @@ fn cost(key: &SearchKey) -> u8 {
         SearchKey::Or(left, right) => cost(left).max(cost(right)),
         SearchKey::Not(key) => cost(key),
         SearchKey::Before(_) | SearchKey::On(_) | SearchKey::Since(_) => 1,
+        SearchKey::Older(_) | SearchKey::Younger(_) => 1,
+        SearchKey::SavedBefore(_) | SearchKey::SavedOn(_) | SearchKey::SavedSince(_) => 1,
         SearchKey::Larger(_) | SearchKey::Smaller(_) | SearchKey::ModSeq(_) => 1,
         SearchKey::SentBefore(_) | SearchKey::SentOn(_) | SearchKey::SentSince(_) => 2,
         SearchKey::Header { field, .. } if covers(&[field.as_str()]) => 2,

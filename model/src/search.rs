@@ -1,4 +1,4 @@
-//! Search keys (RFC 3501 §6.4.4, RFC 7162 §3.1.5, RFC 5182): what a SEARCH asks, free of syntax.
+//! Search keys (RFC 3501 §6.4.4, RFC 5032, RFC 5182, RFC 7162 §3.1.5, RFC 8514 §4.3): what a SEARCH asks, free of syntax.
 
 use crate::{Date, Keyword, ModSeq, SequenceSet, SystemFlag};
 
@@ -32,6 +32,15 @@ pub enum SearchKey {
     SentBefore(Date),
     SentOn(Date),
     SentSince(Date),
+    /// RFC 5032 §2: INTERNALDATE at least, at most so many seconds ago; not 0.
+    Older(u32),
+    Younger(u32),
+    /// RFC 8514 §4.3: of the date when the message came into the mailbox.
+    SavedBefore(Date),
+    SavedOn(Date),
+    SavedSince(Date),
+    /// All messages, where the mailbox keeps save dates.
+    SaveDateSupported,
     /// RFC822.SIZE greater than, less than.
     Larger(u64),
     Smaller(u64),

@@ -439,6 +439,18 @@ impl<'o> FetchWriter<'o> {
         self.out.push(b'"');
     }
 
+    /// `None`: not known.
+    pub fn save_date(&mut self, date: Option<InternalDate>) {
+        match date {
+            Some(date) => {
+                self.item("SAVEDATE \"");
+                self.out.extend_from_slice(&date.wire());
+                self.out.push(b'"');
+            }
+            None => self.item("SAVEDATE NIL"),
+        }
+    }
+
     pub fn size(&mut self, octets: u64) {
         self.item("RFC822.SIZE ");
         number(self.out, octets);

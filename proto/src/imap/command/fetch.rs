@@ -85,6 +85,8 @@ fn item(cursor: &mut Cursor<'_>, items: &mut FetchItems) -> Parsed<()> {
         &mut items.envelope
     } else if is("INTERNALDATE") {
         &mut items.internal_date
+    } else if is("SAVEDATE") {
+        &mut items.save_date
     } else if is("BODYSTRUCTURE") {
         &mut items.body_structure
     } else if is("RFC822") {

@@ -353,6 +353,8 @@ pub struct FetchItems {
     pub flags: bool,
     pub modseq: bool,
     pub internal_date: bool,
+    /// RFC 8514 §4.2.
+    pub save_date: bool,
     pub size: bool,
     pub envelope: bool,
     /// `BODY` without a section: BODYSTRUCTURE without extension data.

@@ -1,4 +1,5 @@
-//! SEARCH: return options, charset, keys (RFC 3501 §6.4.4, RFC 4466 §2.6, RFC 4731, RFC 5182, RFC 7162 §3.1.5).
+//! SEARCH: return options, charset, keys (RFC 3501 §6.4.4, RFC 4466 §2.6, RFC 4731, RFC 5032, RFC 5182,
+//! RFC 7162 §3.1.5, RFC 8514).
 //!
 //! # Limits
 //! `SEARCH_DEPTH_MAX` nested NOT, OR and parentheses, `SEARCH_KEYS_MAX` keys.
@@ -136,6 +137,7 @@ impl Keys {
             "NEW" => Some(SearchKey::New),
             "OLD" => Some(SearchKey::Old),
             "RECENT" => Some(SearchKey::Recent),
+            "SAVEDATESUPPORTED" => Some(SearchKey::SaveDateSupported),
             _ => {
                 let (name, not) = word.strip_prefix("UN").map_or((word, false), |name| (name, true));
                 let flag =
@@ -168,6 +170,11 @@ impl Keys {
             "SENTBEFORE" => SearchKey::SentBefore(date(cursor)?),
             "SENTON" => SearchKey::SentOn(date(cursor)?),
             "SENTSINCE" => SearchKey::SentSince(date(cursor)?),
+            "OLDER" => SearchKey::Older(cursor.nz_number32()?),
+            "YOUNGER" => SearchKey::Younger(cursor.nz_number32()?),
+            "SAVEDBEFORE" => SearchKey::SavedBefore(date(cursor)?),
+            "SAVEDON" => SearchKey::SavedOn(date(cursor)?),
+            "SAVEDSINCE" => SearchKey::SavedSince(date(cursor)?),
             "LARGER" => SearchKey::Larger(cursor.number()?),
             "SMALLER" => SearchKey::Smaller(cursor.number()?),
             "KEYWORD" => SearchKey::Keyword(keyword(cursor)?),
@@ -200,7 +207,7 @@ impl Keys {
     }
 }
 
-const ARGUMENT_KEYS: [&str; 22] = [
+const ARGUMENT_KEYS: [&str; 27] = [
     "BCC",
     "BEFORE",
     "BODY",
@@ -211,8 +218,12 @@ const ARGUMENT_KEYS: [&str; 22] = [
     "LARGER",
     "MODSEQ",
     "NOT",
+    "OLDER",
     "ON",
     "OR",
+    "SAVEDBEFORE",
+    "SAVEDON",
+    "SAVEDSINCE",
     "SENTBEFORE",
     "SENTON",
     "SENTSINCE",
@@ -223,6 +234,7 @@ const ARGUMENT_KEYS: [&str; 22] = [
     "TO",
     "UID",
     "UNKEYWORD",
+    "YOUNGER",
 ];
 
 fn date(cursor: &mut Cursor<'_>) -> Parsed<Date> {

@@ -100,6 +100,7 @@ fn fetch(g: &mut Gen) -> Fetch {
         flags: flip(g),
         modseq: changed_since.is_some() || flip(g),
         internal_date: flip(g),
+        save_date: flip(g),
         size: flip(g),
         envelope: flip(g),
         body: flip(g),
@@ -181,9 +182,11 @@ fn key(g: &mut Gen, depth: usize) -> SearchKey {
         7 => SearchKey::Before(date),
         8 => SearchKey::On(date),
         9 => SearchKey::Since(date),
-        10 => SearchKey::SentBefore(date),
-        11 => SearchKey::SentOn(date),
-        12 => SearchKey::SentSince(date),
+        10 => pick(g, &[SearchKey::SentBefore(date), SearchKey::SavedBefore(date), SearchKey::Older(9)]),
+        11 => pick(g, &[SearchKey::SentOn(date), SearchKey::SavedOn(date), SearchKey::Younger(1)]),
+        12 => {
+            pick(g, &[SearchKey::SentSince(date), SearchKey::SavedSince(date), SearchKey::SaveDateSupported])
+        }
         13 => pick(g, &[SearchKey::Larger(5), SearchKey::Smaller(7)]),
         14 => SearchKey::Header { field: text(g), value: text(g) },
         15 => SearchKey::Body(text(g)),

@@ -245,6 +245,7 @@ fn fetch_responses_hold_streamed_octets() {
     writer.flags(8, true, ["$Junk"]);
     writer.modseq(ModSeq(65402));
     writer.internal_date(date);
+    writer.save_date(None);
     writer.size(4286);
     writer.envelope(b"(NIL \"a)\" NIL)");
     writer.body(b"(\"TEXT\" \"PLAIN\" NIL NIL NIL \"7BIT\" 3028 92)");
@@ -258,7 +259,7 @@ fn fetch_responses_hold_streamed_octets() {
     writer.octets(BodyName::Rfc822, b"x");
     writer.finish();
     let expect: &[u8] = b"* 12 FETCH (UID 7 FLAGS (\\Seen \\Recent $Junk) MODSEQ (65402) \
-        INTERNALDATE \"17-Jul-1996 02:44:25 -0700\" RFC822.SIZE 4286 ENVELOPE (NIL \"a)\" NIL) \
+        INTERNALDATE \"17-Jul-1996 02:44:25 -0700\" SAVEDATE NIL RFC822.SIZE 4286 ENVELOPE (NIL \"a)\" NIL) \
         BODY (\"TEXT\" \"PLAIN\" NIL NIL NIL \"7BIT\" 3028 92) BODYSTRUCTURE ((\"TEXT\" \"PLAIN\") {2}\r\n)) \"MIXED\") \
         BODY[] {5}\r\nhe\r\nl BODY[1.HEADER.FIELDS (DATE \"a b\")]<10> {3}\r\na\x80b RFC822.TEXT \"\" RFC822.HEADER NIL RFC822 {1}\r\nx)\r\n";
     assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(expect));
@@ -272,6 +273,7 @@ fn fetch_responses_hold_streamed_octets() {
         FetchValue::Flags(vec!["\\Seen", "\\Recent", "$Junk"]),
         FetchValue::ModSeq(ModSeq(65402)),
         FetchValue::InternalDate(date),
+        FetchValue::SaveDate(None),
         FetchValue::Size(4286),
         FetchValue::Envelope(b"(NIL \"a)\" NIL)"),
         FetchValue::Body(b"(\"TEXT\" \"PLAIN\" NIL NIL NIL \"7BIT\" 3028 92)"),
