@@ -9,13 +9,13 @@
 //! Keys of an AND are tried in the order of their cost, each only on what the ones before left. A key over message
 //! octets reads each message once, however many BODY and TEXT keys stand side by side.
 
-use crate::accounts::Session;
+use crate::accounts::{Account, Accounts, Session};
 use crate::view::View;
 use culver_index::{FlagId, MailboxIndex, RoaringBitmap, Row};
 use culver_model::mime::{PartTable, covers};
 use culver_model::search::SearchKey;
 use culver_model::text::{Extract, HeaderSearch, Scope, Step, TextSearch, sent_date};
-use culver_model::{Date, InternalDate, SystemFlag, Uid, UidSet};
+use culver_model::{Date, Guid, InternalDate, SystemFlag, Uid, UidSet};
 use culver_shard as shard;
 use culver_storage::{Place, ReadError};
 use std::future::Future;
@@ -47,12 +47,13 @@ pub async fn search(
     key: &SearchKey,
     saved: &UidSet,
 ) -> Result<RoaringBitmap, SearchError> {
-    let search = Search { session, view, saved, now: shard::time::wall().0 };
+    let search = Search { saved, now: shard::time::wall().0, ..Search::of(session, view) };
     let within = search.with(|index| view.uids() & index.uids())?;
     search.eval(key, within).await
 }
 
-struct Search<'a> {
+/// A look at one mailbox that takes time.
+pub(crate) struct Search<'a> {
     session: &'a Session,
     view: &'a View,
     saved: &'a UidSet,
@@ -61,7 +62,29 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn with<T>(&self, look: impl FnOnce(&MailboxIndex) -> T) -> Result<T, SearchError> {
+    pub fn of(session: &'a Session, view: &'a View) -> Search<'a> {
+        static NOTHING: UidSet = UidSet::new();
+        Search { session, view, saved: &NOTHING, now: 0 }
+    }
+
+    pub fn mailbox(&self) -> Guid {
+        self.view.mailbox()
+    }
+
+    pub fn account(&self) -> &Account {
+        self.session.account()
+    }
+
+    pub fn accounts(&self) -> &Accounts {
+        self.session.accounts()
+    }
+
+    /// The header of a message whose kept lines are not all.
+    pub async fn header(&self, uid: Uid, place: &[u8; 32], octets: u64) -> Result<Vec<u8>, SearchError> {
+        self.read_again(uid, place, octets.min(HEADER_OCTETS_MAX)).await
+    }
+
+    pub fn with<T>(&self, look: impl FnOnce(&MailboxIndex) -> T) -> Result<T, SearchError> {
         let state = self.session.account().state();
         state.selectable(self.view.mailbox()).map(look).ok_or(SearchError::Deleted)
     }
@@ -209,7 +232,7 @@ impl<'a> Search<'a> {
                 None => false,
                 Some(Ok(hit)) => hit,
                 Some(Err((place, octets))) => {
-                    let header = self.read_again(uid, &place, octets.min(HEADER_OCTETS_MAX)).await?;
+                    let header = self.header(uid, &place, octets).await?;
                     matches(&header)
                 }
             };
@@ -286,7 +309,7 @@ fn saved_on(row: &Row<'_>) -> Date {
     }
 }
 
-fn header_octets(row: &Row<'_>) -> u64 {
+pub(crate) fn header_octets(row: &Row<'_>) -> u64 {
     PartTable::decode(row.parts()).map_or(HEADER_OCTETS_MAX, |table| {
         table.parts().first().map_or(HEADER_OCTETS_MAX, |root| root.header().end)
     })

@@ -164,6 +164,11 @@ impl Imap {
                 return Ok(());
             }
         };
+        if let Some(range) = fetch.partial {
+            // RFC 9394 §3.4: the range is taken first, and of that what changed.
+            let places = range.of(uids.len());
+            uids = uids.places(places);
+        }
         let enabled = self.server.state().enabled;
         let mut items = fetch.items.clone();
         // RFC 7162 §3.1: once it is enabled, MODSEQ in every FETCH that tells of flags.
