@@ -163,33 +163,6 @@ impl Columns {
     }
 }
 
-#[cfg(test)]
-impl Columns {
-    /// Of messages given by sent date, arrival, rank of the subject and whether it is a reply's, own message ID and references.
-    pub fn of(messages: &[(i64, i64, (u32, bool), u32, Vec<u32>)]) -> Columns {
-        let numbers = |number: fn(&(i64, i64, (u32, bool), u32, Vec<u32>)) -> i64| {
-            Rc::new(messages.iter().map(number).collect::<Vec<i64>>())
-        };
-        let ranks = messages.iter().map(|message| message.2.0 + 1).max().unwrap_or(1);
-        let mut links = LinkValues::default();
-        for (_, _, _, own, references) in messages {
-            links.own.push(*own);
-            links.list.extend(references);
-            links.ends.push(links.list.len() as u32);
-        }
-        let values = messages.iter().map(|message| message.2.0 | if message.2.1 { REPLY } else { 0 });
-        let strings = (Rc::new(values.collect()), Rc::new((0..ranks).collect()));
-        let link_numbers = links.own.iter().chain(&links.list).max().map_or(1, |most| *most as usize + 1);
-        Columns {
-            uids: Rc::new((1..=messages.len() as u32).collect()),
-            numbers: [(SortKey::Date, numbers(|m| m.0)), (SortKey::Arrival, numbers(|m| m.1))].into(),
-            strings: [(SortKey::Subject, strings)].into(),
-            links: Rc::new(links),
-            link_numbers,
-        }
-    }
-}
-
 /// The columns that `wanted` names, for all messages that the mailbox has now.
 pub async fn columns(search: &Search<'_>, wanted: &[Column]) -> Result<Columns, SearchError> {
     let digest = digest_of(search)?;
@@ -490,5 +463,32 @@ impl Used {
             }
         }
         going
+    }
+}
+
+#[cfg(test)]
+impl Columns {
+    /// Of messages given by sent date, arrival, rank of the subject and whether it is a reply's, own message ID and references.
+    pub fn of(messages: &[(i64, i64, (u32, bool), u32, Vec<u32>)]) -> Columns {
+        let numbers = |number: fn(&(i64, i64, (u32, bool), u32, Vec<u32>)) -> i64| {
+            Rc::new(messages.iter().map(number).collect::<Vec<i64>>())
+        };
+        let ranks = messages.iter().map(|message| message.2.0 + 1).max().unwrap_or(1);
+        let mut links = LinkValues::default();
+        for (_, _, _, own, references) in messages {
+            links.own.push(*own);
+            links.list.extend(references);
+            links.ends.push(links.list.len() as u32);
+        }
+        let values = messages.iter().map(|message| message.2.0 | if message.2.1 { REPLY } else { 0 });
+        let strings = (Rc::new(values.collect()), Rc::new((0..ranks).collect()));
+        let link_numbers = links.own.iter().chain(&links.list).max().map_or(1, |most| *most as usize + 1);
+        Columns {
+            uids: Rc::new((1..=messages.len() as u32).collect()),
+            numbers: [(SortKey::Date, numbers(|m| m.0)), (SortKey::Arrival, numbers(|m| m.1))].into(),
+            strings: [(SortKey::Subject, strings)].into(),
+            links: Rc::new(links),
+            link_numbers,
+        }
     }
 }

@@ -70,11 +70,10 @@ fn blob(text: &str) -> Option<&str> {
 
 /// subj-refwd.
 fn refwd(text: &str) -> Option<&str> {
-    let word = ["re", "fwd", "fw"].into_iter().find_map(|word| {
+    ["re", "fwd", "fw"].into_iter().find_map(|word| {
         let rest = cut_start(text, word)?.trim_start_matches(' ');
         blob(rest).unwrap_or(rest).strip_prefix(':')
-    });
-    word
+    })
 }
 
 fn cut_start<'t>(text: &'t str, ascii: &str) -> Option<&'t str> {
