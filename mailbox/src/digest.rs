@@ -97,11 +97,14 @@ impl LinkColumn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position(pub u32);
 
+/// The value of each message, and the rank of each value.
+type Ranked = (Rc<Vec<u32>>, Rc<Vec<u32>>);
+
 /// What a digest holds at one time.
 pub struct Columns {
     uids: Rc<Vec<u32>>,
     numbers: BTreeMap<SortKey, Rc<Vec<i64>>>,
-    strings: BTreeMap<SortKey, (Rc<Vec<u32>>, Rc<Vec<u32>>)>,
+    strings: BTreeMap<SortKey, Ranked>,
     links: Rc<LinkValues>,
     /// Numbers of message IDs are below.
     pub link_numbers: usize,
@@ -439,7 +442,7 @@ fn display(address: &FirstAddress) -> String {
     let decode = |octets: &Option<Vec<u8>>| octets.as_deref().map(|octets| Charset::UNKNOWN.decode(octets));
     match (decode(&address.mailbox), decode(&address.host)) {
         (Some(mailbox), Some(host)) => format!("{mailbox}@{host}"),
-        (Some(mailbox), None) => mailbox.into(),
+        (Some(mailbox), None) => mailbox,
         _ => String::new(),
     }
 }
@@ -466,13 +469,15 @@ impl Used {
     }
 }
 
+/// Sent date, arrival, rank of the subject and whether it is a reply's, own message ID (0: none), references.
+#[cfg(test)]
+pub type TestMessage = (i64, i64, (u32, bool), u32, Vec<u32>);
+
 #[cfg(test)]
 impl Columns {
-    /// Of messages given by sent date, arrival, rank of the subject and whether it is a reply's, own message ID and references.
-    pub fn of(messages: &[(i64, i64, (u32, bool), u32, Vec<u32>)]) -> Columns {
-        let numbers = |number: fn(&(i64, i64, (u32, bool), u32, Vec<u32>)) -> i64| {
-            Rc::new(messages.iter().map(number).collect::<Vec<i64>>())
-        };
+    pub fn of(messages: &[TestMessage]) -> Columns {
+        let numbers =
+            |number: fn(&TestMessage) -> i64| Rc::new(messages.iter().map(number).collect::<Vec<i64>>());
         let ranks = messages.iter().map(|message| message.2.0 + 1).max().unwrap_or(1);
         let mut links = LinkValues::default();
         for (_, _, _, own, references) in messages {

@@ -1,12 +1,10 @@
 //! THREAD against the RFC's steps written down once more, plainly: trees by value, and everything looked for anew.
 
 use super::*;
+use crate::digest::TestMessage as Message;
 use culver_shard::sim::{Sim, SimConfig};
 use quickcheck::quickcheck;
 use std::collections::BTreeMap;
-
-/// Sent date, arrival, subject and whether it is a reply's, own message ID (0: none), references.
-type Message = (i64, i64, (u32, bool), u32, Vec<u32>);
 
 #[derive(Clone, Debug)]
 struct Tree {
