@@ -258,7 +258,14 @@ pub fn mime(data: &[u8]) {
             let _ = mime::resolve(&table, &Section { part, text: text.clone() });
         }
     }
-    let _ = mime::decode_words(input);
+    let envelope = mime::EnvelopeFields::parse(&mime::envelope(&whole));
+    assert_eq!(envelope.subject, whole.envelope.subject, "what is sorted is not what is shown");
+    let subject = culver_model::text::plain_spaces(&mime::decode_words(input));
+    let base = culver_model::text::base_subject(&subject);
+    assert!(!base.text.starts_with(' ') && !base.text.ends_with(' '), "{base:?}");
+    culver_model::text::casemap(base.text, &mut Vec::new());
+    let _ = culver_model::text::Links::of(input);
+    let _ = culver_model::InternalDate::sent_seconds(input);
     let _ = mime::filter_header(input, &["subject"], true);
     let mut search = culver_model::text::TextSearch::new([(culver_model::text::Scope::Text, "x")]);
     search.search(&table, input);

@@ -12,6 +12,7 @@
 //! # Limits
 //! [`Limits`] has them.
 
+use crate::digest::{self, Digest};
 use crate::fault::{self, Fault};
 use crate::record::{Message, Record, StoreOp};
 use crate::state::{Applied, DELIVERIES_KEY, Refusal, State};
@@ -42,6 +43,8 @@ pub struct Limits {
     pub message_octets_max: u64,
     /// Octets of messages that the searches of a shard hold at a time; a larger message is searched alone.
     pub search_octets_max: usize,
+    /// Octets of digests that a shard keeps for SORT and THREAD.
+    pub digest_octets_max: usize,
 }
 
 impl Default for Limits {
@@ -51,6 +54,7 @@ impl Default for Limits {
             idle_age_max: Duration::from_secs(20),
             message_octets_max: 64 << 20,
             search_octets_max: 128 << 20,
+            digest_octets_max: 64 << 20,
         }
     }
 }
@@ -124,6 +128,7 @@ pub struct Accounts {
     storage: OnceCell<Storage>,
     limits: Limits,
     pub(crate) search_octets: Semaphore,
+    digests_used: RefCell<digest::Used>,
     open: RefCell<BTreeMap<AccountId, Rc<Account>>>,
     loading: RefCell<BTreeMap<AccountId, Rc<Notify>>>,
     /// Accounts in the order in which their last session left. Those that were used since are still in it.
@@ -212,6 +217,8 @@ pub struct Account {
     recent: RefCell<BTreeMap<Guid, u32>>,
     /// How often a mailbox's overlay was folded into a new base: rows then stand elsewhere.
     pub(crate) folds: Cell<u64>,
+    /// What SORT and THREAD compare, by mailbox.
+    pub(crate) digests: RefCell<BTreeMap<Guid, Rc<Digest>>>,
     /// Blocks given to a flush that is not known to be committed.
     pub(crate) flushing: RefCell<Option<crate::flush::Given>>,
 }
@@ -230,6 +237,7 @@ impl Accounts {
             storage: OnceCell::new(),
             search_octets: Semaphore::new(limits.search_octets_max),
             limits,
+            digests_used: RefCell::default(),
             open: RefCell::default(),
             loading: RefCell::default(),
             idle: RefCell::default(),
@@ -267,6 +275,18 @@ impl Accounts {
     /// Whether this shard answers for the account now. Of an account that lives on another shard it says nothing.
     pub fn standing(&self, id: &AccountId) -> Standing {
         self.storage().standing(self.storage().partition_of(id))
+    }
+
+    /// Keeps a digest that was used now, and drops those that there is no room for.
+    pub(crate) fn keep_digests(&self, used: &Rc<Digest>) {
+        let going = self.digests_used.borrow_mut().note(used, self.limits.digest_octets_max);
+        if going.is_empty() {
+            return;
+        }
+        for account in self.open.borrow().values() {
+            let goes = |digest: &Rc<Digest>| going.iter().any(|gone| Rc::ptr_eq(gone, digest));
+            account.digests.borrow_mut().retain(|_, digest| !goes(digest));
+        }
     }
 
     pub(crate) fn me(&self) -> Option<Rc<Accounts>> {
@@ -370,6 +390,7 @@ impl Accounts {
             dropped: Cell::new(false),
             recent: RefCell::new(recent),
             folds: Cell::new(0),
+            digests: RefCell::default(),
             flushing: RefCell::default(),
         });
         self.open.borrow_mut().insert(id.clone(), account.clone());

@@ -5,6 +5,7 @@
 
 pub mod accounts;
 pub mod arriving;
+mod digest;
 mod dump;
 pub mod fault;
 mod flush;
@@ -14,7 +15,10 @@ pub mod list;
 pub mod rebuild;
 pub mod record;
 pub mod search;
+pub mod sort;
 pub mod state;
+mod steps;
+pub mod thread;
 pub mod view;
 
 pub use accounts::{Account, Accounts, ChangeError, Late, Limits, OpenError, Session, Watch};

@@ -9,13 +9,13 @@
 //! Keys of an AND are tried in the order of their cost, each only on what the ones before left. A key over message
 //! octets reads each message once, however many BODY and TEXT keys stand side by side.
 
-use crate::accounts::Session;
+use crate::accounts::{Account, Accounts, Session};
 use crate::view::View;
 use culver_index::{FlagId, MailboxIndex, RoaringBitmap, Row};
 use culver_model::mime::{PartTable, covers};
 use culver_model::search::SearchKey;
 use culver_model::text::{Extract, HeaderSearch, Scope, Step, TextSearch, sent_date};
-use culver_model::{Date, SystemFlag, Uid, UidSet};
+use culver_model::{Date, Guid, InternalDate, SystemFlag, Uid, UidSet};
 use culver_shard as shard;
 use culver_storage::{Place, ReadError};
 use std::future::Future;
@@ -47,19 +47,44 @@ pub async fn search(
     key: &SearchKey,
     saved: &UidSet,
 ) -> Result<RoaringBitmap, SearchError> {
-    let search = Search { session, view, saved };
+    let search = Search { saved, now: shard::time::wall().0, ..Search::of(session, view) };
     let within = search.with(|index| view.uids() & index.uids())?;
     search.eval(key, within).await
 }
 
-struct Search<'a> {
+/// A look at one mailbox that takes time.
+pub(crate) struct Search<'a> {
     session: &'a Session,
     view: &'a View,
     saved: &'a UidSet,
+    /// Seconds since 1970, for OLDER and YOUNGER: one instant for the whole search.
+    now: i64,
 }
 
 impl<'a> Search<'a> {
-    fn with<T>(&self, look: impl FnOnce(&MailboxIndex) -> T) -> Result<T, SearchError> {
+    pub fn of(session: &'a Session, view: &'a View) -> Search<'a> {
+        static NOTHING: UidSet = UidSet::new();
+        Search { session, view, saved: &NOTHING, now: 0 }
+    }
+
+    pub fn mailbox(&self) -> Guid {
+        self.view.mailbox()
+    }
+
+    pub fn account(&self) -> &Account {
+        self.session.account()
+    }
+
+    pub fn accounts(&self) -> &Accounts {
+        self.session.accounts()
+    }
+
+    /// The header of a message whose kept lines are not all.
+    pub async fn header(&self, uid: Uid, place: &[u8; 32], octets: u64) -> Result<Vec<u8>, SearchError> {
+        self.read_again(uid, place, octets.min(HEADER_OCTETS_MAX)).await
+    }
+
+    pub fn with<T>(&self, look: impl FnOnce(&MailboxIndex) -> T) -> Result<T, SearchError> {
         let state = self.session.account().state();
         state.selectable(self.view.mailbox()).map(look).ok_or(SearchError::Deleted)
     }
@@ -102,6 +127,19 @@ impl<'a> Search<'a> {
                 SearchKey::Before(date) => self.rows(within, |row| row.internal_date().date() < *date).await,
                 SearchKey::On(date) => self.rows(within, |row| row.internal_date().date() == *date).await,
                 SearchKey::Since(date) => self.rows(within, |row| row.internal_date().date() >= *date).await,
+                SearchKey::Older(seconds) => {
+                    let target = self.now - i64::from(*seconds);
+                    self.rows(within, |row| row.internal_date().seconds <= target).await
+                }
+                SearchKey::Younger(seconds) => {
+                    let target = self.now - i64::from(*seconds);
+                    self.rows(within, |row| row.internal_date().seconds >= target).await
+                }
+                SearchKey::SavedBefore(date) => self.rows(within, |row| saved_on(row) < *date).await,
+                SearchKey::SavedOn(date) => self.rows(within, |row| saved_on(row) == *date).await,
+                SearchKey::SavedSince(date) => self.rows(within, |row| saved_on(row) >= *date).await,
+                // RFC 8514 §4.3: every mailbox here keeps save dates.
+                SearchKey::SaveDateSupported => Ok(within),
                 SearchKey::Larger(octets) => self.rows(within, |row| row.size() > *octets).await,
                 SearchKey::Smaller(octets) => self.rows(within, |row| row.size() < *octets).await,
                 SearchKey::ModSeq(modseq) => self.rows(within, |row| row.modseq() >= *modseq).await,
@@ -194,7 +232,7 @@ impl<'a> Search<'a> {
                 None => false,
                 Some(Ok(hit)) => hit,
                 Some(Err((place, octets))) => {
-                    let header = self.read_again(uid, &place, octets.min(HEADER_OCTETS_MAX)).await?;
+                    let header = self.header(uid, &place, octets).await?;
                     matches(&header)
                 }
             };
@@ -263,7 +301,15 @@ impl<'a> Search<'a> {
     }
 }
 
-fn header_octets(row: &Row<'_>) -> u64 {
+/// RFC 8514 §4.3: where a save date is not known, the internal date is taken.
+fn saved_on(row: &Row<'_>) -> Date {
+    match row.save_date() {
+        0 => row.internal_date().date(),
+        seconds => InternalDate { seconds, zone_minutes: 0 }.date(),
+    }
+}
+
+pub(crate) fn header_octets(row: &Row<'_>) -> u64 {
     PartTable::decode(row.parts()).map_or(HEADER_OCTETS_MAX, |table| {
         table.parts().first().map_or(HEADER_OCTETS_MAX, |root| root.header().end)
     })
@@ -294,6 +340,8 @@ fn cost(key: &SearchKey) -> u8 {
         SearchKey::Or(left, right) => cost(left).max(cost(right)),
         SearchKey::Not(key) => cost(key),
         SearchKey::Before(_) | SearchKey::On(_) | SearchKey::Since(_) => 1,
+        SearchKey::Older(_) | SearchKey::Younger(_) => 1,
+        SearchKey::SavedBefore(_) | SearchKey::SavedOn(_) | SearchKey::SavedSince(_) => 1,
         SearchKey::Larger(_) | SearchKey::Smaller(_) | SearchKey::ModSeq(_) => 1,
         SearchKey::SentBefore(_) | SearchKey::SentOn(_) | SearchKey::SentSince(_) => 2,
         SearchKey::Header { field, .. } if covers(&[field.as_str()]) => 2,

@@ -80,6 +80,21 @@ impl InternalDate {
         InternalDate::from_parts(Date::parse(date)?, hour?, minute?, second?, zone_minutes(zone)?)
     }
 
+    /// The sent date of SORT and THREAD, in seconds since 1970: as [`InternalDate::parse_header`]; a time that is invalid is
+    /// 00:00:00.
+    // RFC 5256 §2.2: "If the time is also invalid, the time SHOULD be treated as 00:00:00".
+    pub fn sent_seconds(value: &[u8]) -> Option<i64> {
+        if let Some(date) = InternalDate::parse_header(value) {
+            return Some(date.seconds);
+        }
+        let words = header_words(value)?;
+        let from = words.iter().position(|word| word.first().is_some_and(u8::is_ascii_digit))?;
+        // Day, month and year are one word or three.
+        let octets = if words[from].contains(&b'-') { 1 } else { 3 };
+        let day = words.get(from..from + octets)?.join(&b' ');
+        InternalDate::parse_header(&day).map(|date| date.seconds)
+    }
+
     /// From the value of a Date header (RFC 5322 §3.3), with the obsolete forms of §4.3 and what is met in practice:
     /// comments anywhere, two-digit years, zone names, no weekday, no seconds, no zone (then UTC).
     pub fn parse_header(value: &[u8]) -> Option<InternalDate> {
@@ -397,6 +412,19 @@ mod tests {
         }
         Date(i32::MIN).civil();
         Date(i32::MAX).civil();
+    }
+
+    #[test]
+    fn sent_dates_without_a_valid_time_are_midnight() {
+        let midnight = InternalDate::parse(b"21-Nov-1997 00:00:00 +0000").unwrap().seconds;
+        for text in ["Fri, 21 Nov 1997 25:00:00 +0100", "21-Nov-97 noon", "Fri, 21 Nov 1997"] {
+            assert_eq!(InternalDate::sent_seconds(text.as_bytes()), Some(midnight), "{text}");
+        }
+        let west = InternalDate::sent_seconds(b"31 Dec 2000 16:01:33 -0800");
+        assert_eq!(west, InternalDate::sent_seconds(b"1 Jan 2001 00:01:33 +0000"));
+        for text in ["", "99 Nov 1997 00:00:00 +0000", "yesterday at 9"] {
+            assert_eq!(InternalDate::sent_seconds(text.as_bytes()), None, "{text}");
+        }
     }
 
     #[test]

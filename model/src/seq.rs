@@ -123,6 +123,23 @@ impl UidSet {
         self.ranges().flatten()
     }
 
+    /// Those at these places, counted from 0 in ascending order.
+    pub fn places(&self, places: std::ops::Range<u64>) -> UidSet {
+        let mut before = 0;
+        let mut there = UidSet::new();
+        for range in self.ranges() {
+            let (first, last) = (*range.start(), *range.end());
+            let numbers = u64::from(last - first) + 1;
+            let from = places.start.saturating_sub(before).min(numbers);
+            let to = places.end.saturating_sub(before).min(numbers);
+            if from < to {
+                there.insert_range(first + from as u32..=first + (to - 1) as u32);
+            }
+            before += numbers;
+        }
+        there
+    }
+
     pub fn contains(&self, number: u32) -> bool {
         let after = self.ranges.partition_point(|(first, _)| *first <= number);
         after > 0 && self.ranges[after - 1].1 >= number

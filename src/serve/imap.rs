@@ -606,6 +606,8 @@ impl Imap {
             Command::Expunge => self.expunge(tag, None).await,
             Command::UidExpunge(set) => self.expunge(tag, Some(set)).await,
             Command::Search(search) => self.search(tag, &search, pipelined).await?,
+            Command::Sort(sort) => self.sort(tag, &sort, pipelined).await?,
+            Command::Thread(thread) => self.thread(tag, &thread, pipelined).await?,
             Command::Fetch(fetch) => self.fetch(tag, &fetch, pipelined).await?,
             Command::Store(store) => self.store(tag, &store, pipelined).await?,
             Command::Copy { uid, set, mailbox } => {

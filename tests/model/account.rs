@@ -73,6 +73,11 @@ impl Content {
     }
 }
 
+/// Of each content its place by sent date in UTC, by sender, by subject.
+pub const CONTENT_ORDERS: [[u32; 3]; 6] = [[3, 0, 0], [2, 1, 2], [0, 0, 4], [5, 2, 3], [4, 1, 0], [1, 2, 1]];
+/// Of each of [`DATES`] its place in UTC.
+pub const DATE_ORDER: [u32; 4] = [1, 2, 0, 3];
+
 /// INTERNALDATEs, as `yyyymmdd` in their own zone (RFC 3501 §6.4.4: SINCE and BEFORE ignore the zone) and as written.
 pub const DATES: [(u32, &str); 4] = [
     (20240105, "05-Jan-2024 23:30:00 +0200"),

@@ -153,6 +153,17 @@ pub enum Act {
         key: Key,
         returns: Option<Returns>,
     },
+    Sort {
+        uid: bool,
+        key: Key,
+        /// Places in [`CRITERIA`], and whether reversed.
+        criteria: Vec<(usize, bool)>,
+    },
+    /// By ORDEREDSUBJECT.
+    Thread {
+        uid: bool,
+        key: Key,
+    },
     Reconnect {
         logout: bool,
     },
@@ -224,6 +235,9 @@ fn key(random: &mut Random, depth: usize) -> Key {
     }
 }
 
+/// What messages are sorted by.
+pub const CRITERIA: [&str; 5] = ["ARRIVAL", "DATE", "FROM", "SIZE", "SUBJECT"];
+
 fn returns(random: &mut Random) -> Returns {
     let bits = random.draw();
     let bit = |at: u32| bits >> at & 1 == 1;
@@ -291,7 +305,15 @@ fn act(random: &mut Random) -> Act {
             peek: !random.one_in(3),
             partial: maybe(random, 2, |random| (random.below(150) as u32, 1 + random.below(150) as u32)),
         },
-        88..98 => {
+        88 | 89 => Act::Sort {
+            uid: random.one_in(2),
+            key: key(random, 2),
+            criteria: (0..1 + random.below(3))
+                .map(|_| (random.below(CRITERIA.len()), random.one_in(2)))
+                .collect(),
+        },
+        90 => Act::Thread { uid: random.one_in(2), key: key(random, 2) },
+        91..98 => {
             Act::Search { uid: random.one_in(2), key: key(random, 3), returns: maybe(random, 2, returns) }
         }
         _ => Act::Reconnect { logout: random.one_in(2) },
@@ -317,6 +339,8 @@ fn any(random: &mut Random, session: usize, sessions: usize) -> Act {
                     | Act::Store { .. }
                     | Act::Fetch { .. }
                     | Act::Search { .. }
+                    | Act::Sort { .. }
+                    | Act::Thread { .. }
                     | Act::List(_)
                     | Act::Copy { remove: false, .. }
                     | Act::Status(..)

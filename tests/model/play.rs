@@ -256,6 +256,8 @@ impl World {
                 | Act::Fetch { .. }
                 | Act::Body { .. }
                 | Act::Search { .. }
+                | Act::Sort { .. }
+                | Act::Thread { .. }
         );
         if needs_mailbox && self.sessions[at].selected.is_none() {
             return self.select(at, "INBOX", false, false, Some(Known::Nothing));
@@ -306,6 +308,8 @@ impl World {
             Act::Fetch { .. } => self.fetch(at, act),
             Act::Body { uid, set, peek, partial } => self.body(at, *uid, set, *peek, *partial),
             Act::Search { uid, key, returns } => self.search(at, *uid, key, *returns),
+            Act::Sort { uid, key, criteria } => self.sort(at, *uid, key, criteria),
+            Act::Thread { uid, key } => self.thread(at, *uid, key),
             Act::Reconnect { logout } => self.reconnect(at, *logout),
             Act::Followed(act) => {
                 self.sessions[at].wire.followed = true;
@@ -450,7 +454,11 @@ fn without_modseq(act: &Act) -> Option<Act> {
             *items &= !4;
             *changed_since = None;
         }
-        Act::Search { key, .. } if search::mentions_modseq(key) => *key = Key::All,
+        Act::Search { key, .. } | Act::Sort { key, .. } | Act::Thread { key, .. }
+            if search::mentions_modseq(key) =>
+        {
+            *key = Key::All;
+        }
         _ => return None,
     }
     Some(act)

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use culver_proto::imap::Status;
 use culver_proto::imap::client::{FetchValue, Response};
-use culver_proto::imap::encode::StatusValues;
+use culver_proto::imap::encode::{StatusValues, ThreadStep};
 
 use crate::account::{Account, CONTENTS, DATES, Flags, Mailbox};
 use crate::wire::{Answer, Wire, response};
@@ -94,6 +94,8 @@ pub struct Gathered {
     pub recent: Option<u32>,
     pub search: Option<(BTreeSet<u32>, Option<u64>)>,
     pub esearch: Option<Found>,
+    pub sort: Option<(Vec<u32>, Option<u64>)>,
+    pub thread: Option<Vec<ThreadStep>>,
     /// LIST and LSUB: name, attributes in lower case.
     pub listed: Vec<(String, BTreeSet<String>)>,
     pub status: Vec<(String, StatusValues)>,
@@ -208,6 +210,16 @@ impl Session {
                 gathered.search = Some((numbers, modseq.map(|modseq| modseq.get())));
                 return Ok(());
             }
+            Response::Sort { numbers, modseq } => {
+                check!(gathered.sort.is_none(), "SORT twice");
+                gathered.sort = Some((numbers, modseq.map(|modseq| modseq.get())));
+                return Ok(());
+            }
+            Response::Thread(steps) => {
+                check!(gathered.thread.is_none(), "THREAD twice");
+                gathered.thread = Some(steps);
+                return Ok(());
+            }
             Response::Esearch(data) => {
                 check!(gathered.esearch.is_none(), "ESEARCH twice");
                 gathered.esearch = Some(Found {
@@ -216,7 +228,7 @@ impl Session {
                     min: data.min,
                     max: data.max,
                     count: data.count,
-                    all: data.all.map(|all| all.iter().collect()),
+                    all: data.all.map(|all| all.resolve(0).iter().collect()),
                     modseq: data.modseq.map(|modseq| modseq.get()),
                 });
                 return Ok(());

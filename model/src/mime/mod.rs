@@ -18,6 +18,7 @@
 pub mod address;
 pub mod charset;
 pub mod chosen;
+pub mod envelope;
 pub mod headers;
 pub mod param;
 pub mod scan;
@@ -29,6 +30,7 @@ pub mod words;
 
 pub use address::{Address, parse_addresses};
 pub use chosen::{CHOSEN_HEADERS, covers};
+pub use envelope::{EnvelopeFields, FirstAddress};
 pub use headers::{Field, fields, filter_header, unfold};
 pub use param::{ContentType, Disposition, Param};
 pub use scan::Scanner;

@@ -73,3 +73,13 @@ fn sequence_sets() {
     assert_eq!(SequenceSet::parse(many.as_bytes()), None);
     assert!(SequenceSet::parse(&many.as_bytes()[2..]).is_some());
 }
+
+#[test]
+fn places_count_across_ranges() {
+    let set: UidSet = [2..=4, 7..=7, 10..=12].into_iter().collect();
+    for (places, there) in
+        [(0..0, ""), (0..2, "2:3"), (2..5, "4,7,10"), (4..99, "10:12"), (7..9, ""), (0..7, "2:4,7,10:12")]
+    {
+        assert_eq!(set.places(places.clone()).to_string(), there, "{places:?}");
+    }
+}

@@ -32,13 +32,19 @@
 //! # RFC
 //! RFC 3501 §6.4.4, RFC 5051, RFC 5255 §4.
 
+mod casemap;
 mod extract;
 mod fold;
 mod html;
+pub mod message_id;
+mod subject;
 
 pub use crate::mime::charset::Charset;
+pub use casemap::casemap;
 pub use extract::{Event, Extract, Place, Step};
 pub use fold::{Folder, fold};
+pub use message_id::Links;
+pub use subject::{BaseSubject, base_subject, plain_spaces};
 
 use crate::Date;
 use crate::InternalDate;

@@ -6,7 +6,7 @@ use crate::sasl::MECHANISMS;
 /// Advertised in every stage.
 const ALWAYS: [&str; 5] = ["IMAP4rev1", "LITERAL+", "ID", "ENABLE", "IDLE"];
 /// Advertised once logged in.
-const AFTER_LOGIN: [&str; 14] = [
+const AFTER_LOGIN: [&str; 23] = [
     "NAMESPACE",
     "UIDPLUS",
     "MOVE",
@@ -21,11 +21,20 @@ const AFTER_LOGIN: [&str; 14] = [
     "LIST-EXTENDED",
     "LIST-STATUS",
     "APPENDLIMIT",
+    "WITHIN",
+    "SAVEDATE",
+    "SORT",
+    "SORT=DISPLAY",
+    "ESORT",
+    "THREAD=ORDEREDSUBJECT",
+    "THREAD=REFERENCES",
+    "THREAD=REFS",
+    "PARTIAL",
 ];
 
 /// Extensions that are not advertised. IMAP4rev1 is, always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mask(u32);
+pub struct Mask(u64);
 
 impl Mask {
     /// From names, in any case, separated by spaces. `Err` holds the first name that is none of ours.
@@ -46,7 +55,9 @@ impl Mask {
         let implied = match AFTER_LOGIN.get(place.wrapping_sub(ALWAYS.len())) {
             // RFC 7162 §3.2.3: QRESYNC stands on CONDSTORE; RFC 5182 §2.1: SEARCHRES on ESEARCH.
             Some(&"QRESYNC") => hidden("CONDSTORE"),
-            Some(&"SEARCHRES") => hidden("ESEARCH"),
+            Some(&"SEARCHRES" | &"PARTIAL") => hidden("ESEARCH"),
+            // RFC 5957, RFC 5267 §3.
+            Some(&"SORT=DISPLAY" | &"ESORT") => hidden("SORT"),
             Some(&"LIST-STATUS") => hidden("LIST-EXTENDED"),
             _ => None,
         };
@@ -142,7 +153,8 @@ mod tests {
         let mask = Mask::parse("condstore ESEARCH idle").unwrap();
         let list = capabilities(&state, &Offer { mask, literal_minus: true, ..offer() });
         let expect = "IMAP4rev1 LITERAL- ID ENABLE NAMESPACE UIDPLUS MOVE UNSELECT CHILDREN SPECIAL-USE \
-                      STATUS=SIZE LIST-EXTENDED LIST-STATUS APPENDLIMIT=1000";
+                      STATUS=SIZE LIST-EXTENDED LIST-STATUS APPENDLIMIT=1000 WITHIN SAVEDATE \
+                      SORT SORT=DISPLAY ESORT THREAD=ORDEREDSUBJECT THREAD=REFERENCES THREAD=REFS";
         assert_eq!(list, expect);
         assert_eq!(Mask::parse("XYZZY"), Err("XYZZY".to_owned()));
         assert!(Mask::parse("IMAP4rev1").is_err());

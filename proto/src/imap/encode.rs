@@ -9,6 +9,12 @@
 //! # RFC
 //! RFC 3501 §7.2 to §7.4, §9; RFC 4466 §2.6.2, §2.7 (ESEARCH, STATUS); RFC 5258 §6; RFC 7162 §7.
 
+mod search;
+
+pub use search::{
+    Esearch, Results, ThreadStep, ThreadWriter, esearch, search, search_end, sort_begin, sort_numbers,
+};
+
 use culver_model::mime::{Section, SectionText};
 use culver_model::{InternalDate, MailboxName, ModSeq, SystemFlag, Uid, UidSet};
 
@@ -267,66 +273,6 @@ pub fn status(out: &mut Vec<u8>, name: &MailboxName, values: &StatusValues) {
     line(out, ")");
 }
 
-/// `modseq`: the highest of those found, where the search mentions MODSEQ (RFC 7162 §3.1.5).
-pub fn search(out: &mut Vec<u8>, numbers: impl IntoIterator<Item = u32>, modseq: Option<ModSeq>) {
-    out.extend_from_slice(b"* SEARCH");
-    let mut found = false;
-    for value in numbers {
-        found = true;
-        out.push(b' ');
-        number(out, u64::from(value));
-    }
-    if let Some(modseq) = modseq.filter(|_| found) {
-        out.extend_from_slice(b" (MODSEQ ");
-        number(out, modseq.get());
-        out.push(b')');
-    }
-    out.extend_from_slice(b"\r\n");
-}
-
-/// An ESEARCH response (RFC 4466 §2.6.2, RFC 4731 §3.1).
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Esearch<'a> {
-    pub tag: &'a str,
-    pub uid: bool,
-    /// `None` where nothing was found, or it was not asked for.
-    pub min: Option<u32>,
-    pub max: Option<u32>,
-    /// Left out where it is empty.
-    pub all: Option<&'a UidSet>,
-    pub count: Option<u64>,
-    /// RFC 4731 §3.2, RFC 7162 §3.1.10.
-    pub modseq: Option<ModSeq>,
-}
-
-pub fn esearch(out: &mut Vec<u8>, result: &Esearch<'_>) {
-    out.extend_from_slice(b"* ESEARCH (TAG ");
-    string(out, result.tag.as_bytes());
-    out.push(b')');
-    if result.uid {
-        out.extend_from_slice(b" UID");
-    }
-    let mut item = |name: &str, value: Option<u64>| {
-        if let Some(value) = value {
-            out.extend_from_slice(name.as_bytes());
-            number(out, value);
-        }
-    };
-    item(" MIN ", result.min.map(u64::from));
-    item(" MAX ", result.max.map(u64::from));
-    item(" COUNT ", result.count);
-    // RFC 4731 §3.1: no ALL where nothing matches.
-    if let Some(all) = result.all.filter(|all| !all.is_empty()) {
-        out.extend_from_slice(b" ALL ");
-        set(out, all);
-    }
-    if let Some(modseq) = result.modseq {
-        out.extend_from_slice(b" MODSEQ ");
-        number(out, modseq.get());
-    }
-    out.extend_from_slice(b"\r\n");
-}
-
 fn flag_list<'k>(out: &mut Vec<u8>, system: u8, recent: bool, keywords: impl IntoIterator<Item = &'k str>) {
     out.push(b'(');
     let from = out.len();
@@ -437,6 +383,18 @@ impl<'o> FetchWriter<'o> {
         self.item("INTERNALDATE \"");
         self.out.extend_from_slice(&date.wire());
         self.out.push(b'"');
+    }
+
+    /// `None`: not known.
+    pub fn save_date(&mut self, date: Option<InternalDate>) {
+        match date {
+            Some(date) => {
+                self.item("SAVEDATE \"");
+                self.out.extend_from_slice(&date.wire());
+                self.out.push(b'"');
+            }
+            None => self.item("SAVEDATE NIL"),
+        }
     }
 
     pub fn size(&mut self, octets: u64) {

@@ -7,7 +7,7 @@ use super::{Imap, User};
 use culver_index::Row;
 use culver_mailbox::View;
 use culver_model::mime::{PartTable, Section, SectionText, covers, filter_header, resolve};
-use culver_model::{Keyword, Uid, UidSet};
+use culver_model::{InternalDate, Keyword, Uid, UidSet};
 use culver_proto::imap::command::{Fetch, FetchItems, FetchSection};
 use culver_proto::imap::encode::{self, BodyName, FetchWriter};
 use culver_proto::imap::{Code, Reason, Refusal, Status, response};
@@ -52,6 +52,10 @@ fn write_row(writer: &mut FetchWriter<'_>, view: &View, row: &Row<'_>, items: &F
     if items.internal_date {
         writer.internal_date(row.internal_date());
     }
+    if items.save_date {
+        let seconds = Some(row.save_date()).filter(|seconds| *seconds != 0);
+        writer.save_date(seconds.map(|seconds| InternalDate { seconds, zone_minutes: 0 }));
+    }
     if items.size {
         writer.size(row.size());
     }
@@ -78,6 +82,7 @@ fn of_rows(items: &FetchItems) -> bool {
         || items.flags
         || items.modseq
         || items.internal_date
+        || items.save_date
         || items.size
         || items.envelope
         || items.body
@@ -159,6 +164,11 @@ impl Imap {
                 return Ok(());
             }
         };
+        if let Some(range) = fetch.partial {
+            // RFC 9394 §3.4: the range is taken first, and of that what changed.
+            let places = range.of(uids.len());
+            uids = uids.places(places);
+        }
         let enabled = self.server.state().enabled;
         let mut items = fetch.items.clone();
         // RFC 7162 §3.1: once it is enabled, MODSEQ in every FETCH that tells of flags.

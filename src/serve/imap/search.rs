@@ -1,91 +1,269 @@
-//! SEARCH, ESEARCH and the saved result.
+//! SEARCH, SORT and THREAD, their extended answers, and the saved result.
 
 use super::{Imap, User};
+use culver_mailbox::View;
 use culver_mailbox::search::SearchError;
+use culver_mailbox::thread::Step;
+use culver_model::search::{PartialRange, SearchKey};
 use culver_model::{ModSeq, Uid, UidSet};
-use culver_proto::imap::command::Search;
-use culver_proto::imap::encode::{self, Esearch};
+use culver_proto::imap::command::{Search, SearchReturn, Sort, Thread, mentions_modseq};
+use culver_proto::imap::encode::{self, Esearch, Results, ThreadStep, ThreadWriter};
 use culver_proto::imap::{Reason, Status, response};
+use culver_shard as shard;
 use std::io;
+
+/// Numbers worked on between two looks at whether the client reads, and at the clock.
+const NUMBERS_STEP: usize = 4096;
+
+/// What was found, in the order in which it is answered.
+struct Answer<'a> {
+    tag: &'a str,
+    uid: bool,
+    returns: SearchReturn,
+    /// UIDs, ascending.
+    found: &'a [u32],
+    /// The same in the order of the answer, and with each the number that is answered.
+    uids: &'a [u32],
+    numbers: &'a [u32],
+    /// In the order of a SORT, which a sequence set must keep.
+    sorted: bool,
+    modseq: bool,
+}
 
 impl Imap {
     pub(super) async fn search(&mut self, tag: &str, search: &Search, pipelined: bool) -> io::Result<()> {
-        // What was answered so far must not wait for a long search.
-        self.flush().await?;
-        let Some(User { session, selected: Some(selected), saved, .. }) = &self.user else { return Ok(()) };
-        let found = culver_mailbox::search::search(session, &selected.view, &search.key, saved).await;
-        let save = search.returns.is_some_and(|returns| returns.save);
-        let Some(user) = &mut self.user else { return Ok(()) };
-        let found = match found {
-            Ok(found) => found,
-            Err(error) => {
-                // RFC 5182 §2.1: a search that fails empties the saved result.
-                if save {
-                    user.saved = UidSet::new();
-                }
-                if let Some(away) = self.away().await {
-                    away.write_imap(tag, &mut self.out);
-                    return Ok(());
-                }
-                let reason = match error {
-                    SearchError::Deleted => Reason::NoSuchMailbox,
-                    SearchError::Read(error) => {
-                        tracing::error!(session = %self.peer.id, %error, "a search cannot read");
-                        Reason::Unavailable
-                    }
-                };
-                reason.write(tag, &mut self.out);
-                return Ok(());
-            }
-        };
-        let Some(selected) = &user.selected else { return Ok(()) };
-        // RFC 5182 §2.4, RFC 4731 §3.2: with MIN and MAX alone, what is saved and whose MODSEQ is told is what they
-        // return.
-        let ends =
-            search.returns.filter(|returns| (returns.min || returns.max) && !returns.all && !returns.count);
-        let named: UidSet = match ends {
-            Some(returns) => {
-                let min = found.min().filter(|_| returns.min);
-                let max = found.max().filter(|_| returns.max);
-                min.into_iter().chain(max).collect()
-            }
-            None => found.iter().collect(),
-        };
-        let modseq = search.mentions_modseq().then(|| {
-            let state = user.session.account().state();
-            let index = state.selectable(selected.view.mailbox())?;
-            named.iter().filter_map(|uid| index.get(Uid::new(uid)?)).map(|row| row.modseq()).max()
-        });
-        let modseq: Option<ModSeq> = modseq.flatten();
-        let number = |uid: u32| {
-            if search.uid { Some(uid) } else { Uid::new(uid).and_then(|uid| selected.view.sequence_of(uid)) }
-        };
+        let Some(found) = self.find(tag, &search.key, search.returns).await? else { return Ok(()) };
+        let numbers = self.numbers(&found, search.uid).await;
+        let modseq = mentions_modseq(&search.key);
         match search.returns {
-            None => encode::search(&mut self.out, found.iter().filter_map(number), modseq),
+            None => {
+                let modseq = self.highest_modseq(&found, modseq).await;
+                encode::search(&mut self.out, numbers.iter().copied(), modseq);
+            }
             Some(returns) => {
-                let all: UidSet = match returns.all {
-                    true => found.iter().filter_map(number).collect(),
-                    false => UidSet::new(),
-                };
-                if returns.save {
-                    user.saved = named;
-                }
-                if returns.min || returns.max || returns.all || returns.count {
-                    let result = Esearch {
-                        tag,
-                        uid: search.uid,
-                        min: found.min().filter(|_| returns.min).and_then(number),
-                        max: found.max().filter(|_| returns.max).and_then(number),
-                        all: returns.all.then_some(&all),
-                        count: returns.count.then(|| found.len()),
-                        modseq: modseq.filter(|_| !found.is_empty()),
-                    };
-                    encode::esearch(&mut self.out, &result);
-                }
+                let (found, uids, numbers) = (&found, &found, &numbers);
+                self.answer(Answer {
+                    tag,
+                    uid: search.uid,
+                    returns,
+                    found,
+                    uids,
+                    numbers,
+                    sorted: false,
+                    modseq,
+                })
+                .await;
             }
         }
         self.sync(search.uid && !pipelined);
         response::tagged(&mut self.out, tag, Status::Ok, None, "Searched");
         Ok(())
     }
+
+    pub(super) async fn sort(&mut self, tag: &str, sort: &Sort, pipelined: bool) -> io::Result<()> {
+        let Some(found) = self.find(tag, &sort.key, sort.returns).await? else { return Ok(()) };
+        let by_uid = self.numbers(&found, sort.uid).await;
+        let Some(User { session, selected: Some(selected), .. }) = &self.user else { return Ok(()) };
+        let order = culver_mailbox::sort::sort(session, &selected.view, &found, &sort.criteria).await;
+        let order = match order {
+            Ok(order) => order,
+            Err(error) => return self.failed(tag, error, sort.returns).await,
+        };
+        let (mut uids, mut numbers) = (Vec::with_capacity(order.len()), Vec::with_capacity(order.len()));
+        for step in order.chunks(NUMBERS_STEP) {
+            uids.extend(step.iter().map(|at| found[*at as usize]));
+            numbers.extend(step.iter().map(|at| by_uid[*at as usize]));
+            shard::yield_if_needed().await;
+        }
+        let modseq = mentions_modseq(&sort.key);
+        match sort.returns {
+            None => {
+                // RFC 7162 §3.1.5: the MODSEQ of SORT is that of SEARCH.
+                let modseq = self.highest_modseq(&uids, modseq).await;
+                encode::sort_begin(&mut self.out);
+                for step in numbers.chunks(NUMBERS_STEP) {
+                    encode::sort_numbers(&mut self.out, step.iter().copied());
+                    self.flush_full().await?;
+                    shard::yield_if_needed().await;
+                }
+                encode::search_end(&mut self.out, modseq);
+            }
+            Some(returns) => {
+                let (found, uids, numbers) = (&found, &uids, &numbers);
+                self.answer(Answer {
+                    tag,
+                    uid: sort.uid,
+                    returns,
+                    found,
+                    uids,
+                    numbers,
+                    sorted: true,
+                    modseq,
+                })
+                .await;
+            }
+        }
+        // RFC 5256 §3: EXPUNGE is not permitted while SORT is answered, and is with UID SORT.
+        self.sync(sort.uid && !pipelined);
+        response::tagged(&mut self.out, tag, Status::Ok, None, "Sorted");
+        Ok(())
+    }
+
+    pub(super) async fn thread(&mut self, tag: &str, thread: &Thread, pipelined: bool) -> io::Result<()> {
+        let Some(found) = self.find(tag, &thread.key, None).await? else { return Ok(()) };
+        let numbers = self.numbers(&found, thread.uid).await;
+        let Some(User { session, selected: Some(selected), .. }) = &self.user else { return Ok(()) };
+        let steps = culver_mailbox::thread::thread(session, &selected.view, &found, thread.algorithm).await;
+        let steps = match steps {
+            Ok(steps) => steps,
+            Err(error) => return self.failed(tag, error, None).await,
+        };
+        let mut writer = ThreadWriter::default();
+        for steps in steps.chunks(NUMBERS_STEP) {
+            for step in steps {
+                let step = match step {
+                    Step::Open => ThreadStep::Open,
+                    Step::Close => ThreadStep::Close,
+                    Step::Message(at) => ThreadStep::Number(numbers[*at as usize]),
+                };
+                writer.push(&mut self.out, step);
+            }
+            self.flush_full().await?;
+            shard::yield_if_needed().await;
+        }
+        writer.end(&mut self.out);
+        // RFC 5256 §3: as with SORT.
+        self.sync(thread.uid && !pipelined);
+        response::tagged(&mut self.out, tag, Status::Ok, None, "Threaded");
+        Ok(())
+    }
+
+    /// The UIDs that match, ascending. `None`: the client has its answer already.
+    async fn find(
+        &mut self,
+        tag: &str,
+        key: &SearchKey,
+        returns: Option<SearchReturn>,
+    ) -> io::Result<Option<Vec<u32>>> {
+        // What was answered so far must not wait for a long search.
+        self.flush().await?;
+        let Some(User { session, selected: Some(selected), saved, .. }) = &self.user else { return Ok(None) };
+        match culver_mailbox::search::search(session, &selected.view, key, saved).await {
+            Ok(found) => Ok(Some(found.iter().collect())),
+            Err(error) => self.failed(tag, error, returns).await.map(|()| None),
+        }
+    }
+
+    async fn failed(
+        &mut self,
+        tag: &str,
+        error: SearchError,
+        returns: Option<SearchReturn>,
+    ) -> io::Result<()> {
+        // RFC 5182 §2.1: a search that fails empties the saved result.
+        if let Some(user) = self.user.as_mut().filter(|_| returns.is_some_and(|returns| returns.save)) {
+            user.saved = UidSet::new();
+        }
+        if let Some(away) = self.away().await {
+            away.write_imap(tag, &mut self.out);
+            return Ok(());
+        }
+        let reason = match error {
+            SearchError::Deleted => Reason::NoSuchMailbox,
+            SearchError::Read(error) => {
+                tracing::error!(session = %self.peer.id, %error, "a search cannot read");
+                Reason::Unavailable
+            }
+        };
+        reason.write(tag, &mut self.out);
+        Ok(())
+    }
+
+    /// What is answered for each of `uids`, which ascend: they themselves, or their sequence numbers.
+    async fn numbers(&self, uids: &[u32], uid: bool) -> Vec<u32> {
+        let view = self.user.as_ref().and_then(|user| user.selected.as_ref()).map(|selected| &selected.view);
+        let Some(view) = view.filter(|_| !uid) else { return uids.to_vec() };
+        let mut numbers = Vec::with_capacity(uids.len());
+        let mut in_view = (1..).zip(view.uids());
+        // Of few, each is counted; of many, all that lie between are passed over.
+        let few = uids.len() < view.len() as usize / 64;
+        for step in uids.chunks(NUMBERS_STEP) {
+            match few {
+                true => numbers.extend(step.iter().filter_map(|uid| sequence_of(view, *uid))),
+                false => numbers.extend(
+                    step.iter().filter_map(|uid| in_view.find(|(_, have)| have == uid).map(|found| found.0)),
+                ),
+            }
+            shard::yield_if_needed().await;
+        }
+        numbers
+    }
+
+    /// The highest MODSEQ of `uids`, where it is asked for.
+    async fn highest_modseq(&self, uids: &[u32], asked: bool) -> Option<ModSeq> {
+        let user = self.user.as_ref().filter(|_| asked)?;
+        let mailbox = user.selected.as_ref()?.view.mailbox();
+        let mut highest = None;
+        for step in uids.chunks(NUMBERS_STEP) {
+            {
+                let state = user.session.account().state();
+                let index = state.selectable(mailbox)?;
+                let rows = step.iter().filter_map(|uid| index.get(Uid::new(*uid)?));
+                highest = highest.max(rows.map(|row| row.modseq()).max());
+            }
+            shard::yield_if_needed().await;
+        }
+        highest
+    }
+
+    /// ESEARCH, and what is saved.
+    async fn answer(&mut self, answer: Answer<'_>) {
+        let Answer { tag, uid, returns, found, uids, numbers, sorted, modseq } = answer;
+        let SearchReturn { min, max, all, count, save, partial } = returns;
+        let place = |range: PartialRange| {
+            let places = range.of(numbers.len() as u64);
+            places.start as usize..places.end as usize
+        };
+        // RFC 5182 §2.4, RFC 4731 §3.2, RFC 9394 §3.2: with MIN, MAX and PARTIAL, and neither ALL nor COUNT, what is saved
+        // and whose MODSEQ is told is what they return.
+        let named: Vec<u32> = match (min || max || partial.is_some()) && !all && !count {
+            true => {
+                let ends = [uids.first().filter(|_| min), uids.last().filter(|_| max)];
+                let partial = partial.map_or(&uids[..0], |range| &uids[place(range)]);
+                let mut named: Vec<u32> = ends.into_iter().flatten().chain(partial).copied().collect();
+                named.sort_unstable();
+                named
+            }
+            false => found.to_vec(),
+        };
+        let modseq = self.highest_modseq(&named, modseq).await;
+        if save && let Some(user) = &mut self.user {
+            user.saved = named.into_iter().collect();
+        }
+        if !returns.answers() {
+            return;
+        }
+        let listed = match (all, partial) {
+            (true, _) => numbers,
+            (false, Some(range)) => &numbers[place(range)],
+            (false, None) => &numbers[..0],
+        };
+        let set = if sorted { UidSet::new() } else { listed.iter().copied().collect() };
+        let results = if sorted { Results::Sorted(listed) } else { Results::Set(&set) };
+        let result = Esearch {
+            tag,
+            uid,
+            min: numbers.first().copied().filter(|_| min),
+            max: numbers.last().copied().filter(|_| max),
+            all: all.then_some(results),
+            partial: partial.map(|range| (range, results)),
+            count: count.then_some(numbers.len() as u64),
+            modseq,
+        };
+        encode::esearch(&mut self.out, &result);
+    }
+}
+
+fn sequence_of(view: &View, uid: u32) -> Option<u32> {
+    Uid::new(uid).and_then(|uid| view.sequence_of(uid))
 }

@@ -1,10 +1,12 @@
 //! SEARCH: what must be found, from the words and dates of the model alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use culver_proto::imap::encode::ThreadStep;
 
 use super::{Numbers, Played, Set, World, ok, set};
-use crate::account::{CONTENTS, DATES};
-use crate::op::{FLAGS, Key, Pick, Returns, SEARCH_DATES, WORDS};
+use crate::account::{CONTENT_ORDERS, CONTENTS, DATE_ORDER, DATES};
+use crate::op::{CRITERIA, FLAGS, Key, Pick, Returns, SEARCH_DATES, WORDS};
 use crate::session::{Found, check};
 
 impl World {
@@ -84,6 +86,89 @@ impl World {
             modseq: expected_modseq,
         };
         check!(gathered.esearch.as_ref() == Some(&expected), "{:?}, not {expected:?}", gathered.esearch);
+        Ok(())
+    }
+
+    /// The UIDs that match, ascending, and the number that is answered for each.
+    fn found(&self, at: usize, uid: bool, key: &Key) -> Vec<(u32, u32)> {
+        let (_, selected, mailbox) = self.session(at);
+        let view = selected.view.iter().copied().filter(|uid| mailbox.messages.contains_key(uid));
+        let found = view.filter(|given| self.matches(at, key, *given));
+        let number =
+            |given: u32| if uid { given } else { selected.sequence_of(given).expect("found in view") };
+        found.map(|given| (given, number(given))).collect()
+    }
+
+    /// The place of a message under a criterion.
+    fn order(&self, at: usize, given: u32, criterion: &str) -> u32 {
+        let (_, _, mailbox) = self.session(at);
+        let message = &mailbox.messages[&given];
+        let [sent, from, subject] = CONTENT_ORDERS[message.content];
+        match criterion {
+            "ARRIVAL" => DATE_ORDER[message.date],
+            "DATE" => sent,
+            "FROM" => from,
+            "SIZE" => CONTENTS[message.content].octets().len() as u32,
+            _ => subject,
+        }
+    }
+
+    pub(super) fn sort(&mut self, at: usize, uid: bool, key: &Key, criteria: &[(usize, bool)]) -> Played {
+        let mut found = self.found(at, uid, key);
+        found.sort_by_key(|(given, _)| {
+            let order = criteria.iter().map(|(criterion, reverse)| {
+                let order = self.order(at, *given, CRITERIA[*criterion]);
+                if *reverse { u32::MAX - order } else { order }
+            });
+            (order.collect::<Vec<u32>>(), *given)
+        });
+        let modseq = mentions_modseq(key);
+        let (_, _, mailbox) = self.session(at);
+        let highest = found.iter().filter_map(|(given, _)| mailbox.messages[given].modseq).max();
+        let numbers: Vec<u32> = found.iter().map(|(_, number)| *number).collect();
+        let expected = (numbers, highest.filter(|_| modseq));
+        let words: Vec<String> = criteria
+            .iter()
+            .map(|(at, reverse)| format!("{}{}", if *reverse { "REVERSE " } else { "" }, CRITERIA[*at]))
+            .collect();
+        let (prefix, key) = (if uid { "UID " } else { "" }, self.key_text(at, key));
+        let command = format!("{prefix}SORT ({}) UTF-8 {key}", words.join(" "));
+        let answer = self.sessions[at].wire.command(command.as_bytes())?;
+        self.sessions[at].enable_condstore(&self.account, modseq);
+        ok(&answer)?;
+        let gathered = self.absorb(at, &answer, uid)?;
+        check!(gathered.sort.as_ref() == Some(&expected), "{:?}, not {expected:?}", gathered.sort);
+        Ok(())
+    }
+
+    pub(super) fn thread(&mut self, at: usize, uid: bool, key: &Key) -> Played {
+        let mut threads: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
+        for (given, number) in self.found(at, uid, key) {
+            let sent = self.order(at, given, "DATE");
+            threads.entry(self.order(at, given, "SUBJECT")).or_default().push((sent, number));
+        }
+        let mut threads: Vec<Vec<(u32, u32)>> = threads.into_values().collect();
+        threads.iter_mut().for_each(|thread| thread.sort_unstable());
+        threads.sort_unstable();
+        let mut expected = Vec::new();
+        for thread in threads {
+            expected.push(ThreadStep::Open);
+            for (place, (_, number)) in thread.iter().enumerate() {
+                let nested = place > 0 && thread.len() > 2;
+                expected.extend(nested.then_some(ThreadStep::Open));
+                expected.push(ThreadStep::Number(*number));
+                expected.extend(nested.then_some(ThreadStep::Close));
+            }
+            expected.push(ThreadStep::Close);
+        }
+        let modseq = mentions_modseq(key);
+        let (prefix, key) = (if uid { "UID " } else { "" }, self.key_text(at, key));
+        let command = format!("{prefix}THREAD ORDEREDSUBJECT UTF-8 {key}");
+        let answer = self.sessions[at].wire.command(command.as_bytes())?;
+        self.sessions[at].enable_condstore(&self.account, modseq);
+        ok(&answer)?;
+        let gathered = self.absorb(at, &answer, uid)?;
+        check!(gathered.thread.as_ref() == Some(&expected), "{:?}, not {expected:?}", gathered.thread);
         Ok(())
     }
 

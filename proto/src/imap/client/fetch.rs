@@ -17,6 +17,8 @@ pub enum FetchValue<'a> {
     Flags(Vec<&'a str>),
     ModSeq(ModSeq),
     InternalDate(InternalDate),
+    /// RFC 8514 §4.2.
+    SaveDate(Option<InternalDate>),
     Size(u64),
     /// Unparsed, with its parentheses; so are the two below.
     Envelope(&'a [u8]),
@@ -74,6 +76,10 @@ fn value<'a>(cursor: &mut Cursor<'a>) -> Parsed<FetchValue<'a>> {
             let text = cursor.string("a date-time")?;
             FetchValue::InternalDate(InternalDate::parse(&text).ok_or(Refusal::Expected("a date-time"))?)
         }
+        "SAVEDATE" => FetchValue::SaveDate(match cursor.nstring("a date-time")? {
+            Some(text) => Some(InternalDate::parse(&text).ok_or(Refusal::Expected("a date-time"))?),
+            None => None,
+        }),
         "RFC822.SIZE" => FetchValue::Size(cursor.number()?),
         "ENVELOPE" => FetchValue::Envelope(skip(cursor)?),
         "BODY" => FetchValue::Body(skip(cursor)?),

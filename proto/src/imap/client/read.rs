@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 
+use culver_model::search::PartialRange;
 use culver_model::{ModSeq, SequenceSet, UidSet, UidValidity};
 
+use super::super::command::partial_range;
 use super::super::cursor::{Cursor, Parsed};
-use super::super::encode::StatusValues;
+use super::super::encode::{StatusValues, ThreadStep};
 use super::super::literal::{announced, without_end};
 use super::super::response::Status;
 use super::super::text::Refusal;
@@ -61,6 +63,12 @@ pub enum Response<'a> {
         numbers: Vec<u32>,
         modseq: Option<ModSeq>,
     },
+    /// In the order of the response.
+    Sort {
+        numbers: Vec<u32>,
+        modseq: Option<ModSeq>,
+    },
+    Thread(Vec<ThreadStep>),
     Esearch(EsearchData<'a>),
     List(ListData<'a>),
     /// The name as on the wire.
@@ -119,7 +127,10 @@ pub struct EsearchData<'a> {
     pub min: Option<u32>,
     pub max: Option<u32>,
     pub count: Option<u64>,
-    pub all: Option<UidSet>,
+    /// In the order in which they stand: SORT's is its own.
+    pub all: Option<SequenceSet>,
+    /// RFC 9394 §3.1. No set: NIL.
+    pub partial: Option<(PartialRange, Option<SequenceSet>)>,
     pub modseq: Option<ModSeq>,
 }
 
@@ -231,7 +242,13 @@ fn response(line: &[u8]) -> Parsed<Response<'_>> {
         }
         Ok(Response::Vanished { earlier, uids: uids(&mut cursor)? })
     } else if cursor.eat_word("SEARCH") {
-        search(&mut cursor)
+        let (numbers, modseq) = search(&mut cursor)?;
+        Ok(Response::Search { numbers, modseq })
+    } else if cursor.eat_word("SORT") {
+        let (numbers, modseq) = search(&mut cursor)?;
+        Ok(Response::Sort { numbers, modseq })
+    } else if cursor.eat_word("THREAD") {
+        thread(&mut cursor).map(Response::Thread)
     } else if cursor.eat_word("ESEARCH") {
         esearch(&mut cursor).map(Response::Esearch)
     } else if cursor.eat_word("LIST") {
@@ -298,7 +315,7 @@ fn condition<'a>(cursor: &mut Cursor<'a>, tag: Option<&'a str>, status: Status) 
     Ok(Response::Status { tag, status, code, text: String::from_utf8_lossy(cursor.rest()) })
 }
 
-fn search<'a>(cursor: &mut Cursor<'a>) -> Parsed<Response<'a>> {
+fn search(cursor: &mut Cursor<'_>) -> Parsed<(Vec<u32>, Option<ModSeq>)> {
     let (mut numbers, mut modseq) = (Vec::new(), None);
     while cursor.eat(b' ') {
         match cursor.peek() {
@@ -315,7 +332,32 @@ fn search<'a>(cursor: &mut Cursor<'a>) -> Parsed<Response<'a>> {
         }
     }
     cursor.end()?;
-    Ok(Response::Search { numbers, modseq })
+    Ok((numbers, modseq))
+}
+
+/// RFC 5256 §4. Depth costs nothing: parentheses are steps.
+fn thread(cursor: &mut Cursor<'_>) -> Parsed<Vec<ThreadStep>> {
+    let (mut steps, mut depth) = (Vec::new(), 0usize);
+    while let Some(octet) = cursor.peek() {
+        match octet {
+            b' ' => {
+                cursor.eat(b' ');
+            }
+            b'(' => {
+                cursor.eat(b'(');
+                depth += 1;
+                steps.push(ThreadStep::Open);
+            }
+            b')' if depth > 0 => {
+                cursor.eat(b')');
+                depth -= 1;
+                steps.push(ThreadStep::Close);
+            }
+            _ if depth > 0 => steps.push(ThreadStep::Number(cursor.nz_number32()?)),
+            _ => return Err(Refusal::Expected("a thread")),
+        }
+    }
+    if depth == 0 { Ok(steps) } else { Err(Refusal::Expected("the end of a thread")) }
 }
 
 fn esearch<'a>(cursor: &mut Cursor<'a>) -> Parsed<EsearchData<'a>> {
@@ -342,7 +384,15 @@ fn esearch<'a>(cursor: &mut Cursor<'a>) -> Parsed<EsearchData<'a>> {
             "MAX" => data.max = Some(cursor.nz_number32()?),
             "COUNT" => data.count = Some(cursor.number()?),
             "MODSEQ" => data.modseq = Some(cursor.modseq()?),
-            "ALL" => data.all = Some(uids(cursor)?),
+            "ALL" => data.all = Some(cursor.known_set()?),
+            "PARTIAL" => {
+                cursor.expect(b'(', "an opening parenthesis")?;
+                let range = partial_range(cursor)?;
+                cursor.space()?;
+                let found = if cursor.eat_word("NIL") { None } else { Some(cursor.known_set()?) };
+                cursor.expect(b')', "a closing parenthesis")?;
+                data.partial = Some((range, found));
+            }
             _ => return Err(Refusal::Expected("a kind of result that exists")),
         }
     }

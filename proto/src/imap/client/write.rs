@@ -3,7 +3,7 @@
 //! # Invariants
 //! What is written here, [`super::super::Server`] reads back as the same [`Command`].
 
-use culver_model::search::SearchKey;
+use culver_model::search::{SearchKey, SortCriterion};
 use culver_model::{FlagSet, InternalDate, MailboxName};
 
 use super::super::command::*;
@@ -161,6 +161,17 @@ impl Wire {
                 self.set(set);
             }
             Command::Search(search) => self.search(search),
+            Command::Sort(sort) => {
+                self.returns(sort.returns.as_ref());
+                let criteria: Vec<String> = sort.criteria.iter().map(criterion).collect();
+                self.text(&format!(" ({})", criteria.join(" ")));
+                self.charset_and_key(&sort.key);
+            }
+            Command::Thread(thread) => {
+                self.text(" ");
+                self.text(thread.algorithm.name());
+                self.charset_and_key(&thread.key);
+            }
             Command::Fetch(fetch) => self.fetch(fetch),
             Command::Store(store) => self.store(store),
             Command::Copy { set, mailbox, .. } | Command::Move { set, mailbox, .. } => {
@@ -263,6 +274,7 @@ impl Wire {
             (items.flags, "FLAGS"),
             (items.modseq, "MODSEQ"),
             (items.internal_date, "INTERNALDATE"),
+            (items.save_date, "SAVEDATE"),
             (items.size, "RFC822.SIZE"),
             (items.envelope, "ENVELOPE"),
             (items.body, "BODY"),
@@ -283,8 +295,12 @@ impl Wire {
             }
         }
         self.text(")");
-        if let Some(since) = fetch.changed_since {
-            self.text(&format!(" (CHANGEDSINCE {since}{})", if fetch.vanished { " VANISHED" } else { "" }));
+        let mut modifiers = Vec::new();
+        modifiers.extend(fetch.partial.map(|range| format!("PARTIAL {range}")));
+        modifiers.extend(fetch.changed_since.map(|since| format!("CHANGEDSINCE {since}")));
+        modifiers.extend(fetch.vanished.then(|| "VANISHED".to_owned()));
+        if !modifiers.is_empty() {
+            self.text(&format!(" ({})", modifiers.join(" ")));
         }
     }
 
@@ -303,22 +319,37 @@ impl Wire {
         self.text(&format!(" ({})", store.flags));
     }
 
+    fn returns(&mut self, returns: Option<&SearchReturn>) {
+        let Some(returns) = returns else { return };
+        let partial = returns.partial.map_or(String::new(), |range| format!("PARTIAL {range}"));
+        self.text(" RETURN ");
+        self.options(&[
+            (returns.min, "MIN"),
+            (returns.max, "MAX"),
+            (returns.all, "ALL"),
+            (returns.count, "COUNT"),
+            (returns.partial.is_some(), &partial),
+            (returns.save, "SAVE"),
+        ]);
+    }
+
+    /// RFC 5256 §5 `search-criteria`.
+    fn charset_and_key(&mut self, key: &SearchKey) {
+        self.text(if is_ascii(key) { " US-ASCII" } else { " UTF-8" });
+        self.top(key);
+    }
+
     fn search(&mut self, search: &Search) {
-        if let Some(returns) = &search.returns {
-            self.text(" RETURN ");
-            self.options(&[
-                (returns.min, "MIN"),
-                (returns.max, "MAX"),
-                (returns.all, "ALL"),
-                (returns.count, "COUNT"),
-                (returns.save, "SAVE"),
-            ]);
-        }
+        self.returns(search.returns.as_ref());
         if !is_ascii(&search.key) {
             self.text(" CHARSET UTF-8");
         }
+        self.top(&search.key);
+    }
+
+    fn top(&mut self, key: &SearchKey) {
         self.text(" ");
-        match &search.key {
+        match key {
             // At the top, keys stand side by side.
             SearchKey::And(keys) if keys.len() > 1 => self.keys(keys),
             key => self.key(key),
@@ -375,6 +406,12 @@ impl Wire {
             SearchKey::SentBefore(date) => self.with("SENTBEFORE", date),
             SearchKey::SentOn(date) => self.with("SENTON", date),
             SearchKey::SentSince(date) => self.with("SENTSINCE", date),
+            SearchKey::Older(seconds) => self.with("OLDER", seconds),
+            SearchKey::Younger(seconds) => self.with("YOUNGER", seconds),
+            SearchKey::SavedBefore(date) => self.with("SAVEDBEFORE", date),
+            SearchKey::SavedOn(date) => self.with("SAVEDON", date),
+            SearchKey::SavedSince(date) => self.with("SAVEDSINCE", date),
+            SearchKey::SaveDateSupported => self.text("SAVEDATESUPPORTED"),
             SearchKey::Larger(octets) => self.with("LARGER", octets),
             SearchKey::Smaller(octets) => self.with("SMALLER", octets),
             SearchKey::Header { field, value } => {
@@ -387,6 +424,10 @@ impl Wire {
             SearchKey::ModSeq(modseq) => self.with("MODSEQ", modseq),
         }
     }
+}
+
+fn criterion(criterion: &SortCriterion) -> String {
+    format!("{}{}", if criterion.reverse { "REVERSE " } else { "" }, criterion.key.name())
 }
 
 fn is_ascii(key: &SearchKey) -> bool {

@@ -1,4 +1,4 @@
-//! FETCH: items, sections, partials, modifiers (RFC 3501 §6.4.5, RFC 7162 §3.1.4, §3.2.6).
+//! FETCH: items, sections, partials, modifiers (RFC 3501 §6.4.5, RFC 7162 §3.1.4, §3.2.6, RFC 9394 §3.3).
 
 use culver_model::mime::SectionText;
 
@@ -22,17 +22,20 @@ pub(super) fn fetch(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Fetch> {
     } else if !macros(cursor, &mut items) {
         item(cursor, &mut items)?;
     }
-    let mut fetch = Fetch { uid, set, items, changed_since: None, vanished: false };
+    let mut fetch = Fetch { uid, set, items, changed_since: None, vanished: false, partial: None };
     if cursor.eat(b' ') {
         cursor.list(|cursor| {
             if fetch.changed_since.is_none() && cursor.eat_word("CHANGEDSINCE") {
                 cursor.space()?;
                 // RFC 7162 §7 asks for 1 or more; 0 is what clients without a state send, and means all.
                 fetch.changed_since = Some(cursor.modseq()?);
+            } else if fetch.partial.is_none() && cursor.eat_word("PARTIAL") {
+                cursor.space()?;
+                fetch.partial = Some(search::partial_range(cursor)?);
             } else if cursor.eat_word("VANISHED") {
                 fetch.vanished = true;
             } else {
-                return Err(Refusal::Expected("CHANGEDSINCE or VANISHED"));
+                return Err(Refusal::Expected("CHANGEDSINCE, VANISHED or PARTIAL"));
             }
             Ok(())
         })?;
@@ -40,6 +43,10 @@ pub(super) fn fetch(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Fetch> {
     // RFC 7162 §3.2.6: VANISHED goes with UID FETCH and CHANGEDSINCE only.
     if fetch.vanished && !(uid && fetch.changed_since.is_some()) {
         return Err(Refusal::Expected("UID FETCH with CHANGEDSINCE for VANISHED"));
+    }
+    // RFC 9394 §3.3: the modifier is one of UID FETCH.
+    if fetch.partial.is_some() && !uid {
+        return Err(Refusal::Expected("UID FETCH for PARTIAL"));
     }
     // RFC 7162 §3.1.4.1: CHANGEDSINCE implies the MODSEQ item.
     fetch.items.modseq |= fetch.changed_since.is_some();
@@ -85,6 +92,8 @@ fn item(cursor: &mut Cursor<'_>, items: &mut FetchItems) -> Parsed<()> {
         &mut items.envelope
     } else if is("INTERNALDATE") {
         &mut items.internal_date
+    } else if is("SAVEDATE") {
+        &mut items.save_date
     } else if is("BODYSTRUCTURE") {
         &mut items.body_structure
     } else if is("RFC822") {

@@ -14,7 +14,7 @@ use std::fmt;
 
 use culver_model::mime::Section;
 use culver_model::name::{ListPattern, NameError};
-use culver_model::search::SearchKey;
+use culver_model::search::{PartialRange, SearchKey, SortCriterion, ThreadAlgorithm};
 use culver_model::{FlagSet, InternalDate, MailboxName, ModSeq, SequenceSet, UidValidity};
 
 use super::state::Stage;
@@ -22,6 +22,7 @@ use crate::sasl::Secret;
 
 pub(super) use fetch::section;
 pub(super) use parse::{Head, append, head, request};
+pub(super) use search::partial_range;
 
 /// The one command that the framer knows.
 pub(super) const NAME_APPEND: parse::Name = parse::Name::Append;
@@ -106,6 +107,8 @@ pub enum Command<'a> {
     /// UID EXPUNGE (RFC 4315 §2.1).
     UidExpunge(MessageSet),
     Search(Search),
+    Sort(Sort),
+    Thread(Thread),
     Fetch(Fetch),
     Store(Store),
     Copy {
@@ -131,6 +134,7 @@ impl Command<'_> {
             }
             Command::Check | Command::Close | Command::Unselect | Command::Expunge => Stage::Selected,
             Command::UidExpunge(_) | Command::Search(_) | Command::Fetch(_) => Stage::Selected,
+            Command::Sort(_) | Command::Thread(_) => Stage::Selected,
             Command::Store(_) | Command::Copy { .. } | Command::Move { .. } => Stage::Selected,
             _ => Stage::Authenticated,
         }
@@ -141,6 +145,8 @@ impl Command<'_> {
         match self {
             Command::UidExpunge(_) => true,
             Command::Search(search) => search.uid,
+            Command::Sort(sort) => sort.uid,
+            Command::Thread(thread) => thread.uid,
             Command::Fetch(fetch) => fetch.uid,
             Command::Store(store) => store.uid,
             Command::Copy { uid, .. } | Command::Move { uid, .. } => *uid,
@@ -160,7 +166,9 @@ impl Command<'_> {
             Command::List(list) => list.returns.status.is_some_and(|items| items.highest_modseq),
             Command::Fetch(fetch) => fetch.items.modseq || fetch.changed_since.is_some(),
             Command::Store(store) => store.unchanged_since.is_some(),
-            Command::Search(search) => search.mentions_modseq(),
+            Command::Search(Search { key, .. })
+            | Command::Sort(Sort { key, .. })
+            | Command::Thread(Thread { key, .. }) => mentions_modseq(key),
             Command::Enable(enable) => enable.condstore || enable.qresync,
             _ => false,
         }
@@ -196,6 +204,10 @@ impl Command<'_> {
             Command::UidExpunge(_) => "UID EXPUNGE",
             Command::Search(search) if search.uid => "UID SEARCH",
             Command::Search(_) => "SEARCH",
+            Command::Sort(sort) if sort.uid => "UID SORT",
+            Command::Sort(_) => "SORT",
+            Command::Thread(thread) if thread.uid => "UID THREAD",
+            Command::Thread(_) => "THREAD",
             Command::Fetch(fetch) if fetch.uid => "UID FETCH",
             Command::Fetch(_) => "FETCH",
             Command::Store(store) if store.uid => "UID STORE",
@@ -309,7 +321,26 @@ pub struct Search {
     pub key: SearchKey,
 }
 
-/// RFC 4731 §3.1, RFC 5182 §2.1. `RETURN ()` is `RETURN (ALL)`; with SAVE alone nothing is returned.
+/// SORT and UID SORT (RFC 5256 §3), with the return options of RFC 5267 §3.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sort {
+    pub uid: bool,
+    /// `None`: answered with `* SORT`; else with `* ESEARCH`.
+    pub returns: Option<SearchReturn>,
+    /// At least one.
+    pub criteria: Vec<SortCriterion>,
+    pub key: SearchKey,
+}
+
+/// THREAD and UID THREAD (RFC 5256 §3).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Thread {
+    pub uid: bool,
+    pub algorithm: ThreadAlgorithm,
+    pub key: SearchKey,
+}
+
+/// RFC 4731 §3.1, RFC 5182 §2.1, RFC 9394 §3.1. `RETURN ()` is `RETURN (ALL)`; with SAVE alone nothing is returned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SearchReturn {
     pub min: bool,
@@ -317,21 +348,25 @@ pub struct SearchReturn {
     pub all: bool,
     pub count: bool,
     pub save: bool,
+    /// Never beside `all`.
+    pub partial: Option<PartialRange>,
 }
 
-impl Search {
-    /// RFC 7162 §3.1.5: the answer then carries a MODSEQ.
-    pub fn mentions_modseq(&self) -> bool {
-        fn mentions(key: &SearchKey) -> bool {
-            match key {
-                SearchKey::ModSeq(_) => true,
-                SearchKey::And(keys) => keys.iter().any(mentions),
-                SearchKey::Or(left, right) => mentions(left) || mentions(right),
-                SearchKey::Not(key) => mentions(key),
-                _ => false,
-            }
-        }
-        mentions(&self.key)
+impl SearchReturn {
+    /// Whether an answer is asked for: SAVE alone has none.
+    pub fn answers(&self) -> bool {
+        self.min || self.max || self.all || self.count || self.partial.is_some()
+    }
+}
+
+/// RFC 7162 §3.1.5: the answer of SEARCH or SORT then carries a MODSEQ.
+pub fn mentions_modseq(key: &SearchKey) -> bool {
+    match key {
+        SearchKey::ModSeq(_) => true,
+        SearchKey::And(keys) => keys.iter().any(mentions_modseq),
+        SearchKey::Or(left, right) => mentions_modseq(left) || mentions_modseq(right),
+        SearchKey::Not(key) => mentions_modseq(key),
+        _ => false,
     }
 }
 
@@ -344,6 +379,8 @@ pub struct Fetch {
     pub changed_since: Option<ModSeq>,
     /// Only with `uid` and `changed_since` (RFC 7162 §3.2.6).
     pub vanished: bool,
+    /// Only with `uid` (RFC 9394 §3.3).
+    pub partial: Option<PartialRange>,
 }
 
 /// What FETCH asks. `uid` is set by UID FETCH, `modseq` by CHANGEDSINCE.
@@ -353,6 +390,8 @@ pub struct FetchItems {
     pub flags: bool,
     pub modseq: bool,
     pub internal_date: bool,
+    /// RFC 8514 §4.2.
+    pub save_date: bool,
     pub size: bool,
     pub envelope: bool,
     /// `BODY` without a section: BODYSTRUCTURE without extension data.

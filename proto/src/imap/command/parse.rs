@@ -53,14 +53,20 @@ pub(in super::super) enum Name {
     UidStore,
     UidCopy,
     UidMove,
+    Sort,
+    UidSort,
+    Thread,
+    UidThread,
 }
 
-const NAMES: [(&str, Name); 30] = [
+const NAMES: [(&str, Name); 32] = [
     ("FETCH", Name::Fetch),
     ("NOOP", Name::Noop),
     ("IDLE", Name::Idle),
     ("STORE", Name::Store),
     ("SEARCH", Name::Search),
+    ("SORT", Name::Sort),
+    ("THREAD", Name::Thread),
     ("SELECT", Name::Select),
     ("EXAMINE", Name::Examine),
     ("STATUS", Name::Status),
@@ -88,10 +94,12 @@ const NAMES: [(&str, Name); 30] = [
     ("STARTTLS", Name::StartTls),
 ];
 
-const UID_NAMES: [(&str, Name); 6] = [
+const UID_NAMES: [(&str, Name); 8] = [
     ("FETCH", Name::UidFetch),
     ("STORE", Name::UidStore),
     ("SEARCH", Name::UidSearch),
+    ("SORT", Name::UidSort),
+    ("THREAD", Name::UidThread),
     ("COPY", Name::UidCopy),
     ("MOVE", Name::UidMove),
     ("EXPUNGE", Name::UidExpunge),
@@ -189,6 +197,8 @@ fn arguments_of<'a>(name: Name, cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> 
         Name::Id => id(cursor)?,
         Name::UidExpunge => Command::UidExpunge(cursor.message_set()?),
         Name::Search | Name::UidSearch => Command::Search(search::search(cursor, name == Name::UidSearch)?),
+        Name::Sort | Name::UidSort => Command::Sort(search::sort(cursor, name == Name::UidSort)?),
+        Name::Thread | Name::UidThread => Command::Thread(search::thread(cursor, name == Name::UidThread)?),
         Name::Fetch | Name::UidFetch => Command::Fetch(fetch::fetch(cursor, name == Name::UidFetch)?),
         Name::Store | Name::UidStore => Command::Store(store(cursor, name == Name::UidStore)?),
         Name::Copy | Name::UidCopy | Name::Move | Name::UidMove => {

@@ -1,9 +1,10 @@
-//! SEARCH: return options, charset, keys (RFC 3501 §6.4.4, RFC 4466 §2.6, RFC 4731, RFC 5182, RFC 7162 §3.1.5).
+//! SEARCH, SORT and THREAD: return options, criteria, charset, keys (RFC 3501 §6.4.4, RFC 5256 §5, RFC 5267 §5, RFC 5957 §5, RFC 9394 §4, RFC 4466 §2.6, RFC 4731, RFC 5032, RFC 5182,
+//! RFC 7162 §3.1.5, RFC 8514).
 //!
 //! # Limits
 //! `SEARCH_DEPTH_MAX` nested NOT, OR and parentheses, `SEARCH_KEYS_MAX` keys.
 
-use culver_model::search::{SEARCH_DEPTH_MAX, SEARCH_KEYS_MAX};
+use culver_model::search::{SEARCH_DEPTH_MAX, SEARCH_KEYS_MAX, SORT_CRITERIA_MAX, SortKey};
 use culver_model::text::Charset;
 use culver_model::{Date, Keyword, SystemFlag};
 
@@ -27,41 +28,89 @@ struct Keys {
 }
 
 pub(super) fn search(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Search> {
-    let mut returns = None;
-    if cursor.eat_word("RETURN") {
-        cursor.space()?;
-        returns = Some(return_options(cursor)?);
-        cursor.space()?;
-    }
-    let mut keys = Keys { strings: Strings::Unnamed, depth: 0, count: 0 };
+    let returns = returns(cursor)?;
+    let mut strings = Strings::Unnamed;
     if cursor.eat_word("CHARSET") {
         cursor.space()?;
-        let name = cursor.astring("a charset")?;
-        keys.strings = if name.eq_ignore_ascii_case(b"UTF-8") || name.eq_ignore_ascii_case(b"UTF8") {
-            Strings::Utf8
-        } else if name.eq_ignore_ascii_case(b"US-ASCII") || name.eq_ignore_ascii_case(b"ASCII") {
-            Strings::Ascii
-        } else {
-            // RFC 3501 §6.4.4: what is not known is NO, never guessed.
-            match Charset::of(&name) {
-                Charset::UNKNOWN => {
-                    let save = returns.is_some_and(|returns: SearchReturn| returns.save);
-                    return Err(Refusal::BadCharset { save });
-                }
-                charset => Strings::Other(charset),
-            }
-        };
-        cursor.space()?;
+        strings = charset(cursor, returns)?;
     }
-    let mut key = keys.key(cursor)?;
-    if cursor.peek() == Some(b' ') {
-        let mut all = vec![key];
-        while cursor.eat(b' ') {
-            all.push(keys.key(cursor)?);
+    Ok(Search { uid, returns, key: all_keys(cursor, strings)? })
+}
+
+/// RFC 5256 §5: the charset is mandatory, and named without a word before it.
+pub(super) fn sort(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Sort> {
+    let returns = returns(cursor)?;
+    let mut criteria = Vec::new();
+    cursor.list(|cursor| {
+        if criteria.len() == SORT_CRITERIA_MAX {
+            return Err(Refusal::TooMany("sort criteria"));
         }
-        key = SearchKey::And(all);
+        let reverse = cursor.eat_word("REVERSE");
+        if reverse {
+            cursor.space()?;
+        }
+        let key = SortKey::ALL.into_iter().find(|key| cursor.eat_word(key.name()));
+        criteria.push(SortCriterion { key: key.ok_or(CRITERION)?, reverse });
+        Ok(())
+    })?;
+    if criteria.is_empty() {
+        return Err(CRITERION);
     }
-    Ok(Search { uid, returns, key })
+    cursor.space()?;
+    let strings = charset(cursor, returns)?;
+    Ok(Sort { uid, returns, criteria, key: all_keys(cursor, strings)? })
+}
+
+const CRITERION: Refusal = Refusal::Expected("a sort criterion that exists");
+
+pub(super) fn thread(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Thread> {
+    let algorithm = ThreadAlgorithm::ALL.into_iter().find(|algorithm| cursor.eat_word(algorithm.name()));
+    let algorithm = algorithm.ok_or(Refusal::Expected("a threading algorithm that exists"))?;
+    cursor.space()?;
+    let strings = charset(cursor, None)?;
+    Ok(Thread { uid, algorithm, key: all_keys(cursor, strings)? })
+}
+
+fn returns(cursor: &mut Cursor<'_>) -> Parsed<Option<SearchReturn>> {
+    if !cursor.eat_word("RETURN") {
+        return Ok(None);
+    }
+    cursor.space()?;
+    let returns = return_options(cursor)?;
+    cursor.space()?;
+    Ok(Some(returns))
+}
+
+/// With the space after it, so that what is no whole command is BAD before a charset is NO.
+fn charset(cursor: &mut Cursor<'_>, returns: Option<SearchReturn>) -> Parsed<Strings> {
+    let name = cursor.astring("a charset")?;
+    cursor.space()?;
+    Ok(if name.eq_ignore_ascii_case(b"UTF-8") || name.eq_ignore_ascii_case(b"UTF8") {
+        Strings::Utf8
+    } else if name.eq_ignore_ascii_case(b"US-ASCII") || name.eq_ignore_ascii_case(b"ASCII") {
+        Strings::Ascii
+    } else {
+        // RFC 3501 §6.4.4: what is not known is NO, never guessed.
+        match Charset::of(&name) {
+            Charset::UNKNOWN => {
+                return Err(Refusal::BadCharset { save: returns.is_some_and(|returns| returns.save) });
+            }
+            charset => Strings::Other(charset),
+        }
+    })
+}
+
+fn all_keys(cursor: &mut Cursor<'_>, strings: Strings) -> Parsed<SearchKey> {
+    let mut keys = Keys { strings, depth: 0, count: 0 };
+    let key = keys.key(cursor)?;
+    if cursor.peek() != Some(b' ') {
+        return Ok(key);
+    }
+    let mut all = vec![key];
+    while cursor.eat(b' ') {
+        all.push(keys.key(cursor)?);
+    }
+    Ok(SearchKey::And(all))
 }
 
 fn return_options(cursor: &mut Cursor<'_>) -> Parsed<SearchReturn> {
@@ -77,15 +126,39 @@ fn return_options(cursor: &mut Cursor<'_>) -> Parsed<SearchReturn> {
             &mut returns.count
         } else if cursor.eat_word("SAVE") {
             &mut returns.save
+        } else if cursor.eat_word("PARTIAL") {
+            cursor.space()?;
+            // RFC 9394 §3.1: not more than one PARTIAL.
+            if returns.partial.replace(partial_range(cursor)?).is_some() {
+                return Err(ALL_OR_PARTIAL);
+            }
+            return Ok(());
         } else {
-            return Err(Refusal::Expected("MIN, MAX, ALL, COUNT or SAVE"));
+            return Err(Refusal::Expected("MIN, MAX, ALL, COUNT, PARTIAL or SAVE"));
         };
         *asked = true;
         Ok(())
     })?;
+    // RFC 9394 §3.1: PARTIAL, or ALL, or neither.
+    if returns.all && returns.partial.is_some() {
+        return Err(ALL_OR_PARTIAL);
+    }
     // RFC 4731 §3.1: an empty list is ALL.
     returns.all |= returns == SearchReturn::default();
     Ok(returns)
+}
+
+const ALL_OR_PARTIAL: Refusal = Refusal::Expected("one of ALL and PARTIAL, once");
+
+/// RFC 9394 §4 `partial-range`.
+pub(in super::super) fn partial_range(cursor: &mut Cursor<'_>) -> Parsed<PartialRange> {
+    let from_end = cursor.eat(b'-');
+    let first = cursor.nz_number32()?;
+    cursor.expect(b':', "a colon and the other end of the range")?;
+    if from_end {
+        cursor.expect(b'-', "a second number with a minus")?;
+    }
+    Ok(PartialRange { bounds: (first, cursor.nz_number32()?), from_end })
 }
 
 impl Keys {
@@ -136,6 +209,7 @@ impl Keys {
             "NEW" => Some(SearchKey::New),
             "OLD" => Some(SearchKey::Old),
             "RECENT" => Some(SearchKey::Recent),
+            "SAVEDATESUPPORTED" => Some(SearchKey::SaveDateSupported),
             _ => {
                 let (name, not) = word.strip_prefix("UN").map_or((word, false), |name| (name, true));
                 let flag =
@@ -168,6 +242,11 @@ impl Keys {
             "SENTBEFORE" => SearchKey::SentBefore(date(cursor)?),
             "SENTON" => SearchKey::SentOn(date(cursor)?),
             "SENTSINCE" => SearchKey::SentSince(date(cursor)?),
+            "OLDER" => SearchKey::Older(cursor.nz_number32()?),
+            "YOUNGER" => SearchKey::Younger(cursor.nz_number32()?),
+            "SAVEDBEFORE" => SearchKey::SavedBefore(date(cursor)?),
+            "SAVEDON" => SearchKey::SavedOn(date(cursor)?),
+            "SAVEDSINCE" => SearchKey::SavedSince(date(cursor)?),
             "LARGER" => SearchKey::Larger(cursor.number()?),
             "SMALLER" => SearchKey::Smaller(cursor.number()?),
             "KEYWORD" => SearchKey::Keyword(keyword(cursor)?),
@@ -200,7 +279,7 @@ impl Keys {
     }
 }
 
-const ARGUMENT_KEYS: [&str; 22] = [
+const ARGUMENT_KEYS: [&str; 27] = [
     "BCC",
     "BEFORE",
     "BODY",
@@ -211,8 +290,12 @@ const ARGUMENT_KEYS: [&str; 22] = [
     "LARGER",
     "MODSEQ",
     "NOT",
+    "OLDER",
     "ON",
     "OR",
+    "SAVEDBEFORE",
+    "SAVEDON",
+    "SAVEDSINCE",
     "SENTBEFORE",
     "SENTON",
     "SENTSINCE",
@@ -223,6 +306,7 @@ const ARGUMENT_KEYS: [&str; 22] = [
     "TO",
     "UID",
     "UNKEYWORD",
+    "YOUNGER",
 ];
 
 fn date(cursor: &mut Cursor<'_>) -> Parsed<Date> {

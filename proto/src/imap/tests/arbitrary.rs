@@ -5,7 +5,7 @@ use quickcheck::{Arbitrary, Gen};
 use super::super::command::*;
 use crate::sasl::Secret;
 use culver_model::mime::{Section, SectionText};
-use culver_model::search::SearchKey;
+use culver_model::search::{PartialRange, SearchKey, SortCriterion, SortKey, ThreadAlgorithm};
 use culver_model::seq::Bound;
 use culver_model::{Date, FlagSet, Keyword, MailboxName, ModSeq, SequenceSet, SystemFlag, UidValidity};
 
@@ -100,6 +100,7 @@ fn fetch(g: &mut Gen) -> Fetch {
         flags: flip(g),
         modseq: changed_since.is_some() || flip(g),
         internal_date: flip(g),
+        save_date: flip(g),
         size: flip(g),
         envelope: flip(g),
         body: flip(g),
@@ -117,7 +118,8 @@ fn fetch(g: &mut Gen) -> Fetch {
         items.flags = true;
     }
     let vanished = uid && changed_since.is_some() && flip(g);
-    Fetch { uid, set: messages(g), items, changed_since, vanished }
+    let partial = (uid && flip(g)).then(|| partial(g));
+    Fetch { uid, set: messages(g), items, changed_since, vanished, partial }
 }
 
 fn status_items(g: &mut Gen) -> StatusItems {
@@ -181,9 +183,11 @@ fn key(g: &mut Gen, depth: usize) -> SearchKey {
         7 => SearchKey::Before(date),
         8 => SearchKey::On(date),
         9 => SearchKey::Since(date),
-        10 => SearchKey::SentBefore(date),
-        11 => SearchKey::SentOn(date),
-        12 => SearchKey::SentSince(date),
+        10 => pick(g, &[SearchKey::SentBefore(date), SearchKey::SavedBefore(date), SearchKey::Older(9)]),
+        11 => pick(g, &[SearchKey::SentOn(date), SearchKey::SavedOn(date), SearchKey::Younger(1)]),
+        12 => {
+            pick(g, &[SearchKey::SentSince(date), SearchKey::SavedSince(date), SearchKey::SaveDateSupported])
+        }
         13 => pick(g, &[SearchKey::Larger(5), SearchKey::Smaller(7)]),
         14 => SearchKey::Header { field: text(g), value: text(g) },
         15 => SearchKey::Body(text(g)),
@@ -197,10 +201,30 @@ fn key(g: &mut Gen, depth: usize) -> SearchKey {
 }
 
 fn search(g: &mut Gen) -> Search {
-    let mut returns =
-        SearchReturn { min: flip(g), max: flip(g), all: flip(g), count: flip(g), save: flip(g) };
+    let mut returns = SearchReturn {
+        min: flip(g),
+        max: flip(g),
+        all: flip(g),
+        count: flip(g),
+        save: flip(g),
+        partial: None,
+    };
+    if !returns.all {
+        returns.partial = flip(g).then(|| partial(g));
+    }
     returns.all |= returns == SearchReturn::default();
     Search { uid: flip(g), returns: flip(g).then_some(returns), key: key(g, 3) }
+}
+
+fn partial(g: &mut Gen) -> PartialRange {
+    PartialRange { bounds: (u32::arbitrary(g).max(1), u32::arbitrary(g).max(1)), from_end: flip(g) }
+}
+
+fn sort(g: &mut Gen) -> Sort {
+    let Search { uid, returns, key } = search(g);
+    let criterion = |g: &mut Gen| SortCriterion { key: pick(g, &SortKey::ALL), reverse: flip(g) };
+    let criteria = (0..1 + up_to(g, 3)).map(|_| criterion(g)).collect();
+    Sort { uid, returns, criteria, key }
 }
 
 fn store(g: &mut Gen) -> Store {
@@ -247,7 +271,13 @@ impl Arbitrary for AnyCommand {
                 Command::Id(Some(pairs.collect()))
             }
             10 => Command::UidExpunge(messages(g)),
-            11 | 12 => Command::Search(search(g)),
+            11 => Command::Search(search(g)),
+            12 if flip(g) => Command::Sort(sort(g)),
+            12 => Command::Thread(Thread {
+                uid: flip(g),
+                algorithm: pick(g, &ThreadAlgorithm::ALL),
+                key: key(g, 3),
+            }),
             13 => Command::Fetch(fetch(g)),
             14 => Command::Store(store(g)),
             15 => Command::Copy { uid: flip(g), set: messages(g), mailbox: mailbox(g) },

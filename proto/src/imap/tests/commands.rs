@@ -6,7 +6,7 @@ use super::super::command::*;
 use super::arbitrary::AnyCommand;
 use super::*;
 use culver_model::mime::{Section, SectionText};
-use culver_model::search::SearchKey;
+use culver_model::search::{PartialRange, SearchKey, SortCriterion, SortKey, ThreadAlgorithm};
 use culver_model::{Date, FlagSet, Keyword, MailboxName, ModSeq, SequenceSet, SystemFlag, UidValidity};
 
 /// The command on the line `a <text>`.
@@ -197,7 +197,8 @@ fn list_and_its_extensions() {
 
 #[test]
 fn fetch_items_and_macros() {
-    let fetch = |set, items| Fetch { uid: false, set, items, changed_since: None, vanished: false };
+    let fetch =
+        |set, items| Fetch { uid: false, set, items, changed_since: None, vanished: false, partial: None };
     let fast = FetchItems { flags: true, internal_date: true, size: true, ..FetchItems::default() };
     let section = |part: &[u32], text, peek, partial| FetchSection {
         section: Section { part: part.to_vec(), text },
@@ -245,6 +246,7 @@ fn fetch_items_and_macros() {
                     flags: false,
                     modseq: true,
                     internal_date: true,
+                    save_date: false,
                     size: true,
                     envelope: true,
                     body: true,
@@ -264,6 +266,7 @@ fn fetch_items_and_macros() {
                 items: FetchItems { uid: true, flags: true, modseq: true, ..FetchItems::default() },
                 changed_since: Some(ModSeq(12345)),
                 vanished: true,
+                partial: None,
             },
         ),
     ] {
@@ -370,6 +373,12 @@ fn search_keys() {
         ("SENTON \"01-Feb-1994\"", SearchKey::SentOn(date("1-Feb-1994"))),
         ("LARGER 4294967296", SearchKey::Larger(4294967296)),
         ("SMALLER 10", SearchKey::Smaller(10)),
+        ("YOUNGER 259200", SearchKey::Younger(259_200)),
+        ("older 1", SearchKey::Older(1)),
+        ("SAVEDON 28-Dec-2014", SearchKey::SavedOn(date("28-Dec-2014"))),
+        ("SAVEDBEFORE 28-Dec-2014", SearchKey::SavedBefore(date("28-Dec-2014"))),
+        ("SAVEDSINCE 28-Dec-2014", SearchKey::SavedSince(date("28-Dec-2014"))),
+        ("SAVEDATESUPPORTED", SearchKey::SaveDateSupported),
         ("NEW", SearchKey::New),
         ("OLD", SearchKey::Old),
         ("RECENT", SearchKey::Recent),
@@ -413,16 +422,17 @@ fn search_results_and_refusals() {
     assert_eq!(returns("RETURN (SAVE)"), SearchReturn { save: true, ..none });
     assert_eq!(
         returns("RETURN (MIN MAX COUNT ALL)"),
-        SearchReturn { min: true, max: true, count: true, all: true, save: false }
+        SearchReturn { min: true, max: true, count: true, all: true, save: false, partial: None }
     );
     for (text, refusal) in [
         ("CHARSET X-UNKNOWN ALL", Refusal::BadCharset { save: false }),
         ("CHARSET US-ASCII TEXT \"\u{fc}\"", Refusal::NotText),
         ("XYZZY", Refusal::Expected("a search key that exists")),
+        ("OLDER 0", Refusal::Expected("a number other than 0")),
         ("UNOLD", Refusal::Expected("a search key that exists")),
         ("()", Refusal::Expected("a search key")),
         ("SINCE 30-Feb-1994", Refusal::Expected("a date like 1-Feb-1994")),
-        ("RETURN (AVG) ALL", Refusal::Expected("MIN, MAX, ALL, COUNT or SAVE")),
+        ("RETURN (AVG) ALL", Refusal::Expected("MIN, MAX, ALL, COUNT, PARTIAL or SAVE")),
         ("1 2x", Refusal::Expected("the end of the command")),
     ] {
         assert_eq!(parse(&format!("SEARCH {text}")), Err(refusal), "{text}");
@@ -432,6 +442,53 @@ fn search_results_and_refusals() {
     assert_eq!(deep(33), Err(Refusal::TooMany("nested search keys")));
     assert!(parse(&format!("SEARCH {}SEEN{}", "(".repeat(5000), ")".repeat(5000))).is_err());
     assert_eq!(parse(&format!("SEARCH{}", " SEEN".repeat(1001))), Err(Refusal::TooMany("search keys")));
+}
+
+#[test]
+fn sort_and_thread() {
+    let sort = |text: &str| match parse(text) {
+        Ok(Command::Sort(sort)) => sort,
+        other => panic!("{text}: {other:?}"),
+    };
+    let by = |key, reverse| SortCriterion { key, reverse };
+    // RFC 5256 §3.
+    let given = sort("SORT (SUBJECT REVERSE DATE) UTF-8 ALL");
+    assert_eq!(given.criteria, [by(SortKey::Subject, false), by(SortKey::Date, true)]);
+    assert_eq!((given.uid, given.returns, given.key), (false, None, SearchKey::All));
+    // RFC 5267 §3.3.
+    let given = sort("UID SORT RETURN () (reverse displayfrom) \"UTF-8\" UNDELETED UNKEYWORD $Junk");
+    assert!(given.uid && given.returns.is_some_and(|returns| returns.all));
+    assert_eq!(given.criteria, [by(SortKey::DisplayFrom, true)]);
+    // RFC 9394 §3.1.
+    let returns = sort("SORT RETURN (PARTIAL -1:-100 COUNT) (ARRIVAL) US-ASCII 1:*").returns.unwrap();
+    assert_eq!(returns.partial, Some(PartialRange { bounds: (1, 100), from_end: true }));
+    let Ok(Command::Thread(thread)) = parse("UID THREAD refs US-ASCII SINCE 5-MAR-2000 TEXT x") else {
+        panic!()
+    };
+    assert_eq!((thread.uid, thread.algorithm), (true, ThreadAlgorithm::Refs));
+    const CRITERION: Refusal = Refusal::Expected("a sort criterion that exists");
+    const ONE: Refusal = Refusal::Expected("one of ALL and PARTIAL, once");
+    for (text, refusal) in [
+        ("SORT () UTF-8 ALL", CRITERION),
+        ("SORT (SENDER) UTF-8 ALL", CRITERION),
+        ("SORT (REVERSE REVERSE DATE) UTF-8 ALL", CRITERION),
+        ("SORT (DATE) X-UNKNOWN ALL", Refusal::BadCharset { save: false }),
+        ("SORT RETURN (SAVE) (DATE) X-UNKNOWN ALL", Refusal::BadCharset { save: true }),
+        ("SORT (DATE) UTF-8", Refusal::Expected("a space")),
+        ("SORT DATE UTF-8 ALL", Refusal::Expected("an opening parenthesis")),
+        ("THREAD XYZZY UTF-8 ALL", Refusal::Expected("a threading algorithm that exists")),
+        ("THREAD REFERENCES UTF-8 \u{fc}", Refusal::Expected("a search key")),
+        ("SEARCH RETURN (ALL PARTIAL 1:2) ALL", ONE),
+        ("SEARCH RETURN (PARTIAL 1:2 PARTIAL 1:2) ALL", ONE),
+        ("SEARCH RETURN (PARTIAL 1:-2) ALL", Refusal::Expected("a number")),
+        ("SEARCH RETURN (PARTIAL 0:2) ALL", Refusal::Expected("a number other than 0")),
+        ("SEARCH RETURN (PARTIAL 1:*) ALL", Refusal::Expected("a number")),
+        ("FETCH 1 (FLAGS) (PARTIAL 1:2)", Refusal::Expected("UID FETCH for PARTIAL")),
+    ] {
+        assert_eq!(parse(text), Err(refusal), "{text}");
+    }
+    let many = format!("SORT ({}) UTF-8 ALL", ["DATE"; 17].join(" "));
+    assert_eq!(parse(&many), Err(Refusal::TooMany("sort criteria")));
 }
 
 #[test]

@@ -6,7 +6,8 @@ use super::super::client::{EsearchData, FetchValue, ListData, ReadError, Reader,
 use super::super::encode::{Attribute, BodyName, Esearch, FetchWriter, StatusValues};
 use super::*;
 use culver_model::mime::{Section, SectionText};
-use culver_model::{InternalDate, MailboxName, ModSeq, Uid, UidSet, UidValidity};
+use culver_model::search::PartialRange;
+use culver_model::{InternalDate, MailboxName, ModSeq, SequenceSet, Uid, UidSet, UidValidity};
 
 fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
     let mut out = Vec::new();
@@ -160,14 +161,24 @@ fn mailbox_data() {
         ),
         (written(|out| encode::search(out, [], Some(ModSeq(1)))), "* SEARCH\r\n"),
         (
-            written(|out| encode::esearch(out, &Esearch { all: Some(&found), uid: true, ..result })),
+            written(|out| {
+                encode::esearch(
+                    out,
+                    &Esearch { all: Some(encode::Results::Set(&found)), uid: true, ..result },
+                )
+            }),
             "* ESEARCH (TAG \"A282\") UID MIN 2 COUNT 3 ALL 2,10:11\r\n",
         ),
         (
             written(|out| {
                 encode::esearch(
                     out,
-                    &Esearch { tag: "A1", all: Some(&none), count: Some(0), ..Esearch::default() },
+                    &Esearch {
+                        tag: "A1",
+                        all: Some(encode::Results::Set(&none)),
+                        count: Some(0),
+                        ..Esearch::default()
+                    },
                 )
             }),
             "* ESEARCH (TAG \"A1\") COUNT 0\r\n",
@@ -200,9 +211,32 @@ fn mailbox_data() {
             min: Some(2),
             max: None,
             count: Some(3),
-            all: Some(found.clone()),
+            all: SequenceSet::parse(b"2,10:11"),
+            partial: None,
             modseq: Some(ModSeq(7)),
         })
+    );
+    let sorted = [3, 4, 9, 8, 7, 8];
+    let partial = |bounds, from_end| PartialRange { bounds, from_end };
+    let results = encode::Results::Sorted(&sorted);
+    let line = written(|out| {
+        encode::esearch(
+            out,
+            &Esearch {
+                tag: "E01",
+                uid: true,
+                partial: Some((partial((1, 100), true), results)),
+                ..Esearch::default()
+            },
+        )
+    });
+    assert_eq!(line, "* ESEARCH (TAG \"E01\") UID PARTIAL (-1:-100 3:4,9,8,7:8)\r\n");
+    let Response::Esearch(data) = read(line.as_bytes()) else { panic!() };
+    assert_eq!(data.partial, Some((partial((1, 100), true), SequenceSet::parse(b"3:4,9,8,7:8"))));
+    let nothing = Some((partial((5, 9), false), encode::Results::Sorted(&[])));
+    assert_eq!(
+        written(|out| encode::esearch(out, &Esearch { tag: "a", partial: nothing, ..Esearch::default() })),
+        "* ESEARCH (TAG \"a\") PARTIAL (5:9 NIL)\r\n"
     );
     assert_eq!(
         read(b"* LIST (\\NonExistent) \"/\" {3}\r\nFoo (\"CHILDINFO\" (\"SUBSCRIBED\"))\r\n"),
@@ -245,6 +279,7 @@ fn fetch_responses_hold_streamed_octets() {
     writer.flags(8, true, ["$Junk"]);
     writer.modseq(ModSeq(65402));
     writer.internal_date(date);
+    writer.save_date(None);
     writer.size(4286);
     writer.envelope(b"(NIL \"a)\" NIL)");
     writer.body(b"(\"TEXT\" \"PLAIN\" NIL NIL NIL \"7BIT\" 3028 92)");
@@ -258,7 +293,7 @@ fn fetch_responses_hold_streamed_octets() {
     writer.octets(BodyName::Rfc822, b"x");
     writer.finish();
     let expect: &[u8] = b"* 12 FETCH (UID 7 FLAGS (\\Seen \\Recent $Junk) MODSEQ (65402) \
-        INTERNALDATE \"17-Jul-1996 02:44:25 -0700\" RFC822.SIZE 4286 ENVELOPE (NIL \"a)\" NIL) \
+        INTERNALDATE \"17-Jul-1996 02:44:25 -0700\" SAVEDATE NIL RFC822.SIZE 4286 ENVELOPE (NIL \"a)\" NIL) \
         BODY (\"TEXT\" \"PLAIN\" NIL NIL NIL \"7BIT\" 3028 92) BODYSTRUCTURE ((\"TEXT\" \"PLAIN\") {2}\r\n)) \"MIXED\") \
         BODY[] {5}\r\nhe\r\nl BODY[1.HEADER.FIELDS (DATE \"a b\")]<10> {3}\r\na\x80b RFC822.TEXT \"\" RFC822.HEADER NIL RFC822 {1}\r\nx)\r\n";
     assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(expect));
@@ -272,6 +307,7 @@ fn fetch_responses_hold_streamed_octets() {
         FetchValue::Flags(vec!["\\Seen", "\\Recent", "$Junk"]),
         FetchValue::ModSeq(ModSeq(65402)),
         FetchValue::InternalDate(date),
+        FetchValue::SaveDate(None),
         FetchValue::Size(4286),
         FetchValue::Envelope(b"(NIL \"a)\" NIL)"),
         FetchValue::Body(b"(\"TEXT\" \"PLAIN\" NIL NIL NIL \"7BIT\" 3028 92)"),
@@ -318,4 +354,30 @@ quickcheck! {
         encode::string(&mut again, &octets);
         taken == end && mailbox == name && values.messages == Some(1) && again.len() >= octets.len()
     }
+}
+
+#[test]
+fn threads_are_written_and_read() {
+    // RFC 5256 §4: both examples.
+    for text in ["(2)(3 6 (4 23)(44 7 96))", "((3)(5))", ""] {
+        let line = format!("* THREAD{}{text}\r\n", if text.is_empty() { "" } else { " " });
+        let Response::Thread(steps) = read(line.as_bytes()) else { panic!("{text}") };
+        let rewritten = written(|out| {
+            let mut writer = encode::ThreadWriter::default();
+            steps.iter().for_each(|step| writer.push(out, *step));
+            writer.end(out);
+        });
+        assert_eq!(rewritten, line);
+    }
+    for text in ["* THREAD (1\r\n", "* THREAD 1\r\n", "* THREAD (1))\r\n", "* THREAD (0)\r\n"] {
+        assert!(Reader::new(100).next(text.as_bytes()).is_err(), "{text}");
+    }
+    let sorted = written(|out| {
+        encode::sort_begin(out);
+        encode::sort_numbers(out, [5, 3]);
+        encode::sort_numbers(out, [4]);
+        encode::search_end(out, Some(ModSeq(9)));
+    });
+    assert_eq!(sorted, "* SORT 5 3 4 (MODSEQ 9)\r\n");
+    assert_eq!(read(sorted.as_bytes()), Response::Sort { numbers: vec![5, 3, 4], modseq: Some(ModSeq(9)) });
 }
