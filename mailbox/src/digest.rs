@@ -490,7 +490,7 @@ impl Columns {
         let link_numbers = links.own.iter().chain(&links.list).max().map_or(1, |most| *most as usize + 1);
         Columns {
             uids: Rc::new((1..=messages.len() as u32).collect()),
-            numbers: [(SortKey::Date, numbers(|m| m.0)), (SortKey::Arrival, numbers(|m| m.1))].into(),
+            numbers: [(SortKey::Date, numbers(|m| m.0))].into(),
             strings: [(SortKey::Subject, strings)].into(),
             links: Rc::new(links),
             link_numbers,

@@ -5,8 +5,8 @@
 //! link would make a loop, the ancestors are walked, which only a message that has children already needs.
 //!
 //! # RFC
-//! RFC 5256 §3; REFS as draft-ietf-morg-inthread and Dovecot have it: REFERENCES without the subjects, threads in the order of
-//! their latest arrival.
+//! RFC 5256 §3; REFS as draft-ietf-morg-inthread names it and Dovecot has it: REFERENCES without the subjects, threads in the order of
+//! the latest sent date in each.
 
 mod forest;
 
@@ -45,9 +45,7 @@ pub async fn thread(
     let columns = match algorithm {
         ThreadAlgorithm::OrderedSubject => digest::columns(&search, &[date, subject]).await?,
         ThreadAlgorithm::References => digest::columns(&search, &[date, subject, Column::Links]).await?,
-        ThreadAlgorithm::Refs => {
-            digest::columns(&search, &[date, Column::Key(SortKey::Arrival), Column::Links]).await?
-        }
+        ThreadAlgorithm::Refs => digest::columns(&search, &[date, Column::Links]).await?,
     };
     let _octets = session.accounts().search_octets.acquire(uids.len() * ITEM_OCTETS).await;
     let members = columns.positions(uids).await;
@@ -138,7 +136,7 @@ impl Threads {
             below.push(root);
             while let Some(node) = below.pop() {
                 if forest.is_message(node) {
-                    newest = newest.max(self.columns.number(SortKey::Arrival, self.position(node)));
+                    newest = newest.max(self.columns.number(SortKey::Date, self.position(node)));
                     first = first.min(node);
                 }
                 below.extend(forest.children(node));

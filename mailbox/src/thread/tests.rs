@@ -33,7 +33,7 @@ impl Tree {
     }
 
     fn latest(&self, messages: &[Message]) -> i64 {
-        let own = self.message.map_or(i64::MIN, |message| messages[message].1);
+        let own = self.message.map_or(i64::MIN, |message| messages[message].0);
         self.children.iter().map(|child| child.latest(messages)).fold(own, i64::max)
     }
 
