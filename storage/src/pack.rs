@@ -8,6 +8,7 @@ use std::rc::Rc;
 use culver_model::{AccountId, PartitionId};
 use culver_shard::disk::File;
 use zerocopy::IntoBytes;
+use zstd::bulk::Compressor;
 
 use self::format::{FileHeader, PACK_MAGIC, PACK_VERSION};
 use crate::body::Frame;
@@ -31,6 +32,8 @@ pub(crate) struct PackWriter {
     buffer: Vec<u8>,
     entries: u64,
     sync: bool,
+    /// One for all bodies: to make it takes as long as to compress a small one.
+    compressor: Compressor<'static>,
 }
 
 impl PackWriter {
@@ -43,7 +46,8 @@ impl PackWriter {
     ) -> Result<PackWriter, FlushError> {
         let file = File::create_new(&path).await.map_err(FlushError::io(&path))?;
         let buffer = header.to_bytes(PACK_MAGIC, PACK_VERSION).to_vec();
-        Ok(PackWriter { file, path, object, at: 0, buffer, entries: 0, sync })
+        let compressor = Compressor::new(ZSTD_LEVEL).map_err(FlushError::io(&path))?;
+        Ok(PackWriter { file, path, object, at: 0, buffer, entries: 0, sync, compressor })
     }
 
     /// Octets so far.
@@ -64,9 +68,7 @@ impl PackWriter {
         for index in 0..body.chunks() {
             let chunk = body.chunk(index).await?;
             let small = match codec {
-                Codec::Zstd => {
-                    zstd::bulk::compress(&chunk, ZSTD_LEVEL).map_err(FlushError::io(&self.path))?
-                }
+                Codec::Zstd => self.compressor.compress(&chunk).map_err(FlushError::io(&self.path))?,
                 Codec::Raw => Vec::new(),
             };
             if index == 0 && small.len() + small.len() / 16 >= chunk.len() {

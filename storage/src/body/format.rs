@@ -4,8 +4,12 @@
 //! [`CHUNK_OCTETS`] plain octets, so that a range is read by decoding only the chunks it touches.
 //! See `docs/format/pack.md`.
 
+use std::cell::RefCell;
+use std::io;
+
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zstd::bulk::Decompressor;
 
 pub(crate) const BODY_MAGIC: u32 = u32::from_le_bytes(*b"CVbd");
 /// Plain octets of a chunk.
@@ -165,12 +169,21 @@ pub(crate) fn decode_chunk(
     }
     let octets = match codec {
         Codec::Raw => stored.to_vec(),
-        Codec::Zstd => zstd::bulk::decompress(stored, plain).map_err(|_| "body chunk does not decompress")?,
+        Codec::Zstd => decompress(stored, plain).map_err(|_| "body chunk does not decompress")?,
     };
     if octets.len() != plain {
         return Err("body chunk has the wrong size");
     }
     Ok(octets)
+}
+
+/// A context is 160 KiB that would be made and given back for each chunk: a thread keeps one.
+fn decompress(stored: &[u8], plain: usize) -> io::Result<Vec<u8>> {
+    thread_local!(static CONTEXT: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) });
+    CONTEXT.with_borrow_mut(|context| match context {
+        Some(context) => context.decompress(stored, plain),
+        None => context.insert(Decompressor::new()?).decompress(stored, plain),
+    })
 }
 
 /// Octets of a raw frame of a body of `plain` octets.
