@@ -12,6 +12,7 @@
 use crate::accounts::{Account, Accounts, Session};
 use crate::view::View;
 use culver_index::{FlagId, MailboxIndex, RoaringBitmap, Row};
+use culver_model::id::EMAIL_ID;
 use culver_model::mime::{PartTable, covers};
 use culver_model::search::SearchKey;
 use culver_model::text::{Extract, HeaderSearch, Scope, Step, TextSearch, sent_date};
@@ -140,6 +141,12 @@ impl<'a> Search<'a> {
                 SearchKey::SavedSince(date) => self.rows(within, |row| saved_on(row) >= *date).await,
                 // RFC 8514 §4.3: every mailbox here keeps save dates.
                 SearchKey::SaveDateSupported => Ok(within),
+                SearchKey::EmailId(id) => match Guid::of_object_id(EMAIL_ID, id) {
+                    Some(id) => self.rows(within, |row| row.email_id() == id).await,
+                    None => Ok(RoaringBitmap::new()),
+                },
+                // RFC 8474 §6: nothing has a thread id.
+                SearchKey::ThreadId(_) => Ok(RoaringBitmap::new()),
                 SearchKey::Larger(octets) => self.rows(within, |row| row.size() > *octets).await,
                 SearchKey::Smaller(octets) => self.rows(within, |row| row.size() < *octets).await,
                 SearchKey::ModSeq(modseq) => self.rows(within, |row| row.modseq() >= *modseq).await,
@@ -342,7 +349,7 @@ fn cost(key: &SearchKey) -> u8 {
         SearchKey::Before(_) | SearchKey::On(_) | SearchKey::Since(_) => 1,
         SearchKey::Older(_) | SearchKey::Younger(_) => 1,
         SearchKey::SavedBefore(_) | SearchKey::SavedOn(_) | SearchKey::SavedSince(_) => 1,
-        SearchKey::Larger(_) | SearchKey::Smaller(_) | SearchKey::ModSeq(_) => 1,
+        SearchKey::Larger(_) | SearchKey::Smaller(_) | SearchKey::ModSeq(_) | SearchKey::EmailId(_) => 1,
         SearchKey::SentBefore(_) | SearchKey::SentOn(_) | SearchKey::SentSince(_) => 2,
         SearchKey::Header { field, .. } if covers(&[field.as_str()]) => 2,
         SearchKey::Header { .. } => 3,

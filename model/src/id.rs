@@ -111,6 +111,24 @@ impl Guid {
     }
 }
 
+/// What an [object id](Guid::object_id) begins with: of an e-mail, of a mailbox, of an INBOX.
+pub const EMAIL_ID: char = 'M';
+pub const MAILBOX_ID: char = 'F';
+pub const INBOX_ID: char = 'I';
+
+impl Guid {
+    /// The object id that clients see (RFC 8474 §7): a letter and 32 lower-case hexadecimal digits.
+    pub fn object_id(self, kind: char) -> String {
+        format!("{kind}{self}")
+    }
+
+    /// The way back; `None` for what is no object id of that kind. Case counts.
+    pub fn of_object_id(kind: char, text: &str) -> Option<Guid> {
+        let guid = Guid::parse(text.strip_prefix(kind)?)?;
+        (guid.object_id(kind) == text).then_some(guid)
+    }
+}
+
 impl fmt::Display for Guid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

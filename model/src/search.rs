@@ -139,6 +139,9 @@ pub enum SearchKey {
     SavedSince(Date),
     /// All messages, where the mailbox keeps save dates.
     SaveDateSupported,
+    /// RFC 8474 §6: an object id as the client sent it.
+    EmailId(String),
+    ThreadId(String),
     /// RFC822.SIZE greater than, less than.
     Larger(u64),
     Smaller(u64),

@@ -6,7 +6,7 @@ use crate::sasl::MECHANISMS;
 /// Advertised in every stage.
 const ALWAYS: [&str; 5] = ["IMAP4rev1", "LITERAL+", "ID", "ENABLE", "IDLE"];
 /// Advertised once logged in.
-const AFTER_LOGIN: [&str; 23] = [
+const AFTER_LOGIN: [&str; 24] = [
     "NAMESPACE",
     "UIDPLUS",
     "MOVE",
@@ -30,6 +30,7 @@ const AFTER_LOGIN: [&str; 23] = [
     "THREAD=REFERENCES",
     "THREAD=REFS",
     "PARTIAL",
+    "OBJECTID",
 ];
 
 /// Extensions that are not advertised. IMAP4rev1 is, always.
@@ -154,7 +155,7 @@ mod tests {
         let list = capabilities(&state, &Offer { mask, literal_minus: true, ..offer() });
         let expect = "IMAP4rev1 LITERAL- ID ENABLE NAMESPACE UIDPLUS MOVE UNSELECT CHILDREN SPECIAL-USE \
                       STATUS=SIZE LIST-EXTENDED LIST-STATUS APPENDLIMIT=1000 WITHIN SAVEDATE \
-                      SORT SORT=DISPLAY ESORT THREAD=ORDEREDSUBJECT THREAD=REFERENCES THREAD=REFS";
+                      SORT SORT=DISPLAY ESORT THREAD=ORDEREDSUBJECT THREAD=REFERENCES THREAD=REFS OBJECTID";
         assert_eq!(list, expect);
         assert_eq!(Mask::parse("XYZZY"), Err("XYZZY".to_owned()));
         assert!(Mask::parse("IMAP4rev1").is_err());

@@ -232,7 +232,7 @@ pub fn list_separator(out: &mut Vec<u8>, root: &str) {
 }
 
 /// The values of a STATUS response; those that are there are sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StatusValues {
     pub messages: Option<u32>,
     pub recent: Option<u32>,
@@ -243,6 +243,8 @@ pub struct StatusValues {
     pub size: Option<u64>,
     pub highest_modseq: Option<ModSeq>,
     pub append_limit: Option<u64>,
+    /// RFC 8474 §4.3.
+    pub mailbox_id: Option<String>,
 }
 
 pub fn status(out: &mut Vec<u8>, name: &MailboxName, values: &StatusValues) {
@@ -269,6 +271,14 @@ pub fn status(out: &mut Vec<u8>, name: &MailboxName, values: &StatusValues) {
         out.extend_from_slice(item.as_bytes());
         out.push(b' ');
         number(out, value);
+    }
+    if let Some(id) = &values.mailbox_id {
+        if !first {
+            out.push(b' ');
+        }
+        out.extend_from_slice(b"MAILBOXID (");
+        out.extend_from_slice(id.as_bytes());
+        out.push(b')');
     }
     line(out, ")");
 }
@@ -395,6 +405,18 @@ impl<'o> FetchWriter<'o> {
             }
             None => self.item("SAVEDATE NIL"),
         }
+    }
+
+    /// RFC 8474 §5.1.
+    pub fn email_id(&mut self, id: &str) {
+        self.item("EMAILID (");
+        self.out.extend_from_slice(id.as_bytes());
+        self.out.push(b')');
+    }
+
+    /// RFC 8474 §5.2: NIL of a server that has no thread ids.
+    pub fn no_thread_id(&mut self) {
+        self.item("THREADID NIL");
     }
 
     pub fn size(&mut self, octets: u64) {

@@ -53,6 +53,8 @@ pub enum Code<'a> {
     UidNotSticky,
     /// RFC 7162 §3.1.2.1.
     HighestModSeq(ModSeq),
+    /// RFC 8474 §4.1, §4.2.
+    MailboxId(&'a str),
     NoModSeq,
     /// RFC 7162 §3.1.3: the messages that failed, as UIDs or sequence numbers like the command.
     Modified(&'a UidSet),
@@ -103,6 +105,7 @@ impl Code<'_> {
             Code::CopyUid(..) | Code::CopyUidPairs(..) => "COPYUID",
             Code::UidNotSticky => "UIDNOTSTICKY",
             Code::HighestModSeq(_) => "HIGHESTMODSEQ",
+            Code::MailboxId(_) => "MAILBOXID",
             Code::NoModSeq => "NOMODSEQ",
             Code::Modified(_) => "MODIFIED",
             Code::Closed => "CLOSED",
@@ -173,6 +176,11 @@ impl Code<'_> {
                 runs(out, pairs.iter().map(|pair| pair.0.get()));
                 out.push(b' ');
                 runs(out, pairs.iter().map(|pair| pair.1.get()));
+            }
+            Code::MailboxId(id) => {
+                out.extend_from_slice(b" (");
+                out.extend_from_slice(id.as_bytes());
+                out.push(b')');
             }
             Code::Modified(messages) => {
                 out.push(b' ');

@@ -6,6 +6,7 @@
 use super::{Imap, User};
 use culver_index::Row;
 use culver_mailbox::View;
+use culver_model::id::EMAIL_ID;
 use culver_model::mime::{PartTable, Section, SectionText, covers, filter_header, resolve};
 use culver_model::{InternalDate, Keyword, Uid, UidSet};
 use culver_proto::imap::command::{Fetch, FetchItems, FetchSection};
@@ -56,6 +57,12 @@ fn write_row(writer: &mut FetchWriter<'_>, view: &View, row: &Row<'_>, items: &F
         let seconds = Some(row.save_date()).filter(|seconds| *seconds != 0);
         writer.save_date(seconds.map(|seconds| InternalDate { seconds, zone_minutes: 0 }));
     }
+    if items.email_id {
+        writer.email_id(&row.email_id().object_id(EMAIL_ID));
+    }
+    if items.thread_id {
+        writer.no_thread_id();
+    }
     if items.size {
         writer.size(row.size());
     }
@@ -83,6 +90,8 @@ fn of_rows(items: &FetchItems) -> bool {
         || items.modseq
         || items.internal_date
         || items.save_date
+        || items.email_id
+        || items.thread_id
         || items.size
         || items.envelope
         || items.body

@@ -4,12 +4,14 @@ use super::{Flow, Imap, Selected, User};
 use culver_index::MailboxIndex;
 use culver_mailbox::record::{Record, StoreOp};
 use culver_mailbox::{Applied, ChangeError, Refusal as Refused, View, everything};
-use culver_model::{Guid, Keyword, MailboxName, ModSeq, SystemFlag, UidSet};
+use culver_model::id::{INBOX_ID, MAILBOX_ID};
+use culver_model::{AccountId, Guid, Keyword, MailboxName, ModSeq, SystemFlag, UidSet};
 use culver_proto::imap::command::{MessageSet, Qresync, Select, StatusItems};
 use culver_proto::imap::encode::{self, StatusValues};
 use culver_proto::imap::{Code, Reason, Refusal, Stage, Status, response};
 use culver_shard::{random, time};
 use culver_storage::Standing;
+use ring::digest;
 use std::io;
 
 /// Rows written between two looks at whether the client reads.
@@ -114,6 +116,8 @@ impl Imap {
             response::untagged(out, Status::Ok, Some(&Code::UidNext(next)), "Predicted next UID");
             let code = Code::HighestModSeq(index.highest_modseq());
             response::untagged(out, Status::Ok, Some(&code), "Highest");
+            let id = mailbox_id(account.id(), guid);
+            response::untagged(out, Status::Ok, Some(&Code::MailboxId(&id)), "Mailbox id");
             let valid = index.uid_validity();
             user.selected = Some(Selected { view, read_only: select.read_only });
             select.qresync.filter(|qresync| qresync.uid_validity == valid)
@@ -221,6 +225,10 @@ impl Imap {
             let range = account.take_recent(index.guid(), index.uid_next().get(), true);
             Some(index.uids().range_cardinality(range) as u32)
         };
+        let id = || {
+            let account = self.user.as_ref()?.session.account();
+            Some(mailbox_id(account.id(), index.guid()))
+        };
         StatusValues {
             messages: items.messages.then(|| index.len()),
             recent: items.recent.then(recent).flatten(),
@@ -230,6 +238,7 @@ impl Imap {
             size: items.size.then(|| index.total_size()),
             highest_modseq: items.highest_modseq.then(|| self.status_modseq(index)),
             append_limit: items.append_limit.then(|| self.shard.config().imap.append_octets_max),
+            mailbox_id: items.mailbox_id.then(id).flatten(),
         }
     }
 
@@ -293,7 +302,17 @@ impl Imap {
             Refused::Limit => Reason::MailboxLimit,
             _ => Reason::CannotName,
         };
-        self.change_list(tag, record, refused, pipelined).await;
+        let Some(user) = &self.user else { return };
+        let id = mailbox_id(user.session.account().id(), guid);
+        match user.session.change(record).await {
+            Ok(_) => {
+                self.sync(!pipelined);
+                // RFC 8474 §4.1.
+                let code = Code::MailboxId(&id);
+                response::tagged(&mut self.out, tag, Status::Ok, Some(&code), "Created");
+            }
+            Err(error) => reason(&error, refused).write(tag, &mut self.out),
+        }
     }
 
     pub(super) async fn delete(&mut self, tag: &str, name: MailboxName, pipelined: bool) {
@@ -452,4 +471,15 @@ pub fn vanished_since(index: &MailboxIndex, modseq: ModSeq, known: &UidSet) -> U
 pub fn seen(mailbox: Guid, uids: UidSet) -> Record {
     let flags = [culver_model::Flag::System(SystemFlag::Seen)].into_iter().collect();
     Record::Store { mailbox, uids, op: StoreOp::Add, flags, unchanged_since: None }
+}
+
+/// RFC 8474 §4: INBOX has one id in all accounts, which others would meet who may read several.
+fn mailbox_id(account: &AccountId, mailbox: Guid) -> String {
+    if mailbox != Guid::INBOX {
+        return mailbox.object_id(MAILBOX_ID);
+    }
+    let digest = digest::digest(&digest::SHA256, account.as_str().as_bytes());
+    let mut of_account = Guid::default();
+    of_account.0.copy_from_slice(&digest.as_ref()[..16]);
+    of_account.object_id(INBOX_ID)
 }

@@ -19,6 +19,9 @@ pub enum FetchValue<'a> {
     InternalDate(InternalDate),
     /// RFC 8514 §4.2.
     SaveDate(Option<InternalDate>),
+    /// RFC 8474.
+    EmailId(String),
+    ThreadId(Option<String>),
     Size(u64),
     /// Unparsed, with its parentheses; so are the two below.
     Envelope(&'a [u8]),
@@ -80,6 +83,12 @@ fn value<'a>(cursor: &mut Cursor<'a>) -> Parsed<FetchValue<'a>> {
             Some(text) => Some(InternalDate::parse(&text).ok_or(Refusal::Expected("a date-time"))?),
             None => None,
         }),
+        "EMAILID" => FetchValue::EmailId(object_id(cursor)?),
+        "THREADID" if cursor.peek() == Some(b'(') => FetchValue::ThreadId(Some(object_id(cursor)?)),
+        "THREADID" => match cursor.eat_word("NIL") {
+            true => FetchValue::ThreadId(None),
+            false => return Err(Refusal::Expected("an object id or NIL")),
+        },
         "RFC822.SIZE" => FetchValue::Size(cursor.number()?),
         "ENVELOPE" => FetchValue::Envelope(skip(cursor)?),
         "BODY" => FetchValue::Body(skip(cursor)?),
@@ -126,4 +135,13 @@ fn skip<'a>(cursor: &mut Cursor<'a>) -> Parsed<&'a [u8]> {
             return Ok(&before[..cursor.at() - from]);
         }
     }
+}
+
+/// RFC 8474 §7: an object id in parentheses.
+pub(super) fn object_id(cursor: &mut Cursor<'_>) -> Parsed<String> {
+    cursor.expect(b'(', "an opening parenthesis")?;
+    let id = cursor.take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    let id = String::from_utf8_lossy(id).into_owned();
+    cursor.expect(b')', "a closing parenthesis")?;
+    Ok(id)
 }

@@ -436,6 +436,7 @@ fn mailbox_status<'a>(cursor: &mut Cursor<'a>) -> Parsed<Response<'a>> {
             "UNSEEN" => values.unseen = Some(cursor.number32()?),
             "SIZE" => values.size = Some(cursor.number()?),
             "HIGHESTMODSEQ" => values.highest_modseq = Some(cursor.modseq()?),
+            "MAILBOXID" => values.mailbox_id = Some(super::fetch::object_id(cursor)?),
             "APPENDLIMIT" => values.append_limit = Some(cursor.number()?),
             _ => {
                 word(cursor, "a value")?;

@@ -260,6 +260,7 @@ impl Wire {
             (items.unseen, "UNSEEN"),
             (items.size, "SIZE"),
             (items.highest_modseq, "HIGHESTMODSEQ"),
+            (items.mailbox_id, "MAILBOXID"),
             (items.append_limit, "APPENDLIMIT"),
         ]);
     }
@@ -275,6 +276,8 @@ impl Wire {
             (items.modseq, "MODSEQ"),
             (items.internal_date, "INTERNALDATE"),
             (items.save_date, "SAVEDATE"),
+            (items.email_id, "EMAILID"),
+            (items.thread_id, "THREADID"),
             (items.size, "RFC822.SIZE"),
             (items.envelope, "ENVELOPE"),
             (items.body, "BODY"),
@@ -412,6 +415,8 @@ impl Wire {
             SearchKey::SavedOn(date) => self.with("SAVEDON", date),
             SearchKey::SavedSince(date) => self.with("SAVEDSINCE", date),
             SearchKey::SaveDateSupported => self.text("SAVEDATESUPPORTED"),
+            SearchKey::EmailId(id) => self.with("EMAILID", id),
+            SearchKey::ThreadId(id) => self.with("THREADID", id),
             SearchKey::Larger(octets) => self.with("LARGER", octets),
             SearchKey::Smaller(octets) => self.with("SMALLER", octets),
             SearchKey::Header { field, value } => {

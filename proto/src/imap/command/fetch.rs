@@ -94,6 +94,10 @@ fn item(cursor: &mut Cursor<'_>, items: &mut FetchItems) -> Parsed<()> {
         &mut items.internal_date
     } else if is("SAVEDATE") {
         &mut items.save_date
+    } else if is("EMAILID") {
+        &mut items.email_id
+    } else if is("THREADID") {
+        &mut items.thread_id
     } else if is("BODYSTRUCTURE") {
         &mut items.body_structure
     } else if is("RFC822") {

@@ -310,6 +310,7 @@ pub struct StatusItems {
     pub size: bool,
     pub highest_modseq: bool,
     pub append_limit: bool,
+    pub mailbox_id: bool,
 }
 
 /// SEARCH and UID SEARCH. Strings in the key are UTF-8.
@@ -392,6 +393,8 @@ pub struct FetchItems {
     pub internal_date: bool,
     /// RFC 8514 §4.2.
     pub save_date: bool,
+    pub email_id: bool,
+    pub thread_id: bool,
     pub size: bool,
     pub envelope: bool,
     /// `BODY` without a section: BODYSTRUCTURE without extension data.

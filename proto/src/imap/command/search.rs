@@ -247,6 +247,8 @@ impl Keys {
             "SAVEDBEFORE" => SearchKey::SavedBefore(date(cursor)?),
             "SAVEDON" => SearchKey::SavedOn(date(cursor)?),
             "SAVEDSINCE" => SearchKey::SavedSince(date(cursor)?),
+            "EMAILID" => SearchKey::EmailId(object_id(cursor)?),
+            "THREADID" => SearchKey::ThreadId(object_id(cursor)?),
             "LARGER" => SearchKey::Larger(cursor.number()?),
             "SMALLER" => SearchKey::Smaller(cursor.number()?),
             "KEYWORD" => SearchKey::Keyword(keyword(cursor)?),
@@ -279,7 +281,18 @@ impl Keys {
     }
 }
 
-const ARGUMENT_KEYS: [&str; 27] = [
+/// RFC 8474 §7: 1 to 255 letters, digits, `_` and `-`.
+fn object_id(cursor: &mut Cursor<'_>) -> Parsed<String> {
+    let id = cursor.take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    match id.len() {
+        1..=255 => Ok(String::from_utf8_lossy(id).into_owned()),
+        _ => Err(Refusal::Expected("an object id")),
+    }
+}
+
+const ARGUMENT_KEYS: [&str; 29] = [
+    "EMAILID",
+    "THREADID",
     "BCC",
     "BEFORE",
     "BODY",

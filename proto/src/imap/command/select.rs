@@ -61,6 +61,7 @@ pub(super) fn status_items(cursor: &mut Cursor<'_>) -> Parsed<StatusItems> {
             "SIZE" => &mut items.size,
             "HIGHESTMODSEQ" => &mut items.highest_modseq,
             "APPENDLIMIT" => &mut items.append_limit,
+            "MAILBOXID" => &mut items.mailbox_id,
             _ => return Err(Refusal::Expected("a STATUS item that exists")),
         };
         *asked = true;

@@ -101,6 +101,8 @@ fn fetch(g: &mut Gen) -> Fetch {
         modseq: changed_since.is_some() || flip(g),
         internal_date: flip(g),
         save_date: flip(g),
+        email_id: flip(g),
+        thread_id: flip(g),
         size: flip(g),
         envelope: flip(g),
         body: flip(g),
@@ -132,6 +134,7 @@ fn status_items(g: &mut Gen) -> StatusItems {
         size: flip(g),
         highest_modseq: flip(g),
         append_limit: flip(g),
+        mailbox_id: flip(g),
     }
 }
 

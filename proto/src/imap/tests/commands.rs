@@ -247,6 +247,8 @@ fn fetch_items_and_macros() {
                     modseq: true,
                     internal_date: true,
                     save_date: false,
+                    email_id: false,
+                    thread_id: false,
                     size: true,
                     envelope: true,
                     body: true,
@@ -379,6 +381,9 @@ fn search_keys() {
         ("SAVEDBEFORE 28-Dec-2014", SearchKey::SavedBefore(date("28-Dec-2014"))),
         ("SAVEDSINCE 28-Dec-2014", SearchKey::SavedSince(date("28-Dec-2014"))),
         ("SAVEDATESUPPORTED", SearchKey::SaveDateSupported),
+        // RFC 8474 §6.
+        ("EMAILID M6d99ac3275bb4e", SearchKey::EmailId("M6d99ac3275bb4e".to_owned())),
+        ("THREADID T64b478a75b7ea9", SearchKey::ThreadId("T64b478a75b7ea9".to_owned())),
         ("NEW", SearchKey::New),
         ("OLD", SearchKey::Old),
         ("RECENT", SearchKey::Recent),
