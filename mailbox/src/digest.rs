@@ -38,6 +38,8 @@ use terms::{ByHash, Terms};
 pub const KEY_OCTETS_MAX: usize = 1024;
 /// Rows read between two yields.
 const ROWS_STEP: usize = 256;
+/// Octets of prepared envelopes and kept headers read between two yields: the row that goes beyond ends the step.
+const OCTETS_STEP: usize = 256 * 1024;
 /// UIDs gathered between two yields.
 const UIDS_STEP: usize = 65_536;
 /// In a value of the subject's column: the subject was that of a reply or forward.
@@ -222,17 +224,19 @@ impl Digest {
             search.with(|index| {
                 let mut inner = self.inner.borrow_mut();
                 let mut rows = index.rows(&step).peekable();
-                for (position, uid) in uids[at..to].iter().enumerate() {
-                    let row = rows.next_if(|row| row.uid().get() == *uid);
-                    unread.extend(adding.push(&mut inner, at + position, row.as_ref()));
+                adding.step_octets = 0;
+                while at < to && adding.step_octets < OCTETS_STEP {
+                    let row = rows.next_if(|row| row.uid().get() == uids[at]);
+                    unread.extend(adding.push(&mut inner, at, row.as_ref()));
+                    at += 1;
                 }
             })?;
             for Unread { slot, uid, place, octets } in unread {
                 let header = search.header(uid, &place, octets).await?;
                 adding.step_links[slot] = Links::of(&header);
+                shard::yield_if_needed().await;
             }
             adding.end_step(&mut self.inner.borrow_mut());
-            at = to;
             shard::yield_if_needed().await;
         }
         // Strings get their ranks before anybody sees a value that names them.
@@ -303,6 +307,8 @@ struct Adding {
     links_from: Option<usize>,
     links: LinkValues,
     step_links: Vec<Links>,
+    /// Octets read in this step.
+    step_octets: usize,
     key: Vec<u8>,
 }
 
@@ -315,6 +321,7 @@ impl Adding {
             links_from: None,
             links: LinkValues::default(),
             step_links: Vec::new(),
+            step_octets: 0,
             key: Vec::new(),
         };
         // A criterion may be named twice; its column is made once.
@@ -349,8 +356,9 @@ impl Adding {
     fn push(&mut self, inner: &mut Inner, position: usize, row: Option<&Row<'_>>) -> Option<Unread> {
         let envelope_wanted = self.strings.iter().any(|(_, from, _)| *from <= position)
             || self.numbers.iter().any(|(key, from, _)| *key == SortKey::Date && *from <= position);
-        let envelope = row.filter(|_| envelope_wanted).map(|row| EnvelopeFields::parse(row.envelope()));
-        let envelope = envelope.unwrap_or_default();
+        let envelope = row.filter(|_| envelope_wanted).map(|row| row.envelope()).unwrap_or_default();
+        self.step_octets += envelope.len();
+        let envelope = EnvelopeFields::parse(envelope);
         for (key, _, values) in self.numbers.iter_mut().filter(|(_, from, _)| *from <= position) {
             values.push(row.map_or(0, |row| {
                 match key {
@@ -378,6 +386,7 @@ impl Adding {
         self.step_links.push(Links::default());
         let (row, slot) = (row?, self.step_links.len() - 1);
         if row.headers_complete() {
+            self.step_octets += row.headers().len();
             self.step_links[slot] = Links::of(row.headers());
             return None;
         }
