@@ -24,6 +24,8 @@ use forest::{Forest, NONE};
 
 /// Octets of memory for each message that is threaded.
 const ITEM_OCTETS: usize = 128;
+/// For each message ID, and for each that no message has: its place in the table, and its node.
+const LINK_OCTETS: (usize, usize) = (4, 24);
 
 /// Steps to ancestors for each message and reference: threads of mail have far fewer on the average.
 const WALKS_FACTOR: usize = 16;
@@ -54,7 +56,12 @@ pub async fn thread(
         ThreadAlgorithm::References => digest::columns(&search, &[date, subject, Column::Links]).await?,
         ThreadAlgorithm::Refs => digest::columns(&search, &[date, Column::Links]).await?,
     };
-    let _octets = session.accounts().search_octets.acquire(uids.len() * ITEM_OCTETS).await;
+    let mut octets = uids.len() * ITEM_OCTETS;
+    if algorithm != ThreadAlgorithm::OrderedSubject {
+        octets += columns.link_numbers * LINK_OCTETS.0
+            + columns.references().min(columns.link_numbers) * LINK_OCTETS.1;
+    }
+    let _octets = session.accounts().search_octets.acquire(octets).await;
     let members = columns.positions(uids).await;
     let threads = Threads { columns, members };
     Ok(match algorithm {

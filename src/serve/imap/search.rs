@@ -170,6 +170,7 @@ impl Imap {
         }
         let reason = match error {
             SearchError::Deleted => Reason::NoSuchMailbox,
+            SearchError::TooLarge => Reason::ResultLimit,
             SearchError::Read(error) => {
                 tracing::error!(session = %self.peer.id, %error, "a search cannot read");
                 Reason::Unavailable
