@@ -283,8 +283,15 @@ impl Digest {
                 }
             })?;
             for Unread { slot, uid, place, octets } in unread {
-                let header = search.header(uid, &place, octets).await?;
-                adding.step_links[slot] = Links::of(&header);
+                match search.header(uid, &place, octets).await {
+                    Ok(header) => adding.step_links[slot] = Links::of(&header),
+                    // One that is lost takes no other message's thread along.
+                    Err(SearchError::Read(error)) if error.is_loss() => {
+                        let (account, mailbox) = (search.account().id().as_str(), search.mailbox());
+                        tracing::error!(account, ?mailbox, uid = uid.get(), %error, "a message is threaded without its header");
+                    }
+                    Err(error) => return Err(error),
+                }
                 shard::yield_if_needed().await;
             }
             adding.end_step(&mut self.inner.borrow_mut(), octets_max)?;
