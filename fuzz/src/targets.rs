@@ -84,7 +84,7 @@ fn imap_events(limits: imap::Limits, stage: imap::Stage, input: &[u8], piece: us
                     imap::Command::Authenticate { .. } => after = Some(imap::Server::begin_response),
                     _ => {}
                 },
-                imap::Event::Refused { refusal, tag } => {
+                imap::Event::Refused { refusal, tag, .. } => {
                     let mut out = Vec::new();
                     refusal.write(*tag, &mut out);
                     assert!(out.ends_with(b"\r\n"));
