@@ -294,7 +294,7 @@ fn a_search_that_is_refused_with_no_empties_the_saved_result() {
         ("SEARCH RETURN (MIN) SUBJECT {101}", "a Literal too large"),
         ("SEARCH RETURN (SAVE) NO-SUCH-KEY", "a Expected a search key that exists"),
     ] {
-        let log = run(&format!("{command}\r\nz NOOP\r\n"));
+        let log = run(&format!("a {command}\r\nz NOOP\r\n"));
         assert_eq!(log[0], answer, "{command}");
     }
 }
