@@ -84,7 +84,7 @@ fn imap_events(limits: imap::Limits, stage: imap::Stage, input: &[u8], piece: us
                     imap::Command::Authenticate { .. } => after = Some(imap::Server::begin_response),
                     _ => {}
                 },
-                imap::Event::Refused { refusal, tag } => {
+                imap::Event::Refused { refusal, tag, .. } => {
                     let mut out = Vec::new();
                     refusal.write(*tag, &mut out);
                     assert!(out.ends_with(b"\r\n"));
@@ -259,7 +259,9 @@ pub fn mime(data: &[u8]) {
         }
     }
     let envelope = mime::EnvelopeFields::parse(&mime::envelope(&whole));
-    assert_eq!(envelope.subject, whole.envelope.subject, "what is sorted is not what is shown");
+    let shown = whole.envelope.subject.as_deref();
+    let shown = shown.map(|subject| &subject[..subject.len().min(mime::FIELD_OCTETS_MAX)]);
+    assert_eq!(envelope.subject.as_deref(), shown, "what is sorted is not what is shown");
     let subject = culver_model::text::plain_spaces(&mime::decode_words(input));
     let base = culver_model::text::base_subject(&subject);
     assert!(!base.text.starts_with(' ') && !base.text.ends_with(' '), "{base:?}");

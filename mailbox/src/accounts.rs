@@ -45,6 +45,8 @@ pub struct Limits {
     pub search_octets_max: usize,
     /// Octets of digests that a shard keeps for SORT and THREAD.
     pub digest_octets_max: usize,
+    /// Octets of one digest, also while it is made and not kept.
+    pub one_digest_octets_max: usize,
 }
 
 impl Default for Limits {
@@ -55,6 +57,7 @@ impl Default for Limits {
             message_octets_max: 64 << 20,
             search_octets_max: 128 << 20,
             digest_octets_max: 64 << 20,
+            one_digest_octets_max: 256 << 20,
         }
     }
 }

@@ -11,8 +11,10 @@
 //!
 //! # Limits
 //! [`Limits::digest_octets_max`](crate::Limits::digest_octets_max) for all digests of a shard: those that were used the
-//! longest ago go first, and one that is larger is made anew for each question. Of a string [`KEY_OCTETS_MAX`] octets are
-//! compared.
+//! longest ago go first, and one that is larger is made anew for each question. One that would be larger than
+//! [`Limits::one_digest_octets_max`](crate::Limits::one_digest_octets_max) is not made, and the question is refused; from half
+//! of that on a message's parent is all that is kept of its references. Who makes columns first takes
+//! [`ITEM_OCTETS`] of the shard's search octets for each value. Of a string [`KEY_OCTETS_MAX`] octets are compared.
 //!
 //! # Cost
 //! Making a column reads each row's prepared ENVELOPE or kept headers once; the message itself only for THREAD, and only where its
@@ -38,8 +40,14 @@ use terms::{ByHash, Terms};
 pub const KEY_OCTETS_MAX: usize = 1024;
 /// Rows read between two yields.
 const ROWS_STEP: usize = 256;
+/// Octets of prepared envelopes and kept headers read between two yields: the row that goes beyond ends the step.
+const OCTETS_STEP: usize = 256 * 1024;
 /// UIDs gathered between two yields.
 const UIDS_STEP: usize = 65_536;
+/// Octets of memory for each value while a column is made.
+const ITEM_OCTETS: usize = 128;
+/// Octets of a message ID in the table of their numbers.
+const LINK_OCTETS: usize = 24;
 /// In a value of the subject's column: the subject was that of a reply or forward.
 const REPLY: u32 = 1 << 31;
 
@@ -84,6 +92,34 @@ struct LinkValues {
     /// Where each message's references end in `list`.
     ends: Vec<u32>,
     list: Vec<u32>,
+}
+
+impl Inner {
+    fn octets(&self) -> usize {
+        let numbers: usize = self.numbers.values().map(|values| values.len() * 8).sum();
+        let strings: usize =
+            self.strings.values().map(|strings| strings.values.len() * 4 + strings.terms.octets()).sum();
+        let links = self.links.values.octets() + self.links.numbers.len() * LINK_OCTETS;
+        self.uids.len() * 4 + numbers + strings + links
+    }
+
+    /// How many values the columns lack for so many messages.
+    fn lacking(&self, wanted: &[Column], total: usize) -> usize {
+        let has = |column: &Column| match column {
+            Column::Key(key) => match (self.numbers.get(key), self.strings.get(key)) {
+                (Some(numbers), _) => numbers.len(),
+                (None, strings) => strings.map_or(0, |strings| strings.values.len()),
+            },
+            Column::Links => self.links.values.own.len(),
+        };
+        wanted.iter().map(|column| total - has(column)).sum()
+    }
+}
+
+impl LinkValues {
+    fn octets(&self) -> usize {
+        (self.own.len() + self.ends.len() + self.list.len()) * 4
+    }
 }
 
 impl LinkColumn {
@@ -158,6 +194,11 @@ impl Columns {
         self.strings.get(&SortKey::Subject).map_or(0, |(_, ranks)| ranks.len())
     }
 
+    /// References of all messages.
+    pub fn references(&self) -> usize {
+        self.links.list.len()
+    }
+
     /// The number of its own message ID (0: none), and those of its references.
     pub fn links(&self, at: Position) -> (u32, &[u32]) {
         let at = at.0 as usize;
@@ -171,9 +212,14 @@ pub async fn columns(search: &Search<'_>, wanted: &[Column]) -> Result<Columns, 
     let digest = digest_of(search)?;
     let _adding = digest.adding.acquire(1).await;
     digest.add_uids(search).await?;
-    digest.add_values(search, wanted).await?;
+    if let Err(error) = digest.add_values(search, wanted).await {
+        if matches!(error, SearchError::TooLarge) {
+            search.account().digests.borrow_mut().remove(&search.mailbox());
+        }
+        return Err(error);
+    }
     let columns = digest.columns(wanted);
-    digest.count(&columns);
+    digest.octets.set(digest.inner.borrow().octets());
     search.accounts().keep_digests(&digest);
     Ok(columns)
 }
@@ -213,6 +259,13 @@ impl Digest {
 
     async fn add_values(&self, search: &Search<'_>, wanted: &[Column]) -> Result<(), SearchError> {
         let uids = self.inner.borrow().uids.clone();
+        let lacking = self.inner.borrow().lacking(wanted, uids.len());
+        if lacking == 0 {
+            return Ok(());
+        }
+        let octets_max = search.accounts().limits().one_digest_octets_max;
+        let octets = octets_max.min(lacking * ITEM_OCTETS);
+        let _octets = search.accounts().search_octets.acquire(octets).await;
         let mut adding = Adding::begin(&mut self.inner.borrow_mut(), wanted, uids.len());
         let mut at = adding.from;
         while at < uids.len() {
@@ -222,17 +275,26 @@ impl Digest {
             search.with(|index| {
                 let mut inner = self.inner.borrow_mut();
                 let mut rows = index.rows(&step).peekable();
-                for (position, uid) in uids[at..to].iter().enumerate() {
-                    let row = rows.next_if(|row| row.uid().get() == *uid);
-                    unread.extend(adding.push(&mut inner, at + position, row.as_ref()));
+                adding.step_octets = 0;
+                while at < to && adding.step_octets < OCTETS_STEP {
+                    let row = rows.next_if(|row| row.uid().get() == uids[at]);
+                    unread.extend(adding.push(&mut inner, at, row.as_ref()));
+                    at += 1;
                 }
             })?;
             for Unread { slot, uid, place, octets } in unread {
-                let header = search.header(uid, &place, octets).await?;
-                adding.step_links[slot] = Links::of(&header);
+                match search.header(uid, &place, octets).await {
+                    Ok(header) => adding.step_links[slot] = Links::of(&header),
+                    // One that is lost takes no other message's thread along.
+                    Err(SearchError::Read(error)) if error.is_loss() => {
+                        let (account, mailbox) = (search.account().id().as_str(), search.mailbox());
+                        tracing::error!(account, ?mailbox, uid = uid.get(), %error, "a message is threaded without its header");
+                    }
+                    Err(error) => return Err(error),
+                }
+                shard::yield_if_needed().await;
             }
-            adding.end_step(&mut self.inner.borrow_mut());
-            at = to;
+            adding.end_step(&mut self.inner.borrow_mut(), octets_max)?;
             shard::yield_if_needed().await;
         }
         // Strings get their ranks before anybody sees a value that names them.
@@ -270,17 +332,6 @@ impl Digest {
         }
     }
 
-    fn count(&self, columns: &Columns) {
-        let inner = self.inner.borrow();
-        let numbers: usize = inner.numbers.values().map(|values| values.len() * 8).sum();
-        let strings: usize =
-            inner.strings.values().map(|strings| strings.values.len() * 4 + strings.terms.octets()).sum();
-        let links = &inner.links.values;
-        let links =
-            (links.own.len() + links.ends.len() + links.list.len()) * 4 + inner.links.numbers.len() * 24;
-        self.octets.set(columns.uids.len() * 4 + numbers + strings + links);
-    }
-
     pub(crate) fn octets(&self) -> usize {
         self.octets.get()
     }
@@ -303,6 +354,8 @@ struct Adding {
     links_from: Option<usize>,
     links: LinkValues,
     step_links: Vec<Links>,
+    /// Octets read in this step.
+    step_octets: usize,
     key: Vec<u8>,
 }
 
@@ -315,6 +368,7 @@ impl Adding {
             links_from: None,
             links: LinkValues::default(),
             step_links: Vec::new(),
+            step_octets: 0,
             key: Vec::new(),
         };
         // A criterion may be named twice; its column is made once.
@@ -349,8 +403,9 @@ impl Adding {
     fn push(&mut self, inner: &mut Inner, position: usize, row: Option<&Row<'_>>) -> Option<Unread> {
         let envelope_wanted = self.strings.iter().any(|(_, from, _)| *from <= position)
             || self.numbers.iter().any(|(key, from, _)| *key == SortKey::Date && *from <= position);
-        let envelope = row.filter(|_| envelope_wanted).map(|row| EnvelopeFields::parse(row.envelope()));
-        let envelope = envelope.unwrap_or_default();
+        let envelope = row.filter(|_| envelope_wanted).map(|row| row.envelope()).unwrap_or_default();
+        self.step_octets += envelope.len();
+        let envelope = EnvelopeFields::parse(envelope);
         for (key, _, values) in self.numbers.iter_mut().filter(|(_, from, _)| *from <= position) {
             values.push(row.map_or(0, |row| {
                 match key {
@@ -378,18 +433,32 @@ impl Adding {
         self.step_links.push(Links::default());
         let (row, slot) = (row?, self.step_links.len() - 1);
         if row.headers_complete() {
+            self.step_octets += row.headers().len();
             self.step_links[slot] = Links::of(row.headers());
             return None;
         }
         Some(Unread { slot, uid: row.uid(), place: *row.place(), octets: crate::search::header_octets(row) })
     }
 
-    fn end_step(&mut self, inner: &mut Inner) {
+    /// Octets of what is not in the digest yet.
+    fn octets(&self) -> usize {
+        let numbers: usize = self.numbers.iter().map(|(_, _, values)| values.capacity() * 8).sum();
+        let strings: usize = self.strings.iter().map(|(_, _, values)| values.capacity() * 4).sum();
+        numbers + strings + self.links.octets()
+    }
+
+    fn end_step(&mut self, inner: &mut Inner, octets_max: usize) -> Result<(), SearchError> {
+        let tight = inner.octets() + self.octets() > octets_max / 2;
         for Links { message_id, references } in self.step_links.drain(..) {
+            let from = if tight { references.len().saturating_sub(1) } else { 0 };
             self.links.own.push(message_id.map_or(0, |hash| inner.links.number(hash)));
-            self.links.list.extend(references.into_iter().map(|hash| inner.links.number(hash)));
+            self.links.list.extend(references[from..].iter().map(|hash| inner.links.number(*hash)));
             self.links.ends.push(self.links.list.len() as u32);
         }
+        if inner.octets() + self.octets() > octets_max {
+            return Err(SearchError::TooLarge);
+        }
+        Ok(())
     }
 
     fn publish(self, inner: &mut Inner) {
@@ -495,5 +564,40 @@ impl Columns {
             links: Rc::new(links),
             link_numbers,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_go_first_and_then_the_digest_where_memory_is_short() {
+        const OCTETS_MAX: usize = 1 << 20;
+        let mut inner = Inner::default();
+        let mut adding = Adding::begin(&mut inner, &[Column::Links], 0);
+        let mut hashes = (1u64..).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut hash = || hashes.next().expect("there are many");
+        let mut kept = Vec::new();
+        loop {
+            adding
+                .step_links
+                .push(Links { message_id: Some(hash()), references: (0..33).map(|_| hash()).collect() });
+            let before = adding.links.list.len();
+            match adding.end_step(&mut inner, OCTETS_MAX) {
+                Ok(()) => kept.push(adding.links.list.len() - before),
+                Err(error) => break assert!(matches!(error, SearchError::TooLarge)),
+            }
+            assert!(inner.octets() + adding.octets() <= OCTETS_MAX);
+        }
+        assert!(
+            kept.iter().all(|kept| [33, 1].contains(kept)) && kept.is_sorted_by(|one, other| one >= other)
+        );
+        // 33 references and an ID of its own are about 1 KiB.
+        assert!(
+            kept.iter().filter(|kept| **kept == 33).count() > 500 && kept.len() > 5_000,
+            "{}",
+            kept.len()
+        );
     }
 }

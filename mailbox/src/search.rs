@@ -35,6 +35,9 @@ pub enum SearchError {
     /// The mailbox is gone.
     #[error("the mailbox was deleted")]
     Deleted,
+    /// What SORT and THREAD compare is more than may be held.
+    #[error("what is compared takes too much memory")]
+    TooLarge,
     #[error(transparent)]
     Read(#[from] ReadError),
 }

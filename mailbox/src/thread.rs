@@ -1,8 +1,12 @@
 //! THREAD: what a search found, as a forest.
 //!
+//! # Limits
+//! To find out that a link would make a loop, the ancestors are walked, which only a message that has children already needs:
+//! [`WALKS_FACTOR`] steps for each message and reference, all told. Behind them a message that has children gets no parent
+//! any more, and begins a thread.
+//!
 //! # Cost
-//! Where the [`digest`](crate::digest) has the columns: one pass over messages and references, one sort. To find out that a
-//! link would make a loop, the ancestors are walked, which only a message that has children already needs.
+//! Where the [`digest`](crate::digest) has the columns: one pass over messages and references, one sort.
 //!
 //! # RFC
 //! RFC 5256 §3; REFS as draft-ietf-morg-inthread names it and Dovecot has it: REFERENCES without the subjects, threads in the order of
@@ -20,6 +24,11 @@ use forest::{Forest, NONE};
 
 /// Octets of memory for each message that is threaded.
 const ITEM_OCTETS: usize = 128;
+/// For each message ID, and for each that no message has: its place in the table, and its node.
+const LINK_OCTETS: (usize, usize) = (4, 24);
+
+/// Steps to ancestors for each message and reference: threads of mail have far fewer on the average.
+const WALKS_FACTOR: usize = 16;
 
 /// A step through a forest of threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +56,12 @@ pub async fn thread(
         ThreadAlgorithm::References => digest::columns(&search, &[date, subject, Column::Links]).await?,
         ThreadAlgorithm::Refs => digest::columns(&search, &[date, Column::Links]).await?,
     };
-    let _octets = session.accounts().search_octets.acquire(uids.len() * ITEM_OCTETS).await;
+    let mut octets = uids.len() * ITEM_OCTETS;
+    if algorithm != ThreadAlgorithm::OrderedSubject {
+        octets += columns.link_numbers * LINK_OCTETS.0
+            + columns.references().min(columns.link_numbers) * LINK_OCTETS.1;
+    }
+    let _octets = session.accounts().search_octets.acquire(octets).await;
     let members = columns.positions(uids).await;
     let threads = Threads { columns, members };
     Ok(match algorithm {
@@ -152,10 +166,11 @@ impl Threads {
     /// RFC 5256 §3 REFERENCES, step 1: the links that message IDs make.
     async fn link(&self) -> Forest {
         let mut pace = Pace::default();
-        let mut forest = Forest::new(self.members.len());
         let mut holders = vec![NONE; self.columns.link_numbers];
+        let mut links = self.members.len();
         for (member, (_, position)) in self.members.iter().enumerate() {
-            let (own, _) = self.columns.links(*position);
+            let (own, references) = self.columns.links(*position);
+            links += references.len();
             let holder = &mut holders[own as usize];
             // Of messages with one message ID the first has it; without one, nobody refers to it.
             if own != 0 && *holder == NONE {
@@ -163,6 +178,7 @@ impl Threads {
             }
             pace.step().await;
         }
+        let mut forest = Forest::new(self.members.len(), WALKS_FACTOR * links);
         for (member, (_, position)) in self.members.iter().enumerate() {
             let (_, references) = self.columns.links(*position);
             let mut parent = NONE;
@@ -173,7 +189,10 @@ impl Threads {
                 }
                 let node = *holder;
                 // Step 1.A: a link that is there stays.
-                if parent != NONE && !forest.has_parent(node) && !forest.is_below(parent, node).await {
+                if parent != NONE
+                    && !forest.has_parent(node)
+                    && !forest.may_be_below(parent, node, &mut pace).await
+                {
                     forest.link(parent, node);
                 }
                 parent = node;
@@ -182,7 +201,7 @@ impl Threads {
             // Step 1.B: the last reference is the parent, whatever was thought before.
             let node = member as u32;
             forest.unlink(node);
-            if parent != NONE && !forest.is_below(parent, node).await {
+            if parent != NONE && !forest.may_be_below(parent, node, &mut pace).await {
                 forest.link(parent, node);
             }
             pace.step().await;

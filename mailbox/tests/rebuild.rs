@@ -1,8 +1,11 @@
 //! Rebuilding an account on a simulated disk: whatever of its index is damaged or gone, its messages come back, each once, and no
 //! UID is ever given to another message under one UIDVALIDITY.
 
+use culver_mailbox::View;
 use culver_mailbox::record::{Record, StoreOp};
+use culver_mailbox::thread::{Step, thread};
 use culver_mailbox::{Accounts, Applied, Arriving, Limits, Progress, Rebuilt, Session};
+use culver_model::search::ThreadAlgorithm;
 use culver_model::{
     AccountId, DeliveryId, Flag, FlagSet, Guid, InternalDate, MailboxName, PartitionId, SystemFlag, UidSet,
 };
@@ -563,6 +566,39 @@ fn a_damaged_body_is_told_and_passed_over() {
     let count = |pictures: &Pictures| pictures.values().map(|picture| picture.messages.len()).sum::<usize>();
     // One lost, and the expunged one is back.
     assert_eq!(count(&after), count(&before["joe"]));
+}
+
+#[test]
+fn a_message_whose_header_is_damaged_takes_no_other_thread_along() {
+    let disk = Disk::new(1);
+    let filled = disk.live(false, |accounts| async move {
+        let session = accounts.session(&account("joe")).await.expect("it opens");
+        append(&session, Guid::INBOX, 0, 200).await;
+        // Its references are too many to be kept beside the envelope.
+        let text = format!("References: {}\r\n\r\nline of it\r\n", "<one@example.org>\r\n ".repeat(4_000));
+        let date = InternalDate::new(1_700_000_000, 60);
+        let mut arriving =
+            Arriving::begin(&session, Guid::INBOX, date, FlagSet::default(), text.len() as u64);
+        arriving.feed(text.as_bytes()).await.expect("there is room");
+        let (message, body) = arriving.finish().await.expect("there is room");
+        assert!(!message.headers_complete);
+        let record = Record::Append { mailbox: Guid::INBOX, message: Box::new(message) };
+        session.change_with(record, Some(body)).await.expect("it is taken");
+        append(&session, Guid::INBOX, 1, 200).await;
+        accounts.storage().flush(PARTITION).await.expect("it is flushed");
+    });
+    filled.expect("a new store starts");
+    for pack in disk.data(".pack") {
+        disk.flip(pack, b"<one@example.org>".to_vec(), 2);
+    }
+    let threads = disk.live(false, |accounts| async move {
+        let session = accounts.session(&account("joe")).await.expect("it opens");
+        let view =
+            View::new(session.account().state().selectable(Guid::INBOX).expect("it is"), UidSet::new());
+        thread(&session, &view, &[1, 2, 3], ThreadAlgorithm::Refs).await.map_err(|error| error.to_string())
+    });
+    let steps = threads.expect("it starts").expect("it threads");
+    assert_eq!(steps.iter().filter(|step| matches!(step, Step::Message(_))).count(), 3);
 }
 
 #[test]

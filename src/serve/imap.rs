@@ -295,9 +295,8 @@ impl Imap {
                     }
                     Flow::Go
                 }
-                Event::Refused { tag, refusal } => {
-                    if let (Refusal::BadCharset { save: true }, Some(user)) = (&refusal, &mut self.user) {
-                        // RFC 5182 §2.1: a SEARCH that fails empties the saved result.
+                Event::Refused { tag, refusal, unsaved } => {
+                    if let Some(user) = self.user.as_mut().filter(|_| unsaved) {
                         user.saved = UidSet::new();
                     }
                     refusal.write(tag, &mut self.out);

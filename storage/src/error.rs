@@ -108,7 +108,7 @@ pub enum ReadError {
 impl ReadError {
     /// Whether something that is stored is damaged or missing, so that the next try brings no more. A store, a system or a disk
     /// that does not answer is none.
-    pub(crate) fn is_loss(&self) -> bool {
+    pub fn is_loss(&self) -> bool {
         match self {
             ReadError::Corrupt { .. } | ReadError::Gone(_) => true,
             ReadError::NotHere => false,

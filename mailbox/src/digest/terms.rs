@@ -1,23 +1,46 @@
 //! Strings that messages share, each kept once, with its place in their order.
 
 use crate::steps;
+use culver_shard::random::{self, HashState};
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, DefaultHasher, Hasher};
+use std::hash::{BuildHasher, Hasher};
 use std::rc::Rc;
 
 /// What one string costs beside its octets: its places in the table, the list, the order and the ranks.
 const TERM_OCTETS: usize = 72;
 
 /// Numbers by a hash that is one already: to make the table larger costs little.
-pub type ByHash = HashMap<u64, u32, BuildHasherDefault<Same>>;
+pub type ByHash = HashMap<u64, u32, Mixing>;
 
-/// The hash of a hash is the same.
-#[derive(Default)]
-pub struct Same(u64);
+/// Mixes hashes that senders of mail can choose with what they do not know: none falls together with others in a table.
+#[derive(Clone)]
+pub struct Mixing {
+    added: u64,
+    factor: u64,
+}
 
-impl Hasher for Same {
+impl Default for Mixing {
+    fn default() -> Mixing {
+        Mixing { added: random::u64(), factor: random::u64() | 1 }
+    }
+}
+
+impl BuildHasher for Mixing {
+    type Hasher = Mixed;
+
+    fn build_hasher(&self) -> Mixed {
+        Mixed { mixing: self.clone(), hash: 0 }
+    }
+}
+
+pub struct Mixed {
+    mixing: Mixing,
+    hash: u64,
+}
+
+impl Hasher for Mixed {
     fn finish(&self) -> u64 {
-        self.0
+        self.hash
     }
 
     fn write(&mut self, _: &[u8]) {
@@ -25,13 +48,15 @@ impl Hasher for Same {
     }
 
     fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
+        let product = u128::from(hash ^ self.mixing.added) * u128::from(self.mixing.factor);
+        self.hash = (product >> 64) as u64 ^ product as u64;
     }
 }
 
 /// The keys of one column.
 #[derive(Default)]
 pub struct Terms {
+    hashing: HashState,
     /// By the hash of the text; of texts that fall together, at the next one that is free.
     numbers: ByHash,
     texts: Rc<Vec<Rc<[u8]>>>,
@@ -44,7 +69,7 @@ pub struct Terms {
 impl Terms {
     /// The number of a key; a new one where it was not there.
     pub fn number(&mut self, key: &[u8]) -> u32 {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = self.hashing.build_hasher();
         hasher.write(key);
         let mut hash = hasher.finish();
         while let Some(number) = self.numbers.get(&hash) {
@@ -138,6 +163,16 @@ impl Unsorted {
 mod tests {
     use super::Terms;
     use culver_shard::sim::{Sim, SimConfig};
+    use std::collections::BTreeSet;
+    use std::hash::BuildHasher;
+
+    #[test]
+    fn chosen_hashes_do_not_fall_together() {
+        let mixing = super::Mixing::default();
+        // Alike in the bits that choose the place in a table.
+        let places: BTreeSet<u64> = (0..1_000u64).map(|n| mixing.hash_one((n << 32) | 7) & 0xffff).collect();
+        assert!(places.len() > 100, "{}", places.len());
+    }
 
     #[test]
     fn ranks_follow_the_order_of_the_octets() {

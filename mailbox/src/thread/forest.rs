@@ -14,6 +14,8 @@ pub struct Forest {
     parent: Vec<u32>,
     /// How many children each node has while links are made.
     children: Vec<u32>,
+    /// Steps to ancestors that may still be made.
+    walks_left: usize,
     /// The list of a node's children, and the next of each child.
     first: Vec<u32>,
     last: Vec<u32>,
@@ -21,11 +23,13 @@ pub struct Forest {
 }
 
 impl Forest {
-    pub fn new(messages: usize) -> Forest {
+    /// With so many steps to ancestors, all told, to find out which links would make loops.
+    pub fn new(messages: usize, walks_max: usize) -> Forest {
         Forest {
             messages: messages as u32,
             parent: vec![NONE; messages],
             children: vec![0; messages],
+            walks_left: walks_max,
             first: Vec::new(),
             last: Vec::new(),
             next: Vec::new(),
@@ -55,21 +59,27 @@ impl Forest {
         self.parent[node as usize] != NONE
     }
 
-    /// Whether `node` is `above` or one of its descendants.
-    pub async fn is_below(&self, node: u32, above: u32) -> bool {
+    /// Whether `node` is `above` or one of its descendants, or it costs too much to tell.
+    pub async fn may_be_below(&mut self, node: u32, above: u32, pace: &mut Pace) -> bool {
         if node == above {
             return true;
         }
         if self.children[above as usize] == 0 {
             return false;
         }
-        let mut pace = Pace::default();
         let mut at = node;
         while at != NONE && at != above {
+            let Some(left) = self.walks_left.checked_sub(1) else { return true };
+            self.walks_left = left;
             at = self.parent[at as usize];
             pace.step().await;
         }
         at == above
+    }
+
+    #[cfg(test)]
+    pub fn walks_left(&self) -> usize {
+        self.walks_left
     }
 
     /// `child` has no parent, and `parent` is not below it.

@@ -241,3 +241,30 @@ fn a_chain_of_any_length_is_one_thread() {
     assert_eq!(text.matches('(').count(), 1);
     assert!(text.starts_with("(0 1 2 3 "), "{}", &text[..40]);
 }
+
+#[test]
+fn walks_to_ancestors_are_bounded_all_told() {
+    // A long chain, then pairs of which the child comes first and its parent hangs below the chain's end.
+    const LENGTH: u32 = 33_000;
+    let chain = (1..=LENGTH).map(|n| (0, 0, (0, false), n, Vec::from_iter((n > 1).then_some(n - 1))));
+    let pairs = (1..=LENGTH).flat_map(|n| {
+        let (x, y) = (LENGTH + 2 * n - 1, LENGTH + 2 * n);
+        [(0, 0, (0, false), y, vec![x]), (0, 0, (0, false), x, vec![LENGTH])]
+    });
+    let messages: Vec<Message> = chain.chain(pairs).collect();
+    let links = messages.iter().map(|message| 1 + message.4.len()).sum::<usize>();
+    let columns = Columns::of(&messages);
+    let members = (0..messages.len() as u32).map(|at| (at, Position(at))).collect();
+    let (walks_left, has_parent) = Sim::new(1, SimConfig::default()).run(async move {
+        let forest = Threads { columns, members }.link().await;
+        let has_parent: Vec<bool> = (0..forest.nodes()).map(|node| forest.has_parent(node)).collect();
+        (forest.walks_left(), has_parent)
+    });
+    // Used up, by some of the pairs; all others stand: the chain, and each child below its parent.
+    assert_eq!(walks_left, 0);
+    let (chain, pairs) = has_parent.split_at(LENGTH as usize);
+    assert!(chain[1..].iter().all(|has| *has));
+    assert!(pairs.chunks(2).all(|pair| pair[0]));
+    let hung = pairs.chunks(2).filter(|pair| pair[1]).count();
+    assert_eq!(hung, 16 * links / (LENGTH as usize));
+}

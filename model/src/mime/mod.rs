@@ -30,7 +30,7 @@ pub mod words;
 
 pub use address::{Address, parse_addresses};
 pub use chosen::{CHOSEN_HEADERS, covers};
-pub use envelope::{EnvelopeFields, FirstAddress};
+pub use envelope::{EnvelopeFields, FIELD_OCTETS_MAX, FirstAddress};
 pub use headers::{Field, fields, filter_header, unfold};
 pub use param::{ContentType, Disposition, Param};
 pub use scan::Scanner;

@@ -25,6 +25,7 @@ use memchr::memchr;
 use super::Limits;
 use super::command::{self, Head, Hidden, Request};
 use super::literal::{ANNOUNCEMENT_OCTETS_MAX, announced, without_end};
+use super::response::Status;
 use super::state::{Phase, Stage, State};
 use super::text::{Reason, Refusal};
 
@@ -52,7 +53,12 @@ pub enum Event<'a> {
     /// IDLE is over: answer it with OK; or with BAD where anything but DONE came.
     Done { clean: bool },
     /// Answer with [`Refusal::write`]; nothing of the command is left to do.
-    Refused { tag: Option<&'a str>, refusal: Refusal },
+    Refused {
+        tag: Option<&'a str>,
+        refusal: Refusal,
+        /// The saved result of a SEARCH is empty now.
+        unsaved: bool,
+    },
     /// Write BYE with this reason and close.
     Bye(Reason),
 }
@@ -237,7 +243,7 @@ impl Server {
         let head = match self.admit(&input[..until]) {
             Ok(head) => head,
             Err((tag, refusal)) => {
-                return self.refuse_literal(end, tag, refusal, literal.octets, literal.synchronising);
+                return self.refuse_literal(input, end, tag, refusal, literal.octets, literal.synchronising);
             }
         };
         let tag = Some(head.tag);
@@ -245,7 +251,14 @@ impl Server {
             match command::append(&input[head.arguments..until], literal.length) {
                 Ok(Some(append)) if literal.octets <= self.limits.append_octets_max => {
                     if let Some(refusal) = self.literal_minus(literal.octets, literal.synchronising) {
-                        return self.refuse_literal(end, tag, refusal, literal.octets, literal.synchronising);
+                        return self.refuse_literal(
+                            input,
+                            end,
+                            tag,
+                            refusal,
+                            literal.octets,
+                            literal.synchronising,
+                        );
                     }
                     let (octets, synchronising) = (literal.octets, literal.synchronising);
                     self.state.phase = Phase::AppendOffered { octets, synchronising };
@@ -273,7 +286,7 @@ impl Server {
         let total = literals.saturating_add(literal.octets);
         let refusal = refusal.or((total > literals_max).then_some(Refusal::LiteralTooLarge));
         if let Some(refusal) = refusal {
-            return self.refuse_literal(end, tag, refusal, literal.octets, literal.synchronising);
+            return self.refuse_literal(input, end, tag, refusal, literal.octets, literal.synchronising);
         }
         let part = end as u64 + literal.octets;
         self.state.phase = Phase::Command { part, scanned: part, literals: total };
@@ -301,12 +314,12 @@ impl Server {
     /// The line part that begins at `part` is thrown away to its end, and with it the command.
     fn refuse_line<'a>(&mut self, input: &'a [u8], part: usize, refusal: Refusal) -> Step<'a> {
         self.state.phase = Phase::Discard { left: 0, swallowed: 0 };
-        let tag = command::head(input).map(|head| head.tag);
-        (part, Some(Event::Refused { tag, refusal }))
+        (part, Some(refused(input, refusal)))
     }
 
     fn refuse_literal<'a>(
         &mut self,
+        input: &[u8],
         end: usize,
         tag: Option<&'a str>,
         refusal: Refusal,
@@ -314,7 +327,8 @@ impl Server {
         synchronising: bool,
     ) -> Step<'a> {
         self.discard_literal(octets, synchronising);
-        (end, Some(Event::Refused { tag, refusal }))
+        let unsaved = unsaved(&input[..end], &refusal);
+        (end, Some(Event::Refused { tag, refusal, unsaved }))
     }
 
     fn discard_literal(&mut self, octets: u64, synchronising: bool) {
@@ -425,11 +439,21 @@ const IDLE_LINE_OCTETS_MAX: usize = 64;
 /// The event of a command that is whole: `input` ends before its line end.
 fn whole(input: &[u8]) -> Event<'_> {
     let Some(head) = command::head(input) else {
-        return Event::Refused { tag: None, refusal: Refusal::Expected("a tag") };
+        return refused(input, Refusal::Expected("a tag"));
     };
     let parsed = head.name.and_then(|name| command::request(name, &input[head.arguments..]));
     match parsed {
         Ok(command) => Event::Command(Request { tag: head.tag, command }),
-        Err(refusal) => Event::Refused { tag: Some(head.tag), refusal },
+        Err(refusal) => refused(input, refusal),
     }
+}
+
+/// The event of a command that begins so and is refused.
+fn refused(input: &[u8], refusal: Refusal) -> Event<'_> {
+    let unsaved = unsaved(input, &refusal);
+    Event::Refused { tag: command::head(input).map(|head| head.tag), refusal, unsaved }
+}
+
+fn unsaved(input: &[u8], refusal: &Refusal) -> bool {
+    refusal.status() == Status::No && command::saves(input)
 }

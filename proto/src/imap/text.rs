@@ -32,10 +32,7 @@ pub enum Refusal {
     #[error("Message is not followed by the end of the command")]
     AppendTail,
     #[error("Charset not supported")]
-    BadCharset {
-        /// The SEARCH asked to save its result.
-        save: bool,
-    },
+    BadCharset,
     #[error("String is not text in its charset")]
     NotText,
     #[error("Too many {0}")]
@@ -53,7 +50,7 @@ impl Refusal {
         match self {
             // Well-formed, and refused for what it asks.
             Refusal::MessageTooLarge { .. }
-            | Refusal::BadCharset { .. }
+            | Refusal::BadCharset
             | Refusal::TooMany(_)
             | Refusal::Name(_) => Status::No,
             Refusal::Literal8 | Refusal::LiteralTooLarge => Status::No,
@@ -66,7 +63,7 @@ impl Refusal {
             // RFC 7889 §4: an APPEND over the limit gets TOOBIG.
             // RFC 7888 §5: so does one whose literal nobody waited for.
             Refusal::MessageTooLarge { .. } | Refusal::LiteralMinus => Some(Code::TooBig),
-            Refusal::BadCharset { .. } => Some(Code::BadCharset(&["US-ASCII", "UTF-8"])),
+            Refusal::BadCharset => Some(Code::BadCharset(&["US-ASCII", "UTF-8"])),
             Refusal::TooMany(_) | Refusal::LiteralTooLarge => Some(Code::Limit),
             Refusal::Name(_) => Some(Code::Cannot),
             // RFC 3516 §4.2, §4.4.

@@ -170,6 +170,7 @@ impl Imap {
         }
         let reason = match error {
             SearchError::Deleted => Reason::NoSuchMailbox,
+            SearchError::TooLarge => Reason::ResultLimit,
             SearchError::Read(error) => {
                 tracing::error!(session = %self.peer.id, %error, "a search cannot read");
                 Reason::Unavailable
@@ -226,7 +227,8 @@ impl Imap {
         };
         // RFC 5182 §2.4, RFC 4731 §3.2, RFC 9394 §3.2: with MIN, MAX and PARTIAL, and neither ALL nor COUNT, what is saved
         // and whose MODSEQ is told is what they return.
-        let named: Vec<u32> = match (min || max || partial.is_some()) && !all && !count {
+        let all_named = all || count || !(min || max || partial.is_some());
+        let named: Vec<u32> = match !all_named && (save || modseq) {
             true => {
                 let ends = [uids.first().filter(|_| min), uids.last().filter(|_| max)];
                 let partial = partial.map_or(&uids[..0], |range| &uids[place(range)]);
@@ -234,11 +236,12 @@ impl Imap {
                 named.sort_unstable();
                 named
             }
-            false => found.to_vec(),
+            false => Vec::new(),
         };
-        let modseq = self.highest_modseq(&named, modseq).await;
+        let named = if all_named { found } else { &named };
+        let modseq = self.highest_modseq(named, modseq).await;
         if save && let Some(user) = &mut self.user {
-            user.saved = named.into_iter().collect();
+            user.saved = named.iter().copied().collect();
         }
         if !returns.answers() {
             return;

@@ -21,7 +21,7 @@ use super::state::Stage;
 use crate::sasl::Secret;
 
 pub(super) use fetch::section;
-pub(super) use parse::{Head, append, head, request};
+pub(super) use parse::{Head, append, head, request, saves};
 pub(super) use search::partial_range;
 
 /// The one command that the framer knows.

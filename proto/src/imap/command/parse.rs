@@ -138,6 +138,14 @@ fn find(names: &[(&str, Name)], word: &str) -> Parsed<Name> {
     found.map(|(_, name)| *name).ok_or(Refusal::UnknownCommand)
 }
 
+/// Whether a command that begins so, and is refused with NO, empties the saved result.
+// RFC 5182 §2.1: a SEARCH or SORT with SAVE that is answered NO does, whatever the reason is.
+pub(in super::super) fn saves(input: &[u8]) -> bool {
+    let Some(Head { name: Ok(name), arguments, .. }) = head(input) else { return false };
+    let searches = matches!(name, Name::Search | Name::UidSearch | Name::Sort | Name::UidSort);
+    searches && search::saves(&input[arguments..])
+}
+
 /// The arguments of a whole command, without its line end.
 pub(in super::super) fn request(name: Name, arguments: &[u8]) -> Parsed<Command<'_>> {
     let mut cursor = Cursor::new(arguments);

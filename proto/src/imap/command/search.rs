@@ -32,7 +32,7 @@ pub(super) fn search(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Search> {
     let mut strings = Strings::Unnamed;
     if cursor.eat_word("CHARSET") {
         cursor.space()?;
-        strings = charset(cursor, returns)?;
+        strings = charset(cursor)?;
     }
     Ok(Search { uid, returns, key: all_keys(cursor, strings)? })
 }
@@ -57,7 +57,7 @@ pub(super) fn sort(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Sort> {
         return Err(CRITERION);
     }
     cursor.space()?;
-    let strings = charset(cursor, returns)?;
+    let strings = charset(cursor)?;
     Ok(Sort { uid, returns, criteria, key: all_keys(cursor, strings)? })
 }
 
@@ -67,8 +67,15 @@ pub(super) fn thread(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Thread> {
     let algorithm = ThreadAlgorithm::ALL.into_iter().find(|algorithm| cursor.eat_word(algorithm.name()));
     let algorithm = algorithm.ok_or(Refusal::Expected("a threading algorithm that exists"))?;
     cursor.space()?;
-    let strings = charset(cursor, None)?;
+    let strings = charset(cursor)?;
     Ok(Thread { uid, algorithm, key: all_keys(cursor, strings)? })
+}
+
+/// Whether arguments that begin so ask to save the result.
+pub(super) fn saves(arguments: &[u8]) -> bool {
+    let mut cursor = Cursor::new(arguments);
+    let returns = cursor.space().and_then(|()| returns(&mut cursor));
+    matches!(returns, Ok(Some(returns)) if returns.save)
 }
 
 fn returns(cursor: &mut Cursor<'_>) -> Parsed<Option<SearchReturn>> {
@@ -82,7 +89,7 @@ fn returns(cursor: &mut Cursor<'_>) -> Parsed<Option<SearchReturn>> {
 }
 
 /// With the space after it, so that what is no whole command is BAD before a charset is NO.
-fn charset(cursor: &mut Cursor<'_>, returns: Option<SearchReturn>) -> Parsed<Strings> {
+fn charset(cursor: &mut Cursor<'_>) -> Parsed<Strings> {
     let name = cursor.astring("a charset")?;
     cursor.space()?;
     Ok(if name.eq_ignore_ascii_case(b"UTF-8") || name.eq_ignore_ascii_case(b"UTF8") {
@@ -92,9 +99,7 @@ fn charset(cursor: &mut Cursor<'_>, returns: Option<SearchReturn>) -> Parsed<Str
     } else {
         // RFC 3501 §6.4.4: what is not known is NO, never guessed.
         match Charset::of(&name) {
-            Charset::UNKNOWN => {
-                return Err(Refusal::BadCharset { save: returns.is_some_and(|returns| returns.save) });
-            }
+            Charset::UNKNOWN => return Err(Refusal::BadCharset),
             charset => Strings::Other(charset),
         }
     })

@@ -23,7 +23,7 @@ fn parse_octets(text: &[u8]) -> Result<Command<'static>, Refusal> {
             (taken, Event::Command(Request { tag: "a", command })) if taken == line.len() => {
                 return Ok(command);
             }
-            (taken, Event::Refused { tag: Some("a"), refusal }) if taken == line.len() => {
+            (taken, Event::Refused { tag: Some("a"), refusal, .. }) if taken == line.len() => {
                 return Err(refusal);
             }
             (0, Event::Continue) => {}
@@ -430,7 +430,7 @@ fn search_results_and_refusals() {
         SearchReturn { min: true, max: true, count: true, all: true, save: false, partial: None }
     );
     for (text, refusal) in [
-        ("CHARSET X-UNKNOWN ALL", Refusal::BadCharset { save: false }),
+        ("CHARSET X-UNKNOWN ALL", Refusal::BadCharset),
         ("CHARSET US-ASCII TEXT \"\u{fc}\"", Refusal::NotText),
         ("XYZZY", Refusal::Expected("a search key that exists")),
         ("OLDER 0", Refusal::Expected("a number other than 0")),
@@ -477,8 +477,8 @@ fn sort_and_thread() {
         ("SORT () UTF-8 ALL", CRITERION),
         ("SORT (SENDER) UTF-8 ALL", CRITERION),
         ("SORT (REVERSE REVERSE DATE) UTF-8 ALL", CRITERION),
-        ("SORT (DATE) X-UNKNOWN ALL", Refusal::BadCharset { save: false }),
-        ("SORT RETURN (SAVE) (DATE) X-UNKNOWN ALL", Refusal::BadCharset { save: true }),
+        ("SORT (DATE) X-UNKNOWN ALL", Refusal::BadCharset),
+        ("SORT RETURN (SAVE) (DATE) X-UNKNOWN ALL", Refusal::BadCharset),
         ("SORT (DATE) UTF-8", Refusal::Expected("a space")),
         ("SORT DATE UTF-8 ALL", Refusal::Expected("an opening parenthesis")),
         ("THREAD XYZZY UTF-8 ALL", Refusal::Expected("a threading algorithm that exists")),

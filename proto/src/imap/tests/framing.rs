@@ -280,3 +280,21 @@ quickcheck! {
         TestResult::from_bool(State::decode(&state.encode()) == Ok(state))
     }
 }
+
+#[test]
+fn a_search_that_is_refused_with_no_empties_the_saved_result() {
+    let deep = "NOT ".repeat(33);
+    for (command, answer) in [
+        ("SEARCH RETURN (SAVE) SUBJECT ~{3+}\r\nabc", "a Literal8 is not supported here, unsaved"),
+        ("UID SEARCH RETURN (MIN SAVE) SUBJECT {101}", "a Literal too large, unsaved"),
+        ("SORT RETURN (SAVE) (DATE) UTF-8 SUBJECT {101+}\r\n", "a Literal too large, unsaved"),
+        ("uid sort return (save) (DATE) X-UNKNOWN ALL", "a Charset not supported, unsaved"),
+        (&format!("SEARCH RETURN (SAVE) {deep}SEEN"), "a Too many nested search keys, unsaved"),
+        (&format!("SEARCH {deep}SEEN"), "a Too many nested search keys"),
+        ("SEARCH RETURN (MIN) SUBJECT {101}", "a Literal too large"),
+        ("SEARCH RETURN (SAVE) NO-SUCH-KEY", "a Expected a search key that exists"),
+    ] {
+        let log = run(&format!("a {command}\r\nz NOOP\r\n"));
+        assert_eq!(log[0], answer, "{command}");
+    }
+}

@@ -47,7 +47,10 @@ pub(super) fn drive(limits: Limits, stage: Stage, input: &[u8], sizes: &[usize])
                 }
             }
             Event::Response(Hidden(line)) => log.push(format!("response {}", String::from_utf8_lossy(line))),
-            Event::Refused { tag, refusal } => log.push(format!("{} {refusal}", tag.unwrap_or("*"))),
+            Event::Refused { tag, refusal, unsaved } => {
+                let unsaved = if unsaved { ", unsaved" } else { "" };
+                log.push(format!("{} {refusal}{unsaved}", tag.unwrap_or("*")));
+            }
             Event::Bye(reason) => {
                 log.push(format!("bye {reason:?}"));
                 return log;

@@ -88,7 +88,7 @@ fn every_reason_has_its_code() {
         assert_eq!(written(|out| reason.write("a", out)), expect);
     }
     for (refusal, expect) in [
-        (Refusal::BadCharset { save: false }, "a NO [BADCHARSET (US-ASCII UTF-8)] Charset not supported\r\n"),
+        (Refusal::BadCharset, "a NO [BADCHARSET (US-ASCII UTF-8)] Charset not supported\r\n"),
         (Refusal::MessageTooLarge { octets_max: 5 }, "a NO [TOOBIG] Message of more than 5 octets\r\n"),
         (Refusal::Expected("a flag"), "a BAD Expected a flag\r\n"),
     ] {
