@@ -23,7 +23,7 @@
 mod terms;
 
 use crate::search::{Search, SearchError};
-use culver_index::{PLACE_OCTETS, Row};
+use culver_index::{MailboxIndex, PLACE_OCTETS, Row};
 use culver_model::mime::charset::Charset;
 use culver_model::mime::{EnvelopeFields, FirstAddress, decode_words};
 use culver_model::search::SortKey;
@@ -269,19 +269,9 @@ impl Digest {
         let mut adding = Adding::begin(&mut self.inner.borrow_mut(), wanted, uids.len());
         let mut at = adding.from;
         while at < uids.len() {
-            let to = (at + ROWS_STEP).min(uids.len());
-            let step: UidSet = uids[at..to].iter().copied().collect();
-            let mut unread = Vec::new();
-            search.with(|index| {
-                let mut inner = self.inner.borrow_mut();
-                let mut rows = index.rows(&step).peekable();
-                adding.step_octets = 0;
-                while at < to && adding.step_octets < OCTETS_STEP {
-                    let row = rows.next_if(|row| row.uid().get() == uids[at]);
-                    unread.extend(adding.push(&mut inner, at, row.as_ref()));
-                    at += 1;
-                }
-            })?;
+            let (after, unread) =
+                search.with(|index| adding.step(&mut self.inner.borrow_mut(), index, &uids, at))?;
+            at = after;
             for Unread { slot, uid, place, octets } in unread {
                 match search.header(uid, &place, octets).await {
                     Ok(header) => adding.step_links[slot] = Links::of(&header),
@@ -397,6 +387,28 @@ impl Adding {
             adding.from = adding.from.min(from);
         }
         adding
+    }
+
+    /// The values of so many messages from `at` on as are read at a stretch: where the next step begins, and the headers that
+    /// have to be read.
+    fn step(
+        &mut self,
+        inner: &mut Inner,
+        index: &MailboxIndex,
+        uids: &[u32],
+        mut at: usize,
+    ) -> (usize, Vec<Unread>) {
+        let to = (at + ROWS_STEP).min(uids.len());
+        let step: UidSet = uids[at..to].iter().copied().collect();
+        let mut rows = index.rows(&step).peekable();
+        let mut unread = Vec::new();
+        self.step_octets = 0;
+        while at < to && self.step_octets < OCTETS_STEP {
+            let row = rows.next_if(|row| row.uid().get() == uids[at]);
+            unread.extend(self.push(inner, at, row.as_ref()));
+            at += 1;
+        }
+        (at, unread)
     }
 
     /// The values of one message; of one that is gone meanwhile, none that matter. A header that has to be read is told.
@@ -570,6 +582,30 @@ impl Columns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Message;
+    use culver_model::{Guid, ModSeq, UidValidity};
+
+    #[test]
+    fn long_envelopes_end_a_step_early() {
+        let created = ModSeq::ZERO.next();
+        let mut index = MailboxIndex::new(Guid::INBOX, UidValidity::new(1).expect("not 0"), created);
+        let envelope = format!("(NIL \"{}\" NIL NIL NIL NIL NIL NIL NIL NIL)", "a".repeat(100 * 1024));
+        for number in 0..1_000 {
+            let envelope = if number < 10 { envelope.as_bytes() } else { b"()" };
+            let message = Message { envelope: envelope.to_vec(), ..Message::default() };
+            index.append(message.as_new([1; PLACE_OCTETS], Guid::INBOX), created).expect("there is room");
+        }
+        let uids: Vec<u32> = index.uids().iter().collect();
+        let mut inner = Inner::default();
+        let mut adding = Adding::begin(&mut inner, &[Column::Key(SortKey::Subject)], uids.len());
+        let (mut at, mut steps) = (0, Vec::new());
+        while at < uids.len() {
+            let (after, _) = adding.step(&mut inner, &index, &uids, at);
+            steps.push(after - at);
+            at = after;
+        }
+        assert_eq!(steps, [3, 3, 3, 256, 256, 256, 223]);
+    }
 
     #[test]
     fn references_go_first_and_then_the_digest_where_memory_is_short() {
