@@ -623,7 +623,10 @@ async fn connection(
                 tracing::warn!(session = %peer.id, balancer = %peer.address, %error, "a connection without PROXY header is closed");
                 return format!("PROXY header: {error}");
             }
-            Err(_) => return "no PROXY header came in time".to_owned(),
+            Err(error) => {
+                tracing::warn!(session = %peer.id, balancer = %peer.address, %error, "no PROXY header came in time");
+                return "no PROXY header came in time".to_owned();
+            }
         }
     }
     if service != Service::Admin {

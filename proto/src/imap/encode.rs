@@ -15,8 +15,11 @@ pub use search::{
     Esearch, Results, ThreadStep, ThreadWriter, esearch, search, search_end, sort_begin, sort_numbers,
 };
 
+use std::io::Write;
+
+use culver_model::id::EMAIL_ID;
 use culver_model::mime::{Section, SectionText};
-use culver_model::{InternalDate, MailboxName, ModSeq, SystemFlag, Uid, UidSet};
+use culver_model::{Guid, InternalDate, MailboxName, ModSeq, SystemFlag, Uid, UidSet};
 
 use super::cursor::is_astring_char;
 use super::response::set;
@@ -408,10 +411,9 @@ impl<'o> FetchWriter<'o> {
     }
 
     /// RFC 8474 §5.1.
-    pub fn email_id(&mut self, id: &str) {
+    pub fn email_id(&mut self, id: Guid) {
         self.item("EMAILID (");
-        self.out.extend_from_slice(id.as_bytes());
-        self.out.push(b')');
+        write!(self.out, "{EMAIL_ID}{id})").expect("a Vec takes every octet");
     }
 
     /// RFC 8474 §5.2: NIL of a server that has no thread ids.

@@ -30,7 +30,7 @@ pub(super) enum Command<'a> {
     Starttls,
     /// What it says of IDENT: `None` nothing, `Some(None)` that there is none.
     Xforward(Option<Option<String>>),
-    Xclient(xclient::Client),
+    Xclient(xclient::Said),
 }
 
 const NO_ARGUMENT: Reply = (501, "5.5.4", "this command takes no argument");

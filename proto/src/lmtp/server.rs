@@ -30,7 +30,7 @@ pub struct Server {
     lhlo: Option<String>,
     /// XFORWARD's IDENT, for the next transaction.
     ident: Option<String>,
-    /// Whom XCLIENT said that the client speaks for, until the end.
+    /// Whom XCLIENT said that the client speaks for.
     client: xclient::Client,
     bad_commands: u32,
     lines: LineCutter,
@@ -244,7 +244,7 @@ impl Server {
                 return Some(Event::StartTls);
             }
             // Before LHLO too.
-            Command::Xclient(client) => self.xclient(client, out),
+            Command::Xclient(said) => self.xclient(said, out),
             // A chunk follows its command whatever the answer is, and must never be read as commands.
             Command::Bdat { octets, last } => return self.bdat(octets, last, out),
             _ if self.lhlo.is_none() => self.bad(out, (503, "5.5.1", "say LHLO first")),
@@ -292,14 +292,14 @@ impl Server {
     }
 
     /// The session begins anew, for another client.
-    fn xclient(&mut self, client: xclient::Client, out: &mut Vec<u8>) {
+    fn xclient(&mut self, said: xclient::Said, out: &mut Vec<u8>) {
         if !self.config.xclient {
             return self.bad(out, (550, "5.7.0", "XCLIENT is not for this client"));
         }
         if let State::Envelope(_) = self.state {
             return self.bad(out, (503, "5.5.1", "a transaction is open already"));
         }
-        self.client.add(client);
+        self.client.hear(said);
         self.lhlo = None;
         self.ident = None;
         self.welcome(out);
@@ -570,6 +570,7 @@ impl Server {
             self.tls = true;
             self.lhlo = None;
             self.ident = None;
+            self.client = xclient::Client::default();
             self.lines = LineCutter::default();
             self.state = State::Idle;
         }

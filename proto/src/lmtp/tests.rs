@@ -235,6 +235,9 @@ fn xclient_begins_the_session_anew_where_the_client_is_trusted() {
         (session.server.client_address(), session.server.lhlo()),
         ("192.0.2.8".parse().ok(), Some("mx.example"))
     );
+    // RFC 3207 §4.2: what came before the handshake counts for nothing.
+    session.give(b"STARTTLS\r\n");
+    assert_eq!((session.server.client_address(), session.server.lhlo()), (None, None));
 }
 
 #[test]

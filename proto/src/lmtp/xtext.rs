@@ -1,7 +1,39 @@
-//! xtext: printable ASCII in which `+` and two hexadecimal digits stand for an octet.
+//! xtext: printable ASCII in which `+` and two hexadecimal digits stand for an octet; and the attributes of XFORWARD and XCLIENT, whose
+//! values are xtext.
+//!
+//! # Limits
+//! [`VALUE_OCTETS_MAX`] for the value of an attribute.
 //!
 //! # RFC
 //! 3461 §4.
+
+use super::reply::Reply;
+
+/// As Postfix has it.
+const VALUE_OCTETS_MAX: usize = 255;
+
+const SYNTAX: Reply = (501, "5.5.4", "attributes are wanted: NAME=value");
+const VALUE: Reply = (501, "5.5.4", "a value is 1 to 255 printable characters, in xtext");
+
+/// Reads `NAME=value` at least once, of the `names` that stand between spaces. `take` gets the name as it was sent; and no value
+/// where the client says that it has none.
+pub(super) fn attributes(
+    rest: &[u8],
+    names: &str,
+    mut take: impl FnMut(&[u8], Option<String>) -> Result<(), Reply>,
+) -> Result<(), Reply> {
+    let mut any = false;
+    for word in rest.split(|&b| b == b' ').filter(|word| !word.is_empty()) {
+        let at = word.iter().position(|&b| b == b'=').ok_or(SYNTAX)?;
+        let (name, value) = (&word[..at], printable(&word[at + 1..], VALUE_OCTETS_MAX).ok_or(VALUE)?);
+        if !names.split(' ').any(|known| name.eq_ignore_ascii_case(known.as_bytes())) {
+            return Err((501, "5.5.4", "unknown attribute"));
+        }
+        any = true;
+        take(name, Some(value).filter(|value| !matches!(&value[..], "[UNAVAILABLE]" | "[TEMPUNAVAIL]")))?;
+    }
+    if any { Ok(()) } else { Err(SYNTAX) }
+}
 
 /// The octets that `xtext` stands for; `None` where it is none.
 pub(super) fn decode(xtext: &[u8]) -> Option<Vec<u8>> {

@@ -6,7 +6,6 @@
 use super::{Imap, User};
 use culver_index::Row;
 use culver_mailbox::View;
-use culver_model::id::EMAIL_ID;
 use culver_model::mime::{PartTable, Section, SectionText, covers, filter_header, resolve};
 use culver_model::{InternalDate, Keyword, Uid, UidSet};
 use culver_proto::imap::command::{Fetch, FetchItems, FetchSection};
@@ -58,7 +57,7 @@ fn write_row(writer: &mut FetchWriter<'_>, view: &View, row: &Row<'_>, items: &F
         writer.save_date(seconds.map(|seconds| InternalDate { seconds, zone_minutes: 0 }));
     }
     if items.email_id {
-        writer.email_id(&row.email_id().object_id(EMAIL_ID));
+        writer.email_id(row.email_id());
     }
     if items.thread_id {
         writer.no_thread_id();

@@ -277,11 +277,15 @@ impl Imap {
         tag: &str,
         record: Record,
         refused: impl FnOnce(Refused) -> Reason,
+        code: Option<Code<'_>>,
         pipelined: bool,
     ) {
         let Some(user) = &self.user else { return };
         match user.session.change(record).await {
-            Ok(_) => self.done(tag, pipelined, true, "Done"),
+            Ok(_) => {
+                self.sync(!pipelined);
+                response::tagged(&mut self.out, tag, Status::Ok, code.as_ref(), "Done");
+            }
             Err(error) => reason(&error, refused).write(tag, &mut self.out),
         }
     }
@@ -304,15 +308,8 @@ impl Imap {
         };
         let Some(user) = &self.user else { return };
         let id = mailbox_id(user.session.account().id(), guid);
-        match user.session.change(record).await {
-            Ok(_) => {
-                self.sync(!pipelined);
-                // RFC 8474 §4.1.
-                let code = Code::MailboxId(&id);
-                response::tagged(&mut self.out, tag, Status::Ok, Some(&code), "Created");
-            }
-            Err(error) => reason(&error, refused).write(tag, &mut self.out),
-        }
+        // RFC 8474 §4.1.
+        self.change_list(tag, record, refused, Some(Code::MailboxId(&id)), pipelined).await;
     }
 
     pub(super) async fn delete(&mut self, tag: &str, name: MailboxName, pipelined: bool) {
@@ -363,12 +360,12 @@ impl Imap {
             Refused::Limit => Reason::MailboxLimit,
             _ => Reason::CannotRename,
         };
-        self.change_list(tag, record, refused, pipelined).await;
+        self.change_list(tag, record, refused, None, pipelined).await;
     }
 
     pub(super) async fn subscribe(&mut self, tag: &str, name: MailboxName, on: bool, pipelined: bool) {
         let record = Record::Subscribe { name, on };
-        self.change_list(tag, record, |_| Reason::SubscriptionLimit, pipelined).await;
+        self.change_list(tag, record, |_| Reason::SubscriptionLimit, None, pipelined).await;
     }
 
     pub(super) async fn copy(
