@@ -22,6 +22,8 @@ pub use storage::{Prices, SharedStore, StorageConfig, check_lease, check_name, s
 const KEEPALIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(29 * 60);
 /// Below a second sessions would fall asleep between two commands; one of a day never sleeps.
 const SLEEPS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+/// A client gives up on a command after a minute or more of silence.
+const PROGRESS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(600);
 /// RFC 1939 §3 gives a silent client ten minutes: what yields later would never yield.
 const LOCK_SILENCES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
@@ -105,6 +107,10 @@ pub struct ImapConfig {
     pub sleep_after: Duration,
     /// RFC 3501 §5.4: at least 30 minutes.
     pub inactivity: Duration,
+    /// How often a client hears that a long search goes on (RFC 9585).
+    pub progress_after: Duration,
+    /// COMPRESS=DEFLATE (RFC 4978) is offered.
+    pub compress: bool,
     pub login_timeout: Duration,
 }
 
@@ -173,6 +179,8 @@ impl Config {
             imap: ImapConfig {
                 append_octets_max: 64 << 20,
                 idle_keepalive: Duration::from_secs(120),
+                progress_after: Duration::from_secs(10),
+                compress: true,
                 sleep_after: Duration::from_secs(10),
                 inactivity: Duration::from_secs(30 * 60),
                 login_timeout: Duration::from_secs(180),
@@ -282,6 +290,10 @@ impl Config {
 
         let mut imap = root.section("imap", problems);
         imap.octets("append_octets_max", problems, |value| config.imap.append_octets_max = value);
+        imap.duration_within("progress_after", PROGRESS, problems, |value| {
+            config.imap.progress_after = value;
+        });
+        imap.flag("compress", problems, |value| config.imap.compress = value);
         imap.duration_within("idle_keepalive", KEEPALIVES, problems, |value| {
             config.imap.idle_keepalive = value;
         });

@@ -74,7 +74,7 @@ fn imap_events(limits: imap::Limits, stage: imap::Stage, input: &[u8], piece: us
                     return events;
                 }
                 imap::Event::AppendData(octets) => append += octets.len(),
-                imap::Event::Append(_) => {
+                imap::Event::Append(_) | imap::Event::AppendPiece(_) => {
                     after = Some(|server| {
                         let _ = server.accept_append();
                     });

@@ -10,7 +10,7 @@
 //! Every count and length is checked against what is left of the bytes before anything is allocated for it.
 
 use culver_index::{NewMessage, PLACE_OCTETS};
-use culver_model::{DeliveryId, Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, UidSet};
+use culver_model::{DeliveryId, Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, Uid, UidSet};
 use thiserror::Error;
 
 /// The version of all kinds that there are. What a build does not know yet it refuses, by version or by kind.
@@ -117,6 +117,14 @@ pub enum Record {
         mailbox: Guid,
         message: Box<Message>,
     },
+    /// A message arrives in place of another, or neither happens (RFC 8508). Its bytes are the record's body.
+    Replace {
+        mailbox: Guid,
+        message: Box<Message>,
+        /// Where the other one is, and its UID.
+        from: Guid,
+        uid: Uid,
+    },
     Store {
         mailbox: Guid,
         uids: UidSet,
@@ -214,6 +222,13 @@ impl Record {
                     w.bytes(name.as_str().as_bytes());
                 }
             }
+            Record::Replace { mailbox, message, from, uid } => {
+                w.guid(mailbox);
+                w.guid(from);
+                w.u32(uid.get());
+                w.message(message);
+                w.bytes(message.mailbox_name.as_ref().map_or("", MailboxName::as_str).as_bytes());
+            }
             Record::Store { mailbox, uids, op, flags, unchanged_since } => {
                 w.guid(mailbox);
                 w.u8(*op as u8);
@@ -299,6 +314,7 @@ impl Record {
             Record::Rebuilt => 14,
             Record::Named { .. } => 15,
             Record::Late { .. } => LATE_KIND,
+            Record::Replace { .. } => 20,
         }
     }
 
@@ -371,11 +387,7 @@ impl Record {
                 Record::Append { mailbox, message: Box::new(message) }
             }
             13 => {
-                let (mailbox, place, mut message) = (r.guid()?, r.array()?, r.message()?);
-                let name = r.text()?;
-                if !name.is_empty() {
-                    message.mailbox_name = Some(MailboxName::parse(name).map_err(|_| r.malformed())?);
-                }
+                let (mailbox, place, message) = (r.guid()?, r.array()?, r.named_message()?);
                 Record::Restore { mailbox, place, message: Box::new(message) }
             }
             14 => Record::Rebuilt,
@@ -398,6 +410,12 @@ impl Record {
                     return Err(r.malformed());
                 }
                 Record::Late { of, lsn, record: Box::new(Record::decode(inner)?) }
+            }
+            20 => {
+                let (mailbox, from) = (r.guid()?, r.guid()?);
+                let uid = Uid::new(r.u32()?).ok_or(r.malformed())?;
+                let message = r.named_message()?;
+                Record::Replace { mailbox, message: Box::new(message), from, uid }
             }
             kind => return Err(RecordError::Kind(kind)),
         };
@@ -563,6 +581,16 @@ impl<'a> Reader<'a> {
             uids.insert_range(first..=last);
         }
         Ok(uids)
+    }
+
+    /// A message and the name of its mailbox, empty where that is INBOX.
+    fn named_message(&mut self) -> Result<Message, RecordError> {
+        let mut message = self.message()?;
+        let name = self.text()?;
+        if !name.is_empty() {
+            message.mailbox_name = Some(MailboxName::parse(name).map_err(|_| self.malformed())?);
+        }
+        Ok(message)
     }
 
     fn message(&mut self) -> Result<Message, RecordError> {

@@ -11,9 +11,11 @@
 
 mod append;
 mod asleep;
+mod context;
 mod fetch;
 mod late;
 mod list;
+mod notify;
 mod search;
 mod select;
 mod state;
@@ -46,6 +48,9 @@ const OUT_OCTETS_MAX: usize = 64 * 1024;
 const LITERAL_OCTETS_MAX: u32 = (culver_shard::conn::RX_MAX - 256 * 1024) as u32;
 /// Octets of a client's ID that are logged.
 const ID_OCTETS_LOGGED: usize = 512;
+/// The languages of what is said to people (RFC 5255 §3.1, RFC 2277 §4.5): one text serves both.
+const ENGLISH: &str = "EN";
+const I_DEFAULT: &str = "i-default";
 /// What an idle session keeps of its send buffer.
 const OUT_OCTETS_KEPT: usize = 4 * 1024;
 
@@ -91,6 +96,9 @@ struct User {
     connection: super::auth::Connection,
     /// APPENDs that had no outcome in time.
     late: Vec<late::LateAppend>,
+    /// NOTIFY was given.
+    notify: Option<Box<notify::Notifying>>,
+    contexts: context::Contexts,
 }
 
 struct Selected {
@@ -103,6 +111,8 @@ enum Flow {
     Go,
     Idle,
     StartTls,
+    /// COMPRESS was answered: on; or UNAUTHENTICATE: off.
+    Deflate(bool),
     HandOver { tag: String, account: AccountId, connection: super::auth::Connection },
     Append(Box<append::Incoming>),
     End(End),
@@ -119,6 +129,8 @@ struct Idling {
 /// How a wait for the client ended.
 enum Waited {
     Go,
+    /// The account has changed, of which the client wants to hear.
+    Changed,
     End(End),
     /// The client has been silent for so long that the session is put away.
     Sleep,
@@ -186,6 +198,7 @@ impl Imap {
             plaintext: self.peer.secure,
             literal_minus: false,
             append_octets_max: self.shard.config().imap.append_octets_max,
+            compress: self.shard.config().imap.compress && !self.conn.is_deflated(),
         };
         capability::capabilities(self.server.state(), &offer)
     }
@@ -275,6 +288,10 @@ impl Imap {
                     self.flush().await?;
                     match self.wait().await? {
                         Waited::Go => continue,
+                        Waited::Changed => {
+                            self.notify_now(false).await?;
+                            continue;
+                        }
                         Waited::End(end) => return Ok(Ending::End(end)),
                         Waited::Sleep => return Ok(Ending::Sleep(None)),
                     }
@@ -287,7 +304,10 @@ impl Imap {
                     self.out.extend_from_slice(response::CONTINUE);
                     Flow::Go
                 }
-                Event::Append(offer) => self.append_offered(offer).await?,
+                Event::Append(offer) => match self.append_offered(offer, pipelined).await? {
+                    Some(incoming) => Flow::Append(incoming),
+                    None => Flow::Go,
+                },
                 Event::Response(Hidden(line)) => self.sasl_response(line).await,
                 Event::ResponseTooLong => {
                     if let Some((tag, _)) = self.exchange.take() {
@@ -304,11 +324,15 @@ impl Imap {
                 }
                 Event::Bye(reason) => Flow::End(End::Bye(reason)),
                 // These answer only what `append_body` and `idle` ask for.
-                Event::AppendData(_) | Event::AppendEnd | Event::AppendFailed(_) | Event::Done { .. } => {
+                Event::AppendData(_)
+                | Event::AppendPiece(_)
+                | Event::AppendFailed(_)
+                | Event::Done { .. } => {
                     Flow::Go
                 }
             };
             self.conn.put_rx(input, used);
+            self.update_contexts().await?;
             self.flush_full().await?;
             match flow {
                 Flow::Go => {}
@@ -325,6 +349,11 @@ impl Imap {
                     self.conn.start_tls(tls, super::HANDSHAKE).await?;
                     self.server.starttls_done();
                     self.peer.tls = true;
+                }
+                Flow::Deflate(on) => {
+                    // RFC 4978 §3: from right after the answer on.
+                    self.flush().await?;
+                    if on { self.conn.start_deflate() } else { self.conn.end_deflate() }
                 }
                 Flow::HandOver { tag, account, connection } => {
                     let target = self.shard.shard_of(&account);
@@ -363,6 +392,7 @@ impl Imap {
             Time,
             Stop,
             Dropped,
+            Changed,
         }
         let Imap { conn, shard, user, .. } = self;
         let stopping = async {
@@ -376,12 +406,20 @@ impl Imap {
             }
             Woken::Dropped
         };
+        let changed = async {
+            match user {
+                Some(user) => Imap::notified(user).await,
+                None => std::future::pending().await,
+            }
+            Woken::Changed
+        };
         let time = async {
             time::sleep(sleepy).await;
             Woken::Time
         };
         let read = async { Woken::Read(conn.fill().await) };
-        Ok(match or(read, or(dropped, or(stopping, time))).await {
+        Ok(match or(read, or(dropped, or(changed, or(stopping, time)))).await {
+            Woken::Changed => Waited::Changed,
             Woken::Read(Ok(0)) => Waited::End(End::Closed),
             Woken::Read(Ok(_)) => Waited::Go,
             Woken::Read(Err(error)) => return Err(error),
@@ -422,6 +460,8 @@ impl Imap {
                     saved: UidSet::new(),
                     connection,
                     late: Vec::new(),
+                    notify: None,
+                    contexts: context::Contexts::default(),
                 });
                 let capabilities = self.capabilities();
                 let code = Code::Capability(&capabilities);
@@ -478,6 +518,14 @@ impl Imap {
             response::tagged(&mut self.out, tag, Status::Ok, None, "Logged out");
             return Ok(Flow::End(End::Logout));
         }
+        if matches!(command, Command::Unauthenticate) && stage != Stage::NotAuthenticated {
+            // RFC 8437 §3: never NO, for a login may be pipelined behind it.
+            (self.user, self.began) = (None, time::now());
+            self.server.unauthenticate();
+            response::tagged(&mut self.out, tag, Status::Ok, None, "Logged out of the account");
+            // RFC 8437 §4.1.
+            return Ok(if self.conn.is_deflated() { Flow::Deflate(false) } else { Flow::Go });
+        }
         if self.user.as_ref().is_some_and(|user| user.session.account().is_dropped()) {
             return Ok(Flow::End(self.dropped_end().await));
         }
@@ -500,6 +548,10 @@ impl Imap {
         if self.deleted_under_us() {
             return Ok(Flow::End(End::Bye(Reason::MailboxDeleted)));
         }
+        if self.server.state().enabled.uid_only && command.needs_sequence_numbers() {
+            Reason::UidRequired.write(tag, &mut self.out);
+            return Ok(Flow::Go);
+        }
         self.uid_command = command.is_uid();
         match &command {
             // It leaves the mailbox that is selected: where that one stands would be taken for where the new one does.
@@ -514,7 +566,7 @@ impl Imap {
                 self.done(tag, pipelined, true, "Capabilities listed");
             }
             Command::Noop | Command::Check => self.done(tag, pipelined, true, "Done"),
-            Command::Logout => {}
+            Command::Logout | Command::Unauthenticate => {}
             Command::Id(fields) => {
                 if let Some(fields) = fields {
                     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
@@ -573,12 +625,64 @@ impl Imap {
                     self.server.enabled_mut().qresync = true;
                     enabled.push("QRESYNC");
                 }
+                let now = self.server.enabled_mut();
+                for (asked, have, name) in [
+                    (enable.rev2, &mut now.rev2, "IMAP4rev2"),
+                    (enable.utf8_accept, &mut now.utf8_accept, "UTF8=ACCEPT"),
+                    (enable.uid_only, &mut now.uid_only, "UIDONLY"),
+                ] {
+                    if asked {
+                        *have = true;
+                        enabled.push(name);
+                    }
+                }
                 encode::enabled(&mut self.out, &enabled);
                 self.done(tag, pipelined, true, "Enabled");
             }
             Command::Namespace => {
                 encode::namespace(&mut self.out, [&[""], &[], &[]]);
                 self.done(tag, pipelined, true, "Namespaces listed");
+            }
+            Command::Language(ranges) if ranges.is_empty() => {
+                encode::language(&mut self.out, &[ENGLISH, I_DEFAULT]);
+                self.done(tag, pipelined, true, "Languages listed");
+            }
+            Command::Language(ranges) => {
+                // RFC 5255 §3.2 with RFC 4647 §3.4: a range loses subtags from its end until it is known.
+                let known = |range: &String| {
+                    let first = range.split('-').next().unwrap_or_default();
+                    let default = range.eq_ignore_ascii_case("default") || range == "*";
+                    if default || range.eq_ignore_ascii_case(I_DEFAULT) {
+                        Some(I_DEFAULT)
+                    } else {
+                        first.eq_ignore_ascii_case(ENGLISH).then_some(ENGLISH)
+                    }
+                };
+                match ranges.iter().find_map(known) {
+                    Some(language) => {
+                        encode::language(&mut self.out, &[language]);
+                        self.done(tag, pipelined, true, "Language set");
+                    }
+                    None => Reason::LanguageUnknown.write(tag, &mut self.out),
+                }
+            }
+            Command::CancelUpdate(tags) => self.cancel_update(tag, &tags, pipelined),
+            Command::Notify(notify) => self.notify(tag, notify).await?,
+            Command::Compress { deflate } => {
+                let refused = match deflate {
+                    false => Some(Reason::CompressionUnknown),
+                    true if self.conn.is_deflated() => Some(Reason::CompressionActive),
+                    true if !self.shard.config().imap.compress => Some(Reason::CompressionOff),
+                    true => None,
+                };
+                match refused {
+                    Some(reason) => reason.write(tag, &mut self.out),
+                    None => {
+                        self.sync(!pipelined);
+                        response::tagged(&mut self.out, tag, Status::Ok, None, "DEFLATE active");
+                        return Ok(Flow::Deflate(true));
+                    }
+                }
             }
             Command::Idle => {
                 self.sync(!pipelined);
@@ -594,17 +698,22 @@ impl Imap {
                 self.deselect();
                 response::tagged(&mut self.out, tag, Status::Ok, None, "Unselected");
             }
-            Command::Create(name) => self.create(tag, name, pipelined).await,
+            Command::Create { mailbox, special_use } => {
+                self.create(tag, mailbox, &special_use, pipelined).await;
+            }
             Command::Delete(name) => self.delete(tag, name, pipelined).await,
             Command::Rename { from, to } => self.rename(tag, from, to, pipelined).await,
             Command::Subscribe(name) => self.subscribe(tag, name, true, pipelined).await,
             Command::Unsubscribe(name) => self.subscribe(tag, name, false, pipelined).await,
             Command::List(list) => self.list(tag, &list, pipelined).await?,
-            Command::Lsub { reference, pattern } => self.lsub(tag, &reference, &pattern, pipelined).await?,
+            Command::Lsub { reference, pattern, utf8 } => {
+                self.lsub(tag, &reference, &pattern, utf8, pipelined).await?;
+            }
             Command::Status { mailbox, items } => self.status(tag, &mailbox, items, pipelined),
             Command::Expunge => self.expunge(tag, None).await,
             Command::UidExpunge(set) => self.expunge(tag, Some(set)).await,
             Command::Search(search) => self.search(tag, &search, pipelined).await?,
+            Command::Esearch(esearch) => self.esearch(tag, &esearch, pipelined).await?,
             Command::Sort(sort) => self.sort(tag, &sort, pipelined).await?,
             Command::Thread(thread) => self.thread(tag, &thread, pipelined).await?,
             Command::Fetch(fetch) => self.fetch(tag, &fetch, pipelined).await?,
@@ -705,10 +814,17 @@ impl Imap {
 
     /// Tells the session what happened in its mailbox.
     fn sync(&mut self, expunges: bool) {
-        let Some(User { session, selected: Some(selected), .. }) = &mut self.user else { return };
+        let Some(User { session, selected: Some(selected), notify, contexts, .. }) = &mut self.user else { return };
+        // RFC 5465 §3.1: of the selected mailbox what NOTIFY asked for.
+        let told = notify.as_ref().map(|notify| notify.told());
+        if told.is_some_and(|told| !told.messages) {
+            return;
+        }
         let account = session.account().clone();
         let state = account.state();
         let Some(index) = state.selectable(selected.view.mailbox()) else { return };
+        let last = selected.view.last_uid();
+        let before = (!contexts.is_empty()).then(|| selected.view.clone());
         let changes = selected.view.sync(index, expunges);
         if changes.is_empty() {
             return;
@@ -716,27 +832,44 @@ impl Imap {
         let enabled = self.server.state().enabled;
         let Changes { expunged, vanished, exists, flags, keywords } = changes;
         let out = &mut self.out;
-        if enabled.qresync {
+        if let Some(before) = before {
+            contexts.expunged(out, &before, &vanished);
+            contexts.touch(&flags);
+        }
+        // RFC 9586 §3.3.
+        if enabled.qresync || enabled.uid_only {
             encode::vanished(out, false, &vanished);
         } else {
             expunged.iter().for_each(|sequence| encode::expunge(out, *sequence));
         }
         if let Some(exists) = exists {
-            let next = index.uid_next().get();
-            let recent = account.take_recent(index.guid(), next, selected.read_only);
-            if !recent.is_empty() {
-                selected.view.add_recent(&std::iter::once(recent.start..=recent.end - 1).collect());
-            }
             encode::exists(out, exists);
-            encode::recent(out, selected.view.recent_count());
+            if !enabled.rev2 {
+                let next = index.uid_next().get();
+                let recent = account.take_recent(index.guid(), next, selected.read_only);
+                if !recent.is_empty() {
+                    selected.view.add_recent(&std::iter::once(recent.start..=recent.end - 1).collect());
+                }
+                encode::recent(out, selected.view.recent_count());
+            }
         }
         if keywords {
             select::write_flags(out, index, selected.read_only);
         }
-        // RFC 7162 §3.2.4: with CONDSTORE enabled the UID stands in what others' changes cause too.
-        let uid = enabled.condstore || self.uid_command;
+        if exists.is_some() && (notify.is_some() || !contexts.is_empty()) {
+            let new = selected.view.uids_in(&std::iter::once(last.saturating_add(1)..=u32::MAX).collect());
+            contexts.touch(&new);
+            if let Some(notify) = notify {
+                notify.arrived(&new);
+            }
+        }
+        if told.is_some_and(|told| !told.flags) {
+            return;
+        }
+        // RFC 5465 §5.1: with the UID.
+        let manner = fetch::Manner::unasked(enabled, self.uid_command || told.is_some());
         for row in index.rows(&flags) {
-            fetch::write_flags(out, &selected.view, &row, enabled.condstore, uid);
+            fetch::write_flags(out, &selected.view, &row, manner);
         }
     }
 
@@ -782,7 +915,13 @@ impl Imap {
                 }
                 return Ok(None);
             }
-            self.sync(true);
+            match self.user.as_ref().is_some_and(|user| user.notify.is_some()) {
+                true => self.notify_now(true).await?,
+                false => {
+                    self.sync(true);
+                    self.update_contexts().await?;
+                }
+            }
             if !self.out.is_empty() {
                 spoke = time::now();
                 self.flush().await?;

@@ -4,9 +4,9 @@ use super::state::{Stage, State};
 use crate::sasl::MECHANISMS;
 
 /// Advertised in every stage.
-const ALWAYS: [&str; 5] = ["IMAP4rev1", "LITERAL+", "ID", "ENABLE", "IDLE"];
+const ALWAYS: [&str; 6] = ["IMAP4rev1", "IMAP4rev2", "LITERAL+", "ID", "ENABLE", "IDLE"];
 /// Advertised once logged in.
-const AFTER_LOGIN: [&str; 24] = [
+const AFTER_LOGIN: [&str; 39] = [
     "NAMESPACE",
     "UIDPLUS",
     "MOVE",
@@ -31,6 +31,21 @@ const AFTER_LOGIN: [&str; 24] = [
     "THREAD=REFS",
     "PARTIAL",
     "OBJECTID",
+    "MULTIAPPEND",
+    "REPLACE",
+    "CREATE-SPECIAL-USE",
+    "COMPRESS=DEFLATE",
+    "UNAUTHENTICATE",
+    "UTF8=ACCEPT",
+    "UIDONLY",
+    "MULTISEARCH",
+    "NOTIFY",
+    "CONTEXT=SEARCH",
+    "CONTEXT=SORT",
+    "INPROGRESS",
+    "CATENATE",
+    "BINARY",
+    "LANGUAGE",
 ];
 
 /// Extensions that are not advertised. IMAP4rev1 is, always.
@@ -78,6 +93,8 @@ pub struct Offer {
     pub literal_minus: bool,
     /// [`super::Limits::append_octets_max`].
     pub append_octets_max: u64,
+    /// COMPRESS can be given.
+    pub compress: bool,
 }
 
 /// The list, separated by spaces: for the CAPABILITY response and [`super::Code::Capability`].
@@ -98,6 +115,7 @@ pub fn capabilities(state: &State, offer: &Offer) -> String {
         match *name {
             // RFC 7888 §5: never both.
             "LITERAL+" if offer.literal_minus => add("LITERAL-"),
+            "COMPRESS=DEFLATE" if !offer.compress => {}
             "APPENDLIMIT" => add(&format!("APPENDLIMIT={}", offer.append_octets_max)),
             name => add(name),
         }
@@ -130,6 +148,7 @@ mod tests {
             plaintext: false,
             literal_minus: false,
             append_octets_max: 1000,
+            compress: true,
         }
     }
 
@@ -138,14 +157,14 @@ mod tests {
         let mut state = State::default();
         assert_eq!(
             capabilities(&state, &offer()),
-            "IMAP4rev1 LITERAL+ ID ENABLE IDLE STARTTLS LOGINDISABLED"
+            "IMAP4rev1 IMAP4rev2 LITERAL+ ID ENABLE IDLE STARTTLS LOGINDISABLED"
         );
         state.tls = true;
         let list = capabilities(&state, &offer());
-        assert_eq!(list, "IMAP4rev1 LITERAL+ ID ENABLE IDLE SASL-IR AUTH=PLAIN AUTH=LOGIN");
+        assert_eq!(list, "IMAP4rev1 IMAP4rev2 LITERAL+ ID ENABLE IDLE SASL-IR AUTH=PLAIN AUTH=LOGIN");
         state.tls = false;
         let list = capabilities(&state, &Offer { plaintext: true, ..offer() });
-        assert_eq!(list, "IMAP4rev1 LITERAL+ ID ENABLE IDLE STARTTLS SASL-IR AUTH=PLAIN AUTH=LOGIN");
+        assert_eq!(list, "IMAP4rev1 IMAP4rev2 LITERAL+ ID ENABLE IDLE STARTTLS SASL-IR AUTH=PLAIN AUTH=LOGIN");
     }
 
     #[test]
@@ -153,9 +172,10 @@ mod tests {
         let state = State { stage: Stage::Authenticated, ..State::default() };
         let mask = Mask::parse("condstore ESEARCH idle").unwrap();
         let list = capabilities(&state, &Offer { mask, literal_minus: true, ..offer() });
-        let expect = "IMAP4rev1 LITERAL- ID ENABLE NAMESPACE UIDPLUS MOVE UNSELECT CHILDREN SPECIAL-USE \
+        let expect = "IMAP4rev1 IMAP4rev2 LITERAL- ID ENABLE NAMESPACE UIDPLUS MOVE UNSELECT CHILDREN SPECIAL-USE \
                       STATUS=SIZE LIST-EXTENDED LIST-STATUS APPENDLIMIT=1000 WITHIN SAVEDATE \
-                      SORT SORT=DISPLAY ESORT THREAD=ORDEREDSUBJECT THREAD=REFERENCES THREAD=REFS OBJECTID";
+                      SORT SORT=DISPLAY ESORT THREAD=ORDEREDSUBJECT THREAD=REFERENCES THREAD=REFS OBJECTID \
+                      MULTIAPPEND REPLACE CREATE-SPECIAL-USE COMPRESS=DEFLATE UNAUTHENTICATE UTF8=ACCEPT UIDONLY MULTISEARCH NOTIFY CONTEXT=SEARCH CONTEXT=SORT INPROGRESS CATENATE BINARY LANGUAGE";
         assert_eq!(list, expect);
         assert_eq!(Mask::parse("XYZZY"), Err("XYZZY".to_owned()));
         assert!(Mask::parse("IMAP4rev1").is_err());

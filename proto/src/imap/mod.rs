@@ -9,9 +9,9 @@
 //! [`Limits`], all of them checked before any grammar.
 //!
 //! # RFC
-//! 3501, 2177 (IDLE), 2342 (NAMESPACE), 2971 (ID), 4315 (UIDPLUS), 4466, 4731 (ESEARCH), 4959 (SASL-IR), 5032 (WITHIN),
+//! 3501, 2177 (IDLE), 2342 (NAMESPACE), 2971 (ID), 3502 (MULTIAPPEND), 4315 (UIDPLUS), 4466, 4469 (CATENATE), 4731 (ESEARCH), 4959 (SASL-IR), 5032 (WITHIN),
 //! 5161 (ENABLE), 5182 (SEARCHRES), 5256 (SORT, THREAD), 5258 (LIST-EXTENDED), 5267 (ESORT), 5530 (response codes), 5819 (LIST-STATUS), 5957 (SORT=DISPLAY), 6154 (SPECIAL-USE), 6851 (MOVE),
-//! 7162 (CONDSTORE, QRESYNC), 7888 (LITERAL+, LITERAL-), 7889 (APPENDLIMIT), 8438 (STATUS=SIZE), 8474 (OBJECTID), 8514 (SAVEDATE),
+//! 7162 (CONDSTORE, QRESYNC), 7888 (LITERAL+, LITERAL-), 7889 (APPENDLIMIT), 8438 (STATUS=SIZE), 8474 (OBJECTID), 8508 (REPLACE), 8514 (SAVEDATE),
 //! 9394 (PARTIAL).
 
 pub mod capability;
@@ -29,7 +29,7 @@ pub mod text;
 mod tests;
 
 pub use capability::{Mask, capabilities};
-pub use command::{Command, MessageSet, Request};
+pub use command::{AppendPiece, AppendStep, Command, MessageSet, Request};
 pub use frame::{Append, Event, Server};
 pub use response::{Code, Status};
 pub use state::{Enabled, Stage, State};

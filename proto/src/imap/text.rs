@@ -41,6 +41,8 @@ pub enum Refusal {
     Name(#[from] NameError),
     #[error("Literal8 is not supported here")]
     Literal8,
+    #[error("An event that there is not")]
+    BadEvent,
     #[error("Expected DONE")]
     NotDone,
 }
@@ -53,7 +55,7 @@ impl Refusal {
             | Refusal::BadCharset
             | Refusal::TooMany(_)
             | Refusal::Name(_) => Status::No,
-            Refusal::Literal8 | Refusal::LiteralTooLarge => Status::No,
+            Refusal::Literal8 | Refusal::LiteralTooLarge | Refusal::BadEvent => Status::No,
             _ => Status::Bad,
         }
     }
@@ -68,6 +70,7 @@ impl Refusal {
             Refusal::Name(_) => Some(Code::Cannot),
             // RFC 3516 §4.2, §4.4.
             Refusal::Literal8 => Some(Code::UnknownCte),
+            Refusal::BadEvent => Some(Code::BadEvent(super::command::notify::EVENTS)),
             Refusal::NotAuthenticated => Some(Code::ClientBug),
             _ => None,
         }
@@ -102,7 +105,20 @@ pub enum Reason {
     AlreadyAuthenticated,
     TlsActive,
     TlsUnavailable,
+    /// An UPDATE under this tag is there already.
+    TagReused,
+    NoSuchUpdate,
+    LanguageUnknown,
+    CompressionActive,
+    CompressionUnknown,
+    CompressionOff,
     NotSelected,
+    /// A message sequence number where UIDONLY is enabled.
+    UidRequired,
+    /// CHARSET where UTF8=ACCEPT is enabled.
+    CharsetGiven,
+    /// Not one of the uses that mailboxes have here, or another mailbox has it.
+    UseAttribute,
     ReadOnly,
     NoSuchMailbox,
     /// The destination of APPEND, COPY and MOVE.
@@ -118,6 +134,8 @@ pub enum Reason {
     KeywordLimit,
     SubscriptionLimit,
     ResultLimit,
+    /// Messages of one APPEND.
+    AppendLimit,
     OverQuota,
     TooBig,
     EmptyMessage,
@@ -169,7 +187,18 @@ impl Reason {
             Reason::AlreadyAuthenticated => (Bad, Some(Code::ClientBug), "Already logged in"),
             Reason::TlsActive => (Bad, Some(Code::ClientBug), "TLS is active already"),
             Reason::TlsUnavailable => (Bad, None, "TLS is not available"),
+            // RFC 5267 §4.3.
+            Reason::TagReused => (Bad, Some(Code::ClientBug), "Tag of a search that is being updated"),
+            Reason::NoSuchUpdate => (Bad, None, "No updates under this tag"),
+            Reason::LanguageUnknown => (No, None, "None of these languages is spoken here"),
+            // RFC 4978 §3.
+            Reason::CompressionActive => (Bad, Some(Code::CompressionActive), "DEFLATE is active already"),
+            Reason::CompressionUnknown => (Bad, None, "Only DEFLATE is known"),
+            Reason::CompressionOff => (No, Some(Code::Cannot), "Compression is switched off"),
             Reason::NotSelected => (Bad, Some(Code::ClientBug), "No mailbox selected"),
+            Reason::UidRequired => (Bad, Some(Code::UidRequired), "Only UIDs are used in this session"),
+            Reason::CharsetGiven => (Bad, None, "No CHARSET: strings are UTF-8 in this session"),
+            Reason::UseAttribute => (No, Some(Code::UseAttr), "No mailbox can have this use"),
             Reason::ReadOnly => (No, Some(Code::Cannot), "Mailbox is open read-only"),
             Reason::NoSuchMailbox => (No, Some(Code::NonExistent), "No such mailbox"),
             // RFC 3501 §6.3.11, §6.4.7: only where CREATE could help.
@@ -184,6 +213,7 @@ impl Reason {
             Reason::KeywordLimit => (No, Some(Code::Limit), "Too many keywords in the mailbox"),
             Reason::SubscriptionLimit => (No, Some(Code::Limit), "Too many subscriptions"),
             Reason::ResultLimit => (No, Some(Code::Limit), "Result too large"),
+            Reason::AppendLimit => (No, Some(Code::Limit), "Too many messages in one APPEND"),
             Reason::OverQuota => (No, Some(Code::OverQuota), "Quota exceeded"),
             Reason::TooBig => (No, Some(Code::TooBig), "Message too large"),
             Reason::EmptyMessage => (No, Some(Code::Cannot), "Empty message"),

@@ -111,10 +111,17 @@ fn fetch(g: &mut Gen) -> Fetch {
         rfc822_header: flip(g),
         rfc822_text: flip(g),
         sections: Vec::new(),
+        binaries: Vec::new(),
+        preview: pick(g, &[None, Some(Preview::Now), Some(Preview::Lazy)]),
     };
     for _ in 0..up_to(g, 3) {
         let partial = flip(g).then(|| (u32::arbitrary(g), u32::arbitrary(g).max(1)));
         items.sections.push(FetchSection { section: section(g), peek: flip(g), partial });
+    }
+    for _ in 0..up_to(g, 2) {
+        let (part, size) = ((0..up_to(g, 3)).map(|_| u32::arbitrary(g).max(1)).collect(), flip(g));
+        let partial = (!size && flip(g)).then(|| (u32::arbitrary(g), u32::arbitrary(g).max(1)));
+        items.binaries.push(FetchBinary { part, size, peek: !size && flip(g), partial });
     }
     if items == FetchItems::default() {
         items.flags = true;
@@ -157,7 +164,7 @@ fn list(g: &mut Gen) -> List<'static> {
         returns.children = flip(g);
         returns.status = flip(g).then(|| status_items(g));
     }
-    List { reference: octets(g).into(), patterns, select, returns, extended }
+    List { reference: octets(g).into(), patterns, select, returns, extended, utf8: false }
 }
 
 fn select(g: &mut Gen) -> Select {
@@ -210,13 +217,81 @@ fn search(g: &mut Gen) -> Search {
         all: flip(g),
         count: flip(g),
         save: flip(g),
+        context: flip(g),
+        update: flip(g),
         partial: None,
     };
     if !returns.all {
         returns.partial = flip(g).then(|| partial(g));
     }
     returns.all |= returns == SearchReturn::default();
-    Search { uid: flip(g), returns: flip(g).then_some(returns), key: key(g, 3) }
+    let returns = flip(g).then_some(returns);
+    let updates = returns.is_some_and(|returns| returns.update);
+    let update_items = (updates && flip(g)).then(|| Box::new(unasked(g)));
+    let key = key(g, 3);
+    // What is no text of 7 bits needs one.
+    let charset = flip(g) || !super::super::client::write::is_ascii(&key);
+    Search { uid: flip(g), returns, update_items, charset, key }
+}
+
+/// Items that nobody asks for set no flag.
+fn unasked(g: &mut Gen) -> FetchItems {
+    let mut items = fetch(g).items;
+    items.sections.iter_mut().for_each(|section| section.peek = true);
+    items.binaries.iter_mut().for_each(|binary| binary.peek = true);
+    items
+}
+
+fn filter(g: &mut Gen) -> MailboxFilter {
+    let names = (0..=up_to(g, 2)).map(|_| mailbox(g)).collect();
+    match up_to(g, 5) {
+        0 => MailboxFilter::Inboxes,
+        1 => MailboxFilter::Personal,
+        2 => MailboxFilter::Subscribed,
+        3 => MailboxFilter::Subtree(names),
+        _ => MailboxFilter::Mailboxes(names),
+    }
+}
+
+fn esearch(g: &mut Gen) -> Esearch {
+    let mut search = Search { uid: true, ..search(g) };
+    let mut sources: Vec<MailboxFilter> = (0..up_to(g, 3)).map(|_| filter(g)).collect();
+    if search.returns.is_some_and(|returns| returns.save) {
+        sources = if flip(g) { vec![MailboxFilter::Selected] } else { Vec::new() };
+    } else if flip(g) {
+        sources.push(MailboxFilter::SubtreeOne(vec![mailbox(g)]));
+    }
+    search.uid = true;
+    Esearch { sources, search }
+}
+
+fn notify(g: &mut Gen) -> Notify {
+    let mut groups = Vec::new();
+    if flip(g) {
+        let messages = flip(g);
+        let events = Events {
+            messages,
+            fetch: (messages && flip(g)).then(|| Box::new(unasked(g))),
+            flags: messages && flip(g),
+            ..Events::default()
+        };
+        let filter = pick(g, &[MailboxFilter::Selected, MailboxFilter::SelectedDelayed]);
+        groups.push(EventGroup { filter, events });
+    }
+    for _ in 0..=up_to(g, 2) {
+        let messages = flip(g);
+        let events = Events {
+            messages,
+            fetch: None,
+            flags: messages && flip(g),
+            mailbox_name: flip(g),
+            subscription: flip(g),
+            mailbox_metadata: flip(g),
+            server_metadata: flip(g),
+        };
+        groups.push(EventGroup { filter: filter(g), events });
+    }
+    Notify { status: flip(g), groups }
 }
 
 fn partial(g: &mut Gen) -> PartialRange {
@@ -224,10 +299,10 @@ fn partial(g: &mut Gen) -> PartialRange {
 }
 
 fn sort(g: &mut Gen) -> Sort {
-    let Search { uid, returns, key } = search(g);
+    let Search { uid, returns, update_items, key, .. } = search(g);
     let criterion = |g: &mut Gen| SortCriterion { key: pick(g, &SortKey::ALL), reverse: flip(g) };
     let criteria = (0..1 + up_to(g, 3)).map(|_| criterion(g)).collect();
-    Sort { uid, returns, criteria, key }
+    Sort { uid, returns, update_items, criteria, key }
 }
 
 fn store(g: &mut Gen) -> Store {
@@ -257,17 +332,26 @@ impl Arbitrary for AnyCommand {
             Command::Id(None),
             Command::Authenticate { mechanism: "PLAIN", initial: Some(Hidden(b"AHRpbQBzZWNyZXQ=")) },
             Command::Authenticate { mechanism: "LOGIN", initial: None },
-            Command::Enable(Enable { condstore: true, qresync: true }),
+            Command::Enable(Enable { condstore: true, qresync: true, rev2: true, utf8_accept: true, uid_only: true }),
+            Command::Unauthenticate,
+            Command::Notify(None),
+            Command::Language(Vec::new()),
+            Command::Language(vec!["FR-CA".to_owned(), "EN".to_owned()]),
+            Command::Compress { deflate: true },
+            Command::CancelUpdate(vec!["a1".to_owned(), "b\\\"".to_owned()]),
         ];
-        AnyCommand(match up_to(g, 16) {
+        AnyCommand(match up_to(g, 18) {
             0 => pick(g, &bare),
             1 => Command::Login { user: octets(g).into(), password: Secret::new(octets(g)) },
             2 => Command::Select(select(g)),
-            3 => Command::Create(mailbox(g)),
+            3 => Command::Create {
+                mailbox: mailbox(g),
+                special_use: pick(g, &[vec![], vec!["\\Drafts".to_owned()], vec!["\\A".to_owned(), "\\b".to_owned()]]),
+            },
             4 => Command::Rename { from: mailbox(g), to: mailbox(g) },
             5 => Command::Subscribe(mailbox(g)),
             6 => Command::List(list(g)),
-            7 => Command::Lsub { reference: octets(g).into(), pattern: octets(g).into() },
+            7 => Command::Lsub { reference: octets(g).into(), pattern: octets(g).into(), utf8: false },
             8 => Command::Status { mailbox: mailbox(g), items: status_items(g) },
             9 => {
                 let pairs = (0..up_to(g, 4)).map(|_| (octets(g).into(), flip(g).then(|| octets(g).into())));
@@ -283,6 +367,8 @@ impl Arbitrary for AnyCommand {
             }),
             13 => Command::Fetch(fetch(g)),
             14 => Command::Store(store(g)),
+            16 => Command::Esearch(esearch(g)),
+            17 => Command::Notify(Some(notify(g))),
             15 => Command::Copy { uid: flip(g), set: messages(g), mailbox: mailbox(g) },
             _ => Command::Move { uid: flip(g), set: messages(g), mailbox: mailbox(g) },
         })

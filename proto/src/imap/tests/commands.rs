@@ -63,12 +63,12 @@ fn bare_commands() {
         ("EXPUNGE", Command::Expunge),
         ("UID EXPUNGE 3000:3002", Command::UidExpunge(set("3000:3002"))),
         ("UID EXPUNGE $", Command::UidExpunge(MessageSet::Saved)),
-        ("ENABLE X-GOOD-IDEA CONDSTORE", Command::Enable(Enable { condstore: true, qresync: false })),
-        ("ENABLE qresync", Command::Enable(Enable { condstore: false, qresync: true })),
+        ("ENABLE X-GOOD-IDEA CONDSTORE", Command::Enable(Enable { condstore: true, ..Enable::default() })),
+        ("ENABLE qresync", Command::Enable(Enable { qresync: true, ..Enable::default() })),
         ("ID NIL", Command::Id(None)),
         ("ID ()", Command::Id(Some(vec![]))),
-        ("CREATE owatagusiam/", Command::Create(name("owatagusiam"))),
-        ("CREATE {4+}\r\nx/&-", Command::Create(name("x/&"))),
+        ("CREATE owatagusiam/", Command::Create { mailbox: name("owatagusiam"), special_use: Vec::new() }),
+        ("CREATE {4+}\r\nx/&-", Command::Create { mailbox: name("x/&"), special_use: Vec::new() }),
         ("DELETE \"a \\\"b\\\\\"", Command::Delete(name("a \"b\\"))),
         ("RENAME blurdybloop sarasoop", Command::Rename { from: name("blurdybloop"), to: name("sarasoop") }),
         ("SUBSCRIBE #news.comp.mail.mime", Command::Subscribe(name("#news.comp.mail.mime"))),
@@ -81,7 +81,7 @@ fn bare_commands() {
         ),
         (
             "LSUB \"#news.\" \"comp.mail.*\"",
-            Command::Lsub { reference: b"#news."[..].into(), pattern: b"comp.mail.*"[..].into() },
+            Command::Lsub { reference: b"#news."[..].into(), pattern: b"comp.mail.*"[..].into(), utf8: false },
         ),
         (
             "ID (\"name\" \"sodr\" \"version\" NIL)",
@@ -140,6 +140,7 @@ fn select_with_its_parameters() {
 #[test]
 fn list_and_its_extensions() {
     let list = |reference: &'static str, patterns: &[&'static str]| List {
+        utf8: false,
         reference: reference.as_bytes().into(),
         patterns: patterns.iter().map(|pattern| pattern.as_bytes().into()).collect(),
         select: ListSelect::default(),
@@ -257,6 +258,8 @@ fn fetch_items_and_macros() {
                     rfc822_header: true,
                     rfc822_text: true,
                     sections: vec![],
+                    binaries: vec![],
+                    preview: None,
                 },
             ),
         ),
@@ -395,7 +398,7 @@ fn search_keys() {
     ] {
         assert_eq!(
             parse(&format!("SEARCH {text}")),
-            Ok(Command::Search(Search { uid: false, returns: None, key })),
+            Ok(Command::Search(Search { uid: false, returns: None, update_items: None, charset: text.starts_with("CHARSET"), key })),
             "{text}"
         );
     }
@@ -427,7 +430,7 @@ fn search_results_and_refusals() {
     assert_eq!(returns("RETURN (SAVE)"), SearchReturn { save: true, ..none });
     assert_eq!(
         returns("RETURN (MIN MAX COUNT ALL)"),
-        SearchReturn { min: true, max: true, count: true, all: true, save: false, partial: None }
+        SearchReturn { min: true, max: true, count: true, all: true, ..none }
     );
     for (text, refusal) in [
         ("CHARSET X-UNKNOWN ALL", Refusal::BadCharset),
@@ -437,7 +440,7 @@ fn search_results_and_refusals() {
         ("UNOLD", Refusal::Expected("a search key that exists")),
         ("()", Refusal::Expected("a search key")),
         ("SINCE 30-Feb-1994", Refusal::Expected("a date like 1-Feb-1994")),
-        ("RETURN (AVG) ALL", Refusal::Expected("MIN, MAX, ALL, COUNT, PARTIAL or SAVE")),
+        ("RETURN (AVG) ALL", Refusal::Expected("MIN, MAX, ALL, COUNT, PARTIAL, SAVE, CONTEXT or UPDATE")),
         ("1 2x", Refusal::Expected("the end of the command")),
     ] {
         assert_eq!(parse(&format!("SEARCH {text}")), Err(refusal), "{text}");

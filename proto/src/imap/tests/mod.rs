@@ -38,6 +38,12 @@ pub(super) fn drive(limits: Limits, stage: Stage, input: &[u8], sizes: &[usize])
                     let _ = server.accept_append();
                 });
             }
+            Event::AppendPiece(piece) => {
+                log.push(format!("AppendPiece({piece:?})"));
+                after = Some(|server| {
+                    let _ = server.accept_append();
+                });
+            }
             Event::Command(request) => {
                 log.push(format!("{request:?}"));
                 match request.command {

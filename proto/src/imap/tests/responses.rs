@@ -136,22 +136,23 @@ fn mailbox_data() {
                     &[Attribute::HasNoChildren, Attribute::Sent],
                     &name("Gesendet/\u{e4}"),
                     false,
+                    false,
                 )
             }),
             "* LIST (\\HasNoChildren \\Sent) \"/\" Gesendet/&AOQ-\r\n",
         ),
-        (written(|out| encode::list(out, &[], &name("NIL"), false)), "* LIST () \"/\" \"NIL\"\r\n"),
+        (written(|out| encode::list(out, &[], &name("NIL"), false, false)), "* LIST () \"/\" \"NIL\"\r\n"),
         (
-            written(|out| encode::list(out, &[Attribute::NonExistent], &name("Foo"), true)),
+            written(|out| encode::list(out, &[Attribute::NonExistent], &name("Foo"), true, false)),
             "* LIST (\\NonExistent) \"/\" Foo (\"CHILDINFO\" (\"SUBSCRIBED\"))\r\n",
         ),
         (
-            written(|out| encode::lsub(out, &[Attribute::NoSelect], &name("a b"))),
+            written(|out| encode::lsub(out, &[Attribute::NoSelect], &name("a b"), false)),
             "* LSUB (\\Noselect) \"/\" \"a b\"\r\n",
         ),
         (written(|out| encode::list_separator(out, "")), "* LIST (\\Noselect) \"/\" \"\"\r\n"),
         (
-            written(|out| encode::status(out, &name("blurdybloop"), &status)),
+            written(|out| encode::status(out, &name("blurdybloop"), &status, false)),
             "* STATUS blurdybloop (MESSAGES 231 UIDNEXT 44292 SIZE 1099511627776)\r\n",
         ),
         (written(|out| encode::search(out, [2, 3, 6], None)), "* SEARCH 2 3 6\r\n"),
