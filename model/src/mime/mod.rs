@@ -34,9 +34,9 @@ pub use envelope::{EnvelopeFields, FIELD_OCTETS_MAX, FirstAddress};
 pub use headers::{Field, fields, filter_header, unfold};
 pub use param::{ContentType, Disposition, Param};
 pub use scan::Scanner;
-pub use section::{FieldFilter, Resolved, Section, SectionText, resolve};
+pub use section::{BinarySection, FieldFilter, Resolved, Section, SectionText, resolve, resolve_binary};
 pub use table::{PartKind, PartTable, TableError, TablePart};
-pub use transfer::{Decoder, Encoding};
+pub use transfer::{Decoder, Encoding, UnknownEncoding};
 pub use wire::{body, bodystructure, envelope};
 pub use words::decode_words;
 
