@@ -10,7 +10,7 @@
 //!
 //! # RFC
 //! 3501, 2177 (IDLE), 2342 (NAMESPACE), 2971 (ID), 4315 (UIDPLUS), 4466, 4731 (ESEARCH), 4959 (SASL-IR), 5032 (WITHIN),
-//! 5161 (ENABLE), 5182 (SEARCHRES), 5256 (SORT, THREAD), 5258 (LIST-EXTENDED), 5267 (ESORT), 5530 (response codes), 5819 (LIST-STATUS), 5957 (SORT=DISPLAY), 6154 (SPECIAL-USE), 6851 (MOVE),
+//! 5092 (URLs), 5161 (ENABLE), 5182 (SEARCHRES), 5256 (SORT, THREAD), 5258 (LIST-EXTENDED), 5267 (ESORT), 5530 (response codes), 5819 (LIST-STATUS), 5957 (SORT=DISPLAY), 6154 (SPECIAL-USE), 6851 (MOVE),
 //! 7162 (CONDSTORE, QRESYNC), 7888 (LITERAL+, LITERAL-), 7889 (APPENDLIMIT), 8438 (STATUS=SIZE), 8474 (OBJECTID), 8514 (SAVEDATE),
 //! 9394 (PARTIAL).
 
@@ -24,6 +24,7 @@ mod literal;
 pub mod response;
 pub mod state;
 pub mod text;
+pub mod url;
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub use frame::{Append, Event, Server};
 pub use response::{Code, Status};
 pub use state::{Enabled, Stage, State};
 pub use text::{Reason, Refusal};
+pub use url::{Url, UrlError, UrlMailbox, UrlMessage};
 
 /// Bounds of what a client may send, in octets unless the name says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
