@@ -395,6 +395,7 @@ impl Imap {
             Changed,
         }
         let Imap { conn, shard, user, .. } = self;
+        let user = user.as_ref();
         let stopping = async {
             shard.draining().await;
             Woken::Stop

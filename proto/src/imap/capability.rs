@@ -6,7 +6,7 @@ use crate::sasl::MECHANISMS;
 /// Advertised in every stage.
 const ALWAYS: [&str; 6] = ["IMAP4rev1", "IMAP4rev2", "LITERAL+", "ID", "ENABLE", "IDLE"];
 /// Advertised once logged in.
-const AFTER_LOGIN: [&str; 39] = [
+const AFTER_LOGIN: [&str; 40] = [
     "NAMESPACE",
     "UIDPLUS",
     "MOVE",
@@ -46,6 +46,7 @@ const AFTER_LOGIN: [&str; 39] = [
     "CATENATE",
     "BINARY",
     "LANGUAGE",
+    "PREVIEW",
 ];
 
 /// Extensions that are not advertised. IMAP4rev1 is, always.
@@ -175,7 +176,7 @@ mod tests {
         let expect = "IMAP4rev1 IMAP4rev2 LITERAL- ID ENABLE NAMESPACE UIDPLUS MOVE UNSELECT CHILDREN SPECIAL-USE \
                       STATUS=SIZE LIST-EXTENDED LIST-STATUS APPENDLIMIT=1000 WITHIN SAVEDATE \
                       SORT SORT=DISPLAY ESORT THREAD=ORDEREDSUBJECT THREAD=REFERENCES THREAD=REFS OBJECTID \
-                      MULTIAPPEND REPLACE CREATE-SPECIAL-USE COMPRESS=DEFLATE UNAUTHENTICATE UTF8=ACCEPT UIDONLY MULTISEARCH NOTIFY CONTEXT=SEARCH CONTEXT=SORT INPROGRESS CATENATE BINARY LANGUAGE";
+                      MULTIAPPEND REPLACE CREATE-SPECIAL-USE COMPRESS=DEFLATE UNAUTHENTICATE UTF8=ACCEPT UIDONLY MULTISEARCH NOTIFY CONTEXT=SEARCH CONTEXT=SORT INPROGRESS CATENATE BINARY LANGUAGE PREVIEW";
         assert_eq!(list, expect);
         assert_eq!(Mask::parse("XYZZY"), Err("XYZZY".to_owned()));
         assert!(Mask::parse("IMAP4rev1").is_err());

@@ -9,9 +9,10 @@
 use super::fetch::{Chunks, Octets};
 use super::late::{self, Before, Wanted};
 use super::select::reason;
-use super::{End, Flow, Imap, User};
+use super::{End, Imap};
 use culver_mailbox::record::{Message, Record};
 use culver_mailbox::{Applied, ArriveError, Arriving, ChangeError, Refusal};
+use culver_model::mime::BinaryConverter;
 use culver_model::{FlagSet, Guid, InternalDate, Uid, UidSet, UidValidity};
 use culver_proto::imap::command::{MessageSet, Replaced};
 use culver_proto::imap::url::{Url, UrlMailbox};
@@ -48,7 +49,8 @@ pub struct Incoming {
     fingerprint: Option<Context>,
     /// Why it is refused when what is on its way was read.
     refused: Option<Refused>,
-    literal8: bool,
+    /// Of a message that may have parts of CTE BINARY.
+    converter: Option<BinaryConverter>,
 }
 
 /// Why messages are not taken.
@@ -126,7 +128,7 @@ impl Imap {
             internal_date: None,
             fingerprint: None,
             refused: None,
-            literal8: false,
+            converter: None,
         });
         match self.append_piece(&mut incoming, piece).await {
             Some(true) => {
@@ -190,7 +192,9 @@ impl Imap {
             return None;
         }
         let Some(literal) = literal else { return Some(false) };
-        incoming.literal8 = literal.literal8;
+        if literal.literal8 && !literal.part {
+            incoming.converter = Some(BinaryConverter::new());
+        }
         incoming.octets += literal.octets;
         if self.server.accept_append() {
             self.out.extend_from_slice(response::CONTINUE);
@@ -272,7 +276,9 @@ impl Imap {
                 loop {
                     match self.next_chunk(&mut chunks).await {
                         Ok(Some(octets)) => incoming.feed(&self.peer, &octets).await,
-                        Ok(None) => break,
+                        Ok(None) if chunks.is_done() => break,
+                        // It was expunged meanwhile.
+                        Ok(None) => return Some(Refused::Url(url)),
                         Err(error) => {
                             tracing::warn!(session = %self.peer.id, %error, "a URL cannot be read");
                             return Some(Refused::Url(url));
@@ -286,6 +292,18 @@ impl Imap {
     }
 
     async fn append_ends(&mut self, incoming: &mut Incoming) -> Option<Refused> {
+        if let Some(mut converter) = incoming.converter.take() {
+            let mut octets = Vec::new();
+            converter.finish(&mut octets);
+            incoming.feed(&self.peer, &octets).await;
+            // RFC 3516 §4.4: what cannot be put into another encoding is not stored, for nobody could read it whole.
+            if converter.nul_elsewhere() || converter.unconverted() {
+                return Some(Reason::UnknownCte.into());
+            }
+            if incoming.refused.is_some() {
+                return incoming.refused.take();
+            }
+        }
         let arriving = incoming.arriving.take()?;
         if arriving.octets() == 0 {
             return Some(Reason::EmptyMessage.into());
@@ -425,10 +443,17 @@ impl Incoming {
     /// Takes octets of a literal.
     async fn take(&mut self, peer: &super::super::Peer, octets: &[u8]) {
         // RFC 3501 §9: a literal has no NUL; RFC 3516 §4.4: a literal8 may.
-        if !self.literal8 && memchr::memchr(0, octets).is_some() {
+        if self.converter.is_none() && memchr::memchr(0, octets).is_some() {
             self.refused.get_or_insert(Reason::NulInMessage.into());
         }
-        self.feed(peer, octets).await;
+        match &mut self.converter {
+            None => self.feed(peer, octets).await,
+            Some(converter) => {
+                let mut converted = Vec::with_capacity(octets.len());
+                converter.feed(octets, &mut converted);
+                self.feed(peer, &converted).await;
+            }
+        }
     }
 
     /// Takes octets of the message that comes.

@@ -9,19 +9,25 @@ use culver_mailbox::View;
 use culver_model::mime::{
     Decoder, Encoding, PartTable, Section, SectionText, covers, filter_header, resolve, resolve_binary,
 };
+use culver_model::text::preview::{self, PreviewPart, Step};
 use culver_model::{Guid, InternalDate, Keyword, Uid, UidSet};
-use culver_proto::imap::command::{Fetch, FetchBinary, FetchItems, FetchSection};
+use culver_proto::imap::command::{Fetch, FetchBinary, FetchItems, FetchSection, Preview};
 use culver_proto::imap::encode::{self, BodyName, FetchWriter};
 use culver_proto::imap::{Code, Enabled, Reason, Refusal, Status, response};
-use culver_shard as shard;
+use culver_shard::{self as shard, time};
 use culver_storage::{Place, ReadError};
 use std::io;
 use std::ops::Range;
+use std::time::Duration;
 
 /// Rows written between two looks at whether the client reads.
 const ROWS_STEP: usize = 256;
 /// Octets of a message that are read and sent at a time.
 const CHUNK_OCTETS: u64 = 256 * 1024;
+/// Octets of a text that are read at a time for its preview.
+const PREVIEW_OCTETS: u64 = 16 * 1024;
+/// What is no undue delay for a preview that is asked for with LAZY.
+const LAZY_WITHIN: Duration = Duration::from_millis(50);
 /// Longest header that is filtered for HEADER.FIELDS; of a longer one the fields beyond are not seen.
 const HEADER_OCTETS_MAX: u64 = 4 << 20;
 
@@ -169,6 +175,10 @@ pub(super) enum Octets {
     },
     /// How many there are.
     Size(u64),
+    /// What may be shown of it.
+    Previews(Vec<PreviewPart>),
+    /// `None`: not now.
+    Preview(Option<String>),
     UnknownCte,
 }
 
@@ -385,6 +395,7 @@ impl Imap {
                         .iter()
                         .map(|wanted| match wanted.named {
                             Named::Binary | Named::BinarySize => plan_binary(&source, &wanted.section.part),
+                            Named::Preview(_) => Octets::Previews(preview::choose(&source.table)),
                             _ => plan(&source, &wanted.section, &row),
                         })
                         .collect();
@@ -454,7 +465,7 @@ impl Imap {
         while let Some((octets, Wanted { named, section, partial })) = next {
             let name = match named {
                 Named::Section => BodyName::Section { section, origin: partial.map(|partial| partial.0) },
-                Named::Rfc822 | Named::Binary | Named::BinarySize => BodyName::Rfc822,
+                Named::Rfc822 | Named::Binary | Named::BinarySize | Named::Preview(_) => BodyName::Rfc822,
                 Named::Rfc822Header => BodyName::Rfc822Header,
                 Named::Rfc822Text => BodyName::Rfc822Text,
             };
@@ -465,6 +476,7 @@ impl Imap {
             began = true;
             let (part, origin) = (section.part.as_slice(), partial.map(|partial| partial.0));
             match (named, octets) {
+                (Named::Preview(_), Octets::Preview(text)) => writer.preview(text.as_deref()),
                 (Named::BinarySize, Octets::Size(octets)) => writer.binary_size(part, octets),
                 (Named::BinarySize, _) => writer.binary_size(part, 0),
                 (Named::Binary, Octets::Ready(octets)) => {
@@ -514,7 +526,14 @@ impl Imap {
         let partial = wanted.partial;
         Ok(match octets {
             Octets::UnknownCte => return Err(FetchError::UnknownCte),
-            Octets::Nil | Octets::Size(_) | Octets::Decoded { .. } => octets,
+            Octets::Nil | Octets::Size(_) | Octets::Decoded { .. } | Octets::Preview(_) => octets,
+            Octets::Previews(parts) => Octets::Preview(match wanted.named {
+                // RFC 8970 §4.1.
+                Named::Preview(Preview::Lazy) => {
+                    time::deadline(LAZY_WITHIN, self.preview(source, parts)).await.ok().transpose()?
+                }
+                _ => Some(self.preview(source, parts).await?),
+            }),
             Octets::Encoded { range, encoding: Encoding::Identity } => {
                 let octets = range.end - range.start;
                 let range = cut_range(range, partial);
@@ -560,6 +579,26 @@ impl Imap {
         })
     }
 
+    async fn preview(&self, source: &Source, parts: Vec<PreviewPart>) -> Result<String, ReadError> {
+        for part in parts {
+            let (mut preview, mut from) = (preview::Preview::new(&part), part.range.start);
+            while from < part.range.end {
+                let to = part.range.end.min(from + PREVIEW_OCTETS);
+                let octets = self.read(source, from..to).await?;
+                if preview.feed(&octets) == Step::Done {
+                    break;
+                }
+                from = to;
+                shard::yield_if_needed().await;
+            }
+            let text = preview.finish();
+            if !text.is_empty() {
+                return Ok(text);
+            }
+        }
+        Ok(String::new())
+    }
+
     async fn read(&self, source: &Source, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
         if range.is_empty() {
             return Ok(Vec::new());
@@ -581,7 +620,8 @@ impl Imap {
         loop {
             let mut octets = match self.next_chunk(&mut chunks).await {
                 Ok(Some(octets)) => octets,
-                Ok(None) => return Ok(()),
+                Ok(None) if chunks.is_done() => return Ok(()),
+                Ok(None) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
                 Err(error) => return Err(unreadable(&self.peer, &error)),
             };
             if text {
@@ -609,7 +649,7 @@ impl Imap {
             match self.next_chunk(&mut chunks).await {
                 Ok(Some(encoded)) => decoder.feed(&encoded, &mut octets),
                 // What was held back at the end.
-                Ok(None) if chunks.ended => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                Ok(None) if chunks.ended || !chunks.is_done() => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
                 Ok(None) => {
                     chunks.ended = true;
                     decoder.finish(&mut octets);
@@ -642,7 +682,8 @@ impl Imap {
         Ok(octets + decoder.finish_count())
     }
 
-    /// The next octets of a range. What compaction moves meanwhile is looked up again.
+    /// The next octets of a range. What compaction moves meanwhile is looked up again. `None` at its end, and where the message is
+    /// expunged.
     pub(super) async fn next_chunk(&self, chunks: &mut Chunks) -> Result<Option<Vec<u8>>, ReadError> {
         let Chunks { mailbox, uid, place, range, .. } = chunks;
         if range.is_empty() {
@@ -656,8 +697,7 @@ impl Imap {
         }
         let octets = read?;
         if octets.len() as u64 != to - range.start {
-            // The message is expunged, and its place with it.
-            return Err(ReadError::Gone(place.unwrap_or_default()));
+            return Ok(None);
         }
         range.start = to;
         Ok(Some(octets))
@@ -713,6 +753,10 @@ pub(super) struct Chunks {
 }
 
 impl Chunks {
+    pub fn is_done(&self) -> bool {
+        self.range.is_empty()
+    }
+
     pub fn of(source: &Source, range: Range<u64>) -> Chunks {
         Chunks { mailbox: source.mailbox, uid: source.uid, place: source.place, range, ended: false }
     }
@@ -723,6 +767,7 @@ enum Named {
     Section,
     Binary,
     BinarySize,
+    Preview(Preview),
     Rfc822,
     Rfc822Header,
     Rfc822Text,
@@ -750,6 +795,9 @@ fn all_sections(items: &FetchItems) -> Vec<Wanted> {
     }
     for FetchSection { section, partial, .. } in &items.sections {
         sections.push(Wanted { named: Named::Section, section: section.clone(), partial: *partial });
+    }
+    if let Some(preview) = items.preview {
+        sections.push(whole(Named::Preview(preview), None));
     }
     for FetchBinary { part, size, partial, .. } in &items.binaries {
         let named = if *size { Named::BinarySize } else { Named::Binary };

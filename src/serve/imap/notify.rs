@@ -92,10 +92,6 @@ pub(super) struct Told {
 }
 
 impl Notifying {
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-
     pub fn told(&self) -> Told {
         match &self.selected {
             Some(OfSelected { events, .. }) => Told { messages: events.messages, flags: events.flags },

@@ -144,6 +144,7 @@ impl Imap {
 
     /// RFC 7162 §3.2.5: what went and what changed since the client was last here.
     async fn resync(&mut self, qresync: &Qresync) -> io::Result<()> {
+        let uid_only = self.server.state().enabled.uid_only;
         let known = match &qresync.known_uids {
             Some(known) => known.resolve(u32::MAX),
             None => everything(),
@@ -169,7 +170,8 @@ impl Imap {
                 let state = session.account().state();
                 if let Some(index) = state.selectable(selected.view.mailbox()) {
                     for row in index.rows(&step) {
-                        super::fetch::write_flags(&mut self.out, &selected.view, &row, true, true);
+                        let manner = super::fetch::Manner { modseq: true, uid: !uid_only, uid_only };
+                        super::fetch::write_flags(&mut self.out, &selected.view, &row, manner);
                     }
                 }
             }

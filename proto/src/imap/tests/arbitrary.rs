@@ -12,19 +12,19 @@ use culver_model::{Date, FlagSet, Keyword, MailboxName, ModSeq, SequenceSet, Sys
 #[derive(Clone, Debug)]
 pub(super) struct AnyCommand(pub(super) Command<'static>);
 
-fn pick<T: Clone>(g: &mut Gen, choices: &[T]) -> T {
+pub(super) fn pick<T: Clone>(g: &mut Gen, choices: &[T]) -> T {
     g.choose(choices).expect("choices").clone()
 }
 
-fn up_to(g: &mut Gen, most: usize) -> usize {
+pub(super) fn up_to(g: &mut Gen, most: usize) -> usize {
     usize::arbitrary(g) % (most + 1)
 }
 
-fn flip(g: &mut Gen) -> bool {
+pub(super) fn flip(g: &mut Gen) -> bool {
     bool::arbitrary(g)
 }
 
-fn mailbox(g: &mut Gen) -> MailboxName {
+pub(super) fn mailbox(g: &mut Gen) -> MailboxName {
     let text: String = (0..up_to(g, 8))
         .map(|_| pick(g, &['a', ' ', '"', '\\', '&', '\u{e4}', '\u{1f600}', '/', '%', 'N', '{']))
         .collect();
@@ -32,11 +32,11 @@ fn mailbox(g: &mut Gen) -> MailboxName {
     MailboxName::parse(&text).or_else(|_| MailboxName::parse(fallback)).expect("a name")
 }
 
-fn octets(g: &mut Gen) -> Vec<u8> {
+pub(super) fn octets(g: &mut Gen) -> Vec<u8> {
     (0..up_to(g, 10)).map(|_| pick(g, b"aZ0 \"\\\r\n{}()*%]\xff\x01+~")).collect()
 }
 
-fn text(g: &mut Gen) -> String {
+pub(super) fn text(g: &mut Gen) -> String {
     (0..up_to(g, 8))
         .map(|_| pick(g, &['a', 'Z', ' ', '"', '\\', '\r', '\n', '\u{fc}', '\u{4e2d}', '{', '}']))
         .collect()
@@ -76,7 +76,7 @@ fn flags(g: &mut Gen) -> FlagSet {
     flags
 }
 
-fn section(g: &mut Gen) -> Section {
+pub(super) fn section(g: &mut Gen) -> Section {
     let part: Vec<u32> = (0..up_to(g, 3)).map(|_| u32::arbitrary(g).max(1)).collect();
     let fields = vec!["Subject".to_owned(), pick(g, &["X-Y", "a(b", "NIL", "x]"]).to_owned()];
     let mut texts = vec![

@@ -4,6 +4,7 @@ mod arbitrary;
 mod commands;
 mod framing;
 mod responses;
+mod url;
 
 use super::*;
 
