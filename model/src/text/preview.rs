@@ -209,7 +209,7 @@ impl Preview {
 /// Gives the lines of a text that are worth showing.
 fn pick(text: &str, shown: &mut Shown) {
     let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
-    let mut at = 0;
+    let (mut at, mut in_header) = (0, false);
     while let Some(line) = lines.get(at) {
         if shown.is_full() {
             return;
@@ -221,13 +221,17 @@ fn pick(text: &str, shown: &mut Shown) {
         if (ends && !shown.is_empty()) || is_armour(bare, "MESSAGE") {
             return;
         }
-        let is_mark = signature || is_armour(bare, "SIGNED MESSAGE") || bare.starts_with("Hash: SHA");
+        // `---------- Forwarded message ----------` and its kin have a header below them.
+        let is_mark = bare.starts_with("-----")
+            && bare.ends_with("-----")
+            && bare.contains(|c: char| c.is_alphanumeric());
+        in_header = is_mark || (in_header && is_field(bare));
         let skipped = introduction(&lines[at..]);
         if skipped > 0 {
             at += skipped;
             continue;
         }
-        if !bare.starts_with('>') && !is_mark && !is_rule(bare) {
+        if !bare.starts_with('>') && !signature && !in_header && !is_rule(bare) {
             for word in bare.split_whitespace().filter(|word| !is_long_url(word)) {
                 shown.push(word);
             }
@@ -239,6 +243,13 @@ fn pick(text: &str, shown: &mut Shown) {
 /// `-----Original Message-----`, after which everything is quoted.
 fn is_original(line: &str) -> bool {
     line.starts_with("-----") && line.trim_matches(['-', ' ']).eq_ignore_ascii_case("original message")
+}
+
+/// `From: …`, also as `*From:* …`.
+fn is_field(line: &str) -> bool {
+    const NAME_OCTETS_MAX: usize = 24;
+    let name = line.split_once(':').map(|(name, _)| name);
+    name.is_some_and(|name| !name.is_empty() && name.len() <= NAME_OCTETS_MAX && !name.contains(' '))
 }
 
 /// `-----BEGIN PGP …-----` (RFC 9580 §6.2).

@@ -1,6 +1,7 @@
 use super::*;
 use crate::mime::{Content, Decoder, Encoding, Message, Part};
 use quickcheck::{Arbitrary, Gen, quickcheck};
+use std::path::Path;
 
 struct Converted {
     octets: Vec<u8>,
@@ -284,4 +285,39 @@ quickcheck! {
         check(&message.0, &sizes);
         true
     }
+}
+
+/// Real structures; every encoding of theirs is called binary.
+#[test]
+fn the_zoo_scans_and_decodes_alike() {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus/zoo")];
+    let (mut count, mut converted) = (0, 0);
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(folder) else {
+            println!("skipped: no corpus");
+            return;
+        };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let octets = std::fs::read(&path).unwrap();
+            check(&octets, &[5, 39]);
+            let mut binary = Vec::new();
+            for line in octets.split_inclusive(|byte| *byte == b'\n') {
+                if line.to_ascii_lowercase().starts_with(b"content-transfer-encoding:")
+                    && !line.contains(&b'(')
+                {
+                    binary.extend_from_slice(b"Content-Transfer-Encoding: binary\n");
+                } else {
+                    binary.extend_from_slice(line);
+                }
+            }
+            count += 1;
+            converted += usize::from(check(&binary, &[5, 39]));
+        }
+    }
+    assert!(count > 500 && converted > 100, "{converted} of {count}");
 }

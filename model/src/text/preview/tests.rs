@@ -110,11 +110,16 @@ fn quotations_signatures_and_noise_are_left_out() {
         ("El lun, 1 ene 2024 a las 10:00, A B (<a@b>)\nescribió:\n> pregunta\nSí.\n", "Sí."),
         ("Yes.\nOn Mon, A B wrote:\nnot marked\n", "Yes."),
         ("Ja.\n\n-----Original Message-----\nFrom: a\nto be or not\n", "Ja."),
+        (
+            "FYI\n---------- Forwarded message ----------\nFrom: a@b\n*Date:* Mon\n\n\nNews: good\n",
+            "FYI News: good",
+        ),
+        ("-----Original Message-----\nFrom: a\nto be or not\n", "to be or not"),
         ("The list:\n> 1 apple\nok\n", "The list: ok"),
         ("> only\n> a quotation\n", "only a quotation"),
         ("Hi\n-- \nA B\nhttps://example.org/\n", "Hi"),
         ("-- \nA B\n", "A B"),
-        ("=====\nNews\n-----\nmore\n", "News more"),
+        ("=====\nNews\n--------------\nNote: more\n", "News Note: more"),
         ("See https://example.org/ now\n", "See https://example.org/ now"),
         ("See <https://click.example.org/track?id=0123456789abcdef0123456789abcdef> now\n", "See now"),
         (
