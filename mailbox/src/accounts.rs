@@ -577,7 +577,8 @@ impl Accounts {
     ) -> Result<Vec<Result<Applied, ChangeError>>, ChangeError> {
         let partition = self.storage().partition_of(id);
         let _pending = Pending::count(self.opened(id));
-        let (mut together, mut answers) = (Vec::with_capacity(records.len()), Vec::with_capacity(records.len()));
+        let (mut together, mut answers) =
+            (Vec::with_capacity(records.len()), Vec::with_capacity(records.len()));
         for (record, body) in records {
             let (record, numbers) = self.named(id, record);
             let meta = record.encode();
@@ -585,8 +586,8 @@ impl Accounts {
             let (accounts, owner) = (self.clone(), id.clone());
             let on_commit = Box::new(move |committed: Result<Committed, CommitError>| {
                 let result = committed.map_err(not_committed);
-                let _ = answer
-                    .send(result.and_then(|committed| accounts.committed(&owner, &record, &committed)));
+                let _ =
+                    answer.send(result.and_then(|committed| accounts.committed(&owner, &record, &committed)));
             });
             together.push(Together { meta, bodies: vec![body], numbers, on_commit });
             answers.push(answered);

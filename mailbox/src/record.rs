@@ -10,7 +10,9 @@
 //! Every count and length is checked against what is left of the bytes before anything is allocated for it.
 
 use culver_index::{NewMessage, PLACE_OCTETS};
-use culver_model::{DeliveryId, Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, Uid, UidSet};
+use culver_model::{
+    DeliveryId, Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, Uid, UidSet,
+};
 use thiserror::Error;
 
 /// The version of all kinds that there are. What a build does not know yet it refuses, by version or by kind.

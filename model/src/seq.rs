@@ -65,8 +65,10 @@ impl SequenceSet {
 
 impl From<&UidSet> for SequenceSet {
     fn from(set: &UidSet) -> SequenceSet {
-        let ranges = set.ranges().into_iter();
-        SequenceSet(ranges.map(|range| (Bound::Number(*range.start()), Bound::Number(*range.end()))).collect())
+        let ranges = set.ranges();
+        SequenceSet(
+            ranges.map(|range| (Bound::Number(*range.start()), Bound::Number(*range.end()))).collect(),
+        )
     }
 }
 

@@ -113,7 +113,11 @@ enum Flow {
     StartTls,
     /// COMPRESS was answered: on; or UNAUTHENTICATE: off.
     Deflate(bool),
-    HandOver { tag: String, account: AccountId, connection: super::auth::Connection },
+    HandOver {
+        tag: String,
+        account: AccountId,
+        connection: super::auth::Connection,
+    },
     Append(Box<append::Incoming>),
     End(End),
 }
@@ -327,9 +331,7 @@ impl Imap {
                 Event::AppendData(_)
                 | Event::AppendPiece(_)
                 | Event::AppendFailed(_)
-                | Event::Done { .. } => {
-                    Flow::Go
-                }
+                | Event::Done { .. } => Flow::Go,
             };
             self.conn.put_rx(input, used);
             self.update_contexts().await?;
@@ -815,7 +817,9 @@ impl Imap {
 
     /// Tells the session what happened in its mailbox.
     fn sync(&mut self, expunges: bool) {
-        let Some(User { session, selected: Some(selected), notify, contexts, .. }) = &mut self.user else { return };
+        let Some(User { session, selected: Some(selected), notify, contexts, .. }) = &mut self.user else {
+            return;
+        };
         // RFC 5465 §3.1: of the selected mailbox what NOTIFY asked for.
         let told = notify.as_ref().map(|notify| notify.told());
         if told.is_some_and(|told| !told.messages) {

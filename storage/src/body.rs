@@ -162,8 +162,7 @@ impl BodyWriter {
         hint: Option<u64>,
     ) -> BodyWriter {
         let hint = hint.unwrap_or(0).min(inner.limits.inline_body_max as u64) as usize;
-        let mut writer =
-            BodyWriter {
+        let mut writer = BodyWriter {
             inner,
             partition,
             account,

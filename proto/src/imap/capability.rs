@@ -165,7 +165,10 @@ mod tests {
         assert_eq!(list, "IMAP4rev1 IMAP4rev2 LITERAL+ ID ENABLE IDLE SASL-IR AUTH=PLAIN AUTH=LOGIN");
         state.tls = false;
         let list = capabilities(&state, &Offer { plaintext: true, ..offer() });
-        assert_eq!(list, "IMAP4rev1 IMAP4rev2 LITERAL+ ID ENABLE IDLE STARTTLS SASL-IR AUTH=PLAIN AUTH=LOGIN");
+        assert_eq!(
+            list,
+            "IMAP4rev1 IMAP4rev2 LITERAL+ ID ENABLE IDLE STARTTLS SASL-IR AUTH=PLAIN AUTH=LOGIN"
+        );
     }
 
     #[test]

@@ -12,7 +12,8 @@
 mod search;
 
 pub use search::{
-    Esearch, Results, ThreadStep, ThreadWriter, esearch, esearch_update, search, search_end, sort_begin, sort_numbers,
+    Esearch, Results, ThreadStep, ThreadWriter, esearch, esearch_update, search, search_end, sort_begin,
+    sort_numbers,
 };
 
 use std::io::Write;
@@ -233,13 +234,7 @@ fn list_like(out: &mut Vec<u8>, kind: &str, attributes: &[Attribute]) {
 }
 
 /// `child_info`: a descendant is subscribed though the mailbox itself did not match (RFC 5258 §3.5).
-pub fn list(
-    out: &mut Vec<u8>,
-    attributes: &[Attribute],
-    name: &MailboxName,
-    child_info: bool,
-    utf8: bool,
-) {
+pub fn list(out: &mut Vec<u8>, attributes: &[Attribute], name: &MailboxName, child_info: bool, utf8: bool) {
     list_like(out, "LIST", attributes);
     mailbox(out, name, utf8);
     line(out, if child_info { " (\"CHILDINFO\" (\"SUBSCRIBED\"))" } else { "" });

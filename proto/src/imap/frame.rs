@@ -260,7 +260,12 @@ impl Server {
         let tag = Some(head.tag);
         let refusal = match head.name {
             Ok(name) if name.appends() => {
-                match append::head(name, &input[head.arguments..until], Some(literal), self.state.enabled.utf8()) {
+                match append::head(
+                    name,
+                    &input[head.arguments..until],
+                    Some(literal),
+                    self.state.enabled.utf8(),
+                ) {
                     Ok(Some(AppendHead { mailbox, replaced, piece, before })) => {
                         let (octets, synchronising) = (literal.octets, literal.synchronising);
                         if let Some(refusal) = self.refuses_octets(octets, synchronising) {
@@ -268,7 +273,10 @@ impl Server {
                         }
                         let after = After { before, replaces: replaced.is_some() };
                         self.state.phase = Phase::AppendOffered { octets, synchronising, after };
-                        return (end, Some(Event::Append(Append { tag: head.tag, mailbox, replaced, piece })));
+                        return (
+                            end,
+                            Some(Event::Append(Append { tag: head.tag, mailbox, replaced, piece })),
+                        );
                     }
                     Ok(None) => None,
                     Err(refusal) => Some(refusal),

@@ -36,15 +36,7 @@ pub(super) struct Deflate {
 impl Deflate {
     /// `wire`: what was read already and is compressed.
     pub fn new(wire: Vec<u8>) -> Deflate {
-        Deflate {
-            wire,
-            at: 0,
-            inflate: None,
-            window: Vec::new(),
-            tail: FLUSHED,
-            ended: false,
-            deflate: None,
-        }
+        Deflate { wire, at: 0, inflate: None, window: Vec::new(), tail: FLUSHED, ended: false, deflate: None }
     }
 
     /// What was read and is not inflated.
@@ -71,7 +63,8 @@ impl Deflate {
             plain.resize(held + left.min(4 * (self.wire.len() - self.at) + ROOM_MIN), 0);
             let (read, wrote) = (inflate.total_in(), inflate.total_out());
             let done = inflate.decompress(&self.wire[self.at..], &mut plain[held..], FlushDecompress::None);
-            let (read, wrote) = ((inflate.total_in() - read) as usize, (inflate.total_out() - wrote) as usize);
+            let (read, wrote) =
+                ((inflate.total_in() - read) as usize, (inflate.total_out() - wrote) as usize);
             plain.truncate(held + wrote);
             let done = done.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             for byte in &self.wire[self.at..][read.saturating_sub(FLUSHED.len())..read] {
@@ -104,8 +97,7 @@ impl Deflate {
         if plain.is_empty() {
             return Ok(());
         }
-        let deflate =
-            self.deflate.get_or_insert_with(|| Box::new(Compress::new(Compression::fast(), false)));
+        let deflate = self.deflate.get_or_insert_with(|| Box::new(Compress::new(Compression::fast(), false)));
         let mut read = 0;
         loop {
             wire.reserve(ROOM_MIN + (plain.len() - read) / 2);
@@ -125,7 +117,8 @@ impl Deflate {
     pub fn rest(&mut self) {
         self.deflate = None;
         // Octets that look like the end of a flush and are none would be the peer's own, within a block that is not compressed.
-        let at_boundary = self.at == self.wire.len() && self.tail == FLUSHED && !self.window.ends_with(&FLUSHED);
+        let at_boundary =
+            self.at == self.wire.len() && self.tail == FLUSHED && !self.window.ends_with(&FLUSHED);
         if at_boundary && !self.ended {
             self.inflate = None;
             self.window.shrink_to_fit();

@@ -242,7 +242,8 @@ impl Imap {
         let named = {
             let user = self.user.as_ref()?;
             let state = user.session.account().state();
-            let selected = user.selected.as_ref().and_then(|selected| state.entry_of(selected.view.mailbox()));
+            let selected =
+                user.selected.as_ref().and_then(|selected| state.entry_of(selected.view.mailbox()));
             let base = selected.map(|entry| UrlMailbox { name: entry.name.clone(), uid_validity: None });
             Url::catenated(url.as_bytes(), base.as_ref()).ok().and_then(|message| {
                 let mailbox = message.mailbox.or(base)?;

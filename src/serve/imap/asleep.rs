@@ -120,7 +120,8 @@ impl Imap {
                 let selected = state.selected.map(|(view, read_only)| Selected { view, read_only });
                 let (saved, late) = (state.saved, Vec::new());
                 let contexts = super::context::Contexts::default();
-                session.user = Some(User { session: opened, selected, saved, connection, late, notify: None, contexts });
+                session.user =
+                    Some(User { session: opened, selected, saved, connection, late, notify: None, contexts });
             }
             Err(OpenError::Away { standing, .. }) => {
                 let away = away_from(session.shard.accounts(), watch.id(), standing).await;

@@ -68,7 +68,7 @@ impl Contexts {
 
     pub fn touch(&mut self, uids: &UidSet) {
         if !self.all.is_empty() {
-            uids.ranges().into_iter().for_each(|range| self.touched.insert_range(range.clone()));
+            uids.ranges().for_each(|range| self.touched.insert_range(range.clone()));
         }
     }
 
@@ -89,8 +89,13 @@ impl Context {
 
     /// Takes those out that go, and tells so: each position is that of the result as it then is.
     fn remove(&mut self, out: &mut Vec<u8>, view: &View, goes: impl Fn(u32) -> bool) {
-        let gone: Vec<(usize, u32)> =
-            self.results.iter().enumerate().filter(|(_, uid)| goes(**uid)).map(|(at, uid)| (at, *uid)).collect();
+        let gone: Vec<(usize, u32)> = self
+            .results
+            .iter()
+            .enumerate()
+            .filter(|(_, uid)| goes(**uid))
+            .map(|(at, uid)| (at, *uid))
+            .collect();
         if gone.is_empty() {
             return;
         }
@@ -223,7 +228,8 @@ impl Imap {
             let found = culver_mailbox::search::search(session, &selected.view, &key, &UidSet::new()).await;
             // What cannot be searched now is told as it was.
             let Ok(found) = found else { continue };
-            context.remove(&mut self.out, &selected.view, |uid| touched.contains(uid) && !found.contains(uid));
+            context
+                .remove(&mut self.out, &selected.view, |uid| touched.contains(uid) && !found.contains(uid));
             let have: UidSet = context.results.iter().copied().filter(|uid| touched.contains(*uid)).collect();
             let added: UidSet = found.iter().filter(|uid| !have.contains(*uid)).collect();
             if added.is_empty() {

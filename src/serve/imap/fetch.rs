@@ -649,7 +649,9 @@ impl Imap {
             match self.next_chunk(&mut chunks).await {
                 Ok(Some(encoded)) => decoder.feed(&encoded, &mut octets),
                 // What was held back at the end.
-                Ok(None) if chunks.ended || !chunks.is_done() => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                Ok(None) if chunks.ended || !chunks.is_done() => {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+                }
                 Ok(None) => {
                     chunks.ended = true;
                     decoder.finish(&mut octets);

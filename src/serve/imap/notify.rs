@@ -108,7 +108,7 @@ impl Notifying {
     pub fn arrived(&mut self, uids: &UidSet) {
         let fetch = self.selected.as_ref().and_then(|selected| selected.events.fetch.as_ref());
         if fetch.is_some() {
-            uids.ranges().into_iter().for_each(|range| self.due.insert_range(range.clone()));
+            uids.ranges().for_each(|range| self.due.insert_range(range.clone()));
         }
     }
 
@@ -275,7 +275,8 @@ impl Imap {
                     // Children of a mailbox that was renamed are renamed with it.
                     let above = now.name.parent().zip(before.name.parent());
                     let moved = above.is_some_and(|(new, old)| {
-                        new != old && notify.known.values().any(|known| known.name == old)
+                        new != old
+                            && notify.known.values().any(|known| known.name == old)
                             && state.entry(&new).is_some_and(|parent| {
                                 notify.known.get(&parent.guid).is_some_and(|known| known.name == old)
                             })
@@ -349,7 +350,9 @@ impl Imap {
 
     /// RFC 5465 §5.2: messages that the session brought itself.
     pub(super) fn notify_own_messages(&mut self, uid_validity: UidValidity, uids: &UidSet) {
-        let Some(User { selected: Some(selected), notify: Some(notify), .. }) = &mut self.user else { return };
+        let Some(User { selected: Some(selected), notify: Some(notify), .. }) = &mut self.user else {
+            return;
+        };
         if selected.view.uid_validity() == uid_validity {
             notify.own(uids);
         }

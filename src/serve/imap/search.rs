@@ -288,7 +288,10 @@ impl Imap {
                 continue;
             }
             let answers = !found.is_empty();
-            let returns = SearchReturn { save: returns.save, ..if answers { returns } else { SearchReturn::default() } };
+            let returns = SearchReturn {
+                save: returns.save,
+                ..if answers { returns } else { SearchReturn::default() }
+            };
             let named = Some((&name, uid_validity));
             let modseq = mentions_modseq(&search.key);
             let found = &found;

@@ -2,8 +2,8 @@
 
 use super::{Flow, Imap, Selected, User};
 use culver_index::MailboxIndex;
-use culver_mailbox::record::{Record, StoreOp};
 use culver_mailbox::list;
+use culver_mailbox::record::{Record, StoreOp};
 use culver_mailbox::{Applied, ChangeError, Refusal as Refused, View, everything};
 use culver_model::id::{INBOX_ID, MAILBOX_ID};
 use culver_model::{AccountId, Guid, Keyword, MailboxName, ModSeq, SystemFlag, UidSet};

@@ -45,10 +45,9 @@ pub fn compress(client: &Client, tls: bool) -> Fallible {
         (true, None) => return skip("the server's TLS ports are not known"),
     };
     run_ok(
-        Command::new("python3").args(["-I", "-", &client.user, &client.password]).args([
-            port.port().to_string(),
-            kind.to_owned(),
-        ]),
+        Command::new("python3")
+            .args(["-I", "-", &client.user, &client.password])
+            .args([port.port().to_string(), kind.to_owned()]),
         include_bytes!("compress_session.py"),
         LIMIT,
     )?;

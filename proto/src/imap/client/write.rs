@@ -130,9 +130,7 @@ impl Wire {
                     self.text(&format!(" (USE ({}))", special_use.join(" ")));
                 }
             }
-            Command::Delete(name)
-            | Command::Subscribe(name)
-            | Command::Unsubscribe(name) => {
+            Command::Delete(name) | Command::Subscribe(name) | Command::Unsubscribe(name) => {
                 self.text(" ");
                 self.mailbox(name);
             }

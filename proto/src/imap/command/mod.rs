@@ -23,10 +23,10 @@ use culver_model::{FlagSet, InternalDate, MailboxName, ModSeq, SequenceSet, UidV
 use super::state::Stage;
 use crate::sasl::Secret;
 
+pub use append::{AppendLiteral, AppendPiece, AppendStep, Replaced};
 pub(super) use fetch::section;
 pub use filter::MailboxFilter;
 pub use notify::{EventGroup, Events, Notify};
-pub use append::{AppendLiteral, AppendPiece, AppendStep, Replaced};
 pub(super) use parse::{Head, head, request, saves};
 pub(super) use search::partial_range;
 

@@ -115,7 +115,8 @@ fn group(cursor: &mut Cursor<'_>) -> Parsed<EventGroup> {
     if events.messages != expunges || (events.flags && !events.messages) {
         return Err(Refusal::Expected("MessageNew and MessageExpunge together"));
     }
-    let others = events.mailbox_name || events.subscription || events.mailbox_metadata || events.server_metadata;
+    let others =
+        events.mailbox_name || events.subscription || events.mailbox_metadata || events.server_metadata;
     if of_selected(&filter) && others {
         return Err(Refusal::Expected("events of messages for the selected mailbox"));
     }

@@ -164,7 +164,8 @@ fn find(names: &[(&str, Name)], word: &str) -> Parsed<Name> {
 // RFC 5182 §2.1: a SEARCH or SORT with SAVE that is answered NO does, whatever the reason is.
 pub(in super::super) fn saves(input: &[u8]) -> bool {
     let Some(Head { name: Ok(name), arguments, .. }) = head(input) else { return false };
-    let searches = matches!(name, Name::Search | Name::UidSearch | Name::Sort | Name::UidSort | Name::Esearch);
+    let searches =
+        matches!(name, Name::Search | Name::UidSearch | Name::Sort | Name::UidSort | Name::Esearch);
     searches && search::saves(&input[arguments..])
 }
 

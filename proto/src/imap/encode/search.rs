@@ -131,13 +131,7 @@ pub struct Esearch<'a> {
 }
 
 /// What came into a result, or left it (RFC 5267 §4.3): positions, and what stands there, in that order.
-pub fn esearch_update(
-    out: &mut Vec<u8>,
-    tag: &str,
-    uid: bool,
-    adds: bool,
-    changes: &[(usize, Results<'_>)],
-) {
+pub fn esearch_update(out: &mut Vec<u8>, tag: &str, uid: bool, adds: bool, changes: &[(usize, Results<'_>)]) {
     if changes.is_empty() {
         return;
     }

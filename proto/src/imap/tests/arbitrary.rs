@@ -332,7 +332,13 @@ impl Arbitrary for AnyCommand {
             Command::Id(None),
             Command::Authenticate { mechanism: "PLAIN", initial: Some(Hidden(b"AHRpbQBzZWNyZXQ=")) },
             Command::Authenticate { mechanism: "LOGIN", initial: None },
-            Command::Enable(Enable { condstore: true, qresync: true, rev2: true, utf8_accept: true, uid_only: true }),
+            Command::Enable(Enable {
+                condstore: true,
+                qresync: true,
+                rev2: true,
+                utf8_accept: true,
+                uid_only: true,
+            }),
             Command::Unauthenticate,
             Command::Notify(None),
             Command::Language(Vec::new()),
@@ -346,7 +352,10 @@ impl Arbitrary for AnyCommand {
             2 => Command::Select(select(g)),
             3 => Command::Create {
                 mailbox: mailbox(g),
-                special_use: pick(g, &[vec![], vec!["\\Drafts".to_owned()], vec!["\\A".to_owned(), "\\b".to_owned()]]),
+                special_use: pick(
+                    g,
+                    &[vec![], vec!["\\Drafts".to_owned()], vec!["\\A".to_owned(), "\\b".to_owned()]],
+                ),
             },
             4 => Command::Rename { from: mailbox(g), to: mailbox(g) },
             5 => Command::Subscribe(mailbox(g)),

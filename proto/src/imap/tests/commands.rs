@@ -81,7 +81,11 @@ fn bare_commands() {
         ),
         (
             "LSUB \"#news.\" \"comp.mail.*\"",
-            Command::Lsub { reference: b"#news."[..].into(), pattern: b"comp.mail.*"[..].into(), utf8: false },
+            Command::Lsub {
+                reference: b"#news."[..].into(),
+                pattern: b"comp.mail.*"[..].into(),
+                utf8: false,
+            },
         ),
         (
             "ID (\"name\" \"sodr\" \"version\" NIL)",
@@ -398,7 +402,13 @@ fn search_keys() {
     ] {
         assert_eq!(
             parse(&format!("SEARCH {text}")),
-            Ok(Command::Search(Search { uid: false, returns: None, update_items: None, charset: text.starts_with("CHARSET"), key })),
+            Ok(Command::Search(Search {
+                uid: false,
+                returns: None,
+                update_items: None,
+                charset: text.starts_with("CHARSET"),
+                key
+            })),
             "{text}"
         );
     }

@@ -91,7 +91,9 @@ const END: &str = "AppendPiece(AppendPiece { steps: [End], literal: None })";
 fn several_messages_and_parts_are_told_apart() {
     let message = "Message { flags: FlagSet { system: 0, keywords: [] }, internal_date: None }";
     let literal = |octets: u64, part: bool| {
-        format!("Some(AppendLiteral {{ octets: {octets}, literal8: false, synchronising: false, part: {part} }})")
+        format!(
+            "Some(AppendLiteral {{ octets: {octets}, literal8: false, synchronising: false, part: {part} }})"
+        )
     };
     let piece = |steps: &str, literal: &str| {
         format!("AppendPiece(AppendPiece {{ steps: [{steps}], literal: {literal} }})")
@@ -99,12 +101,16 @@ fn several_messages_and_parts_are_told_apart() {
     let log = run("a APPEND INBOX {2+}\r\nhi {3+}\r\nabc\r\nz NOOP\r\n");
     let next = piece(&format!("End, {message}"), &literal(3, false));
     assert_eq!(log[1..], ["data hi", next.as_str(), "data abc", END, NOOP], "{log:?}");
-    let log = run("a APPEND INBOX CATENATE (URL {4+}\r\n/a/b TEXT {2+}\r\nhi URL c) {3+}\r\nabc\r\nz NOOP\r\n");
+    let log =
+        run("a APPEND INBOX CATENATE (URL {4+}\r\n/a/b TEXT {2+}\r\nhi URL c) {3+}\r\nabc\r\nz NOOP\r\n");
     assert!(log[0].contains("Url(\"/a/b\")]") && log[0].contains(&literal(2, true)), "{log:?}");
     let next = piece(&format!("Url(\"c\"), End, {message}"), &literal(3, false));
     assert_eq!(log[1..], ["data hi", next.as_str(), "data abc", END, NOOP], "{log:?}");
     let log = run("a APPEND INBOX CATENATE (URL \"x\" URL y) (\\Seen) CATENATE (URL z)\r\nz NOOP\r\n");
-    assert!(log[0].contains("Url(\"x\"), Url(\"y\"), End, Message") && log[0].ends_with("literal: None } }"), "{log:?}");
+    assert!(
+        log[0].contains("Url(\"x\"), Url(\"y\"), End, Message") && log[0].ends_with("literal: None } }"),
+        "{log:?}"
+    );
     assert_eq!(log[1..], [NOOP], "{log:?}");
     let log = run("a APPEND INBOX CATENATE (TEXT {2+}\r\nhi URL {4+}\r\n/a/b TEXT {0+}\r\n)\r\nz NOOP\r\n");
     let next = piece("Url(\"/a/b\")", &literal(0, true));
@@ -116,8 +122,14 @@ fn several_messages_and_parts_are_told_apart() {
         ("a REPLACE 7 Drafts {2+}\r\nhi {3+}\r\nabc\r\nz NOOP\r\n", "AppendFailed(AppendTail)"),
         ("a APPEND x {2+}\r\nhi {99+}\r\nz NOOP\r\n", "AppendFailed(MessageTooLarge { octets_max: 50 })"),
         ("a APPEND x CATENATE (TEXT {2+}\r\nhi URL {101+}\r\nz NOOP\r\n", "AppendFailed(LiteralTooLarge)"),
-        ("a APPEND x CATENATE (TEXT {2+}\r\nhi TEXTS {1+}\r\na)\r\nz NOOP\r\n", "AppendFailed(Expected(\"TEXT or URL\"))"),
-        ("a APPEND x UTF8 (~{2+}\r\nhi\r\nz NOOP\r\n", "AppendFailed(Expected(\"a closing parenthesis after UTF8\"))"),
+        (
+            "a APPEND x CATENATE (TEXT {2+}\r\nhi TEXTS {1+}\r\na)\r\nz NOOP\r\n",
+            "AppendFailed(Expected(\"TEXT or URL\"))",
+        ),
+        (
+            "a APPEND x UTF8 (~{2+}\r\nhi\r\nz NOOP\r\n",
+            "AppendFailed(Expected(\"a closing parenthesis after UTF8\"))",
+        ),
     ] {
         let log = run(input);
         assert_eq!(log[1..3], ["data hi", refusal], "{input:?}");
@@ -137,10 +149,7 @@ fn the_message_of_an_append_is_streamed() {
     let head = head.replace("synchronising: true", "synchronising: false");
     expect("a APPEND {5+}\r\nINBOX {5+}\r\nhello\r\nz NOOP\r\n", &[&head, "data hello", END, NOOP]);
     expect("a APPEND INBOX {5+}\r\nhello\nz NOOP\r\n", &[&head, "data hello", END, NOOP]);
-    expect(
-        "a APPEND INBOX () {0+}\r\n\r\nz NOOP\r\n",
-        &[&head.replace("octets: 5", "octets: 0"), END, NOOP],
-    );
+    expect("a APPEND INBOX () {0+}\r\n\r\nz NOOP\r\n", &[&head.replace("octets: 5", "octets: 0"), END, NOOP]);
     let head = head.replace("literal8: false", "literal8: true");
     expect("a APPEND INBOX ~{5+}\r\nhe\0lo\r\nz NOOP\r\n", &[&head, "data he\0lo", END, NOOP]);
     let log = run("a APPEND INBOX (\\Seen $MDNSent) \" 7-Feb-1994 21:52:25 -0800\" {2}\r\nhi\r\n");
