@@ -10,6 +10,7 @@
 //! glommio and clocks occur in this crate and nowhere else. No noun of mail occurs here.
 
 pub mod annex;
+pub mod certificate;
 pub mod conn;
 mod context;
 pub mod disk;
