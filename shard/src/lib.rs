@@ -15,6 +15,7 @@ pub mod conn;
 mod context;
 pub mod disk;
 pub mod exec;
+pub mod http;
 mod limits;
 mod linger;
 pub mod map;
