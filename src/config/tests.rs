@@ -54,7 +54,7 @@ fn durations_have_bounds() {
 
 #[test]
 fn mechanisms_are_what_can_work() {
-    // The first line is 13.
+    // The line is the 9th.
     let users = |line: &str| mistakes(&GOOD.replace("[users]\n", &format!("[users]\n{line}\n")));
     for good in ["[\"plain\"]", "[\"PLAIN\", \"scram-sha-1\"]", "[\"scram-sha-256\", \"login\"]"] {
         assert_eq!(users(&format!("mechanisms = {good}")), [], "{good}");
@@ -88,7 +88,7 @@ fn tokens_are_verified_in_one_way_that_is_whole() {
         "jwks",
         r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#,
     );
-    // The first line is 13.
+    // The header stands in line 12.
     let oauth2 = |lines: &str| {
         let mut found = mistakes(&format!("{GOOD}[oauth2]\n{lines}\n"));
         found.sort();
@@ -107,25 +107,25 @@ fn tokens_are_verified_in_one_way_that_is_whole() {
         assert_eq!(oauth2(&good), [], "{good}");
     }
     for (lines, wanted) in [
-        ("issuer = \"i\"".to_owned(), &[(13, "introspection_url")][..]),
-        (format!("{url}\n{whole}"), &[(15, "keys_file")]),
-        (format!("keys_file = \"{keys}\""), &[(14, "keys_file"), (14, "keys_file")]),
-        (format!("keys_file = \"{secret}\"\nissuer = \"i\"\naudience = \"a\""), &[(14, "keys_file")]),
-        ("introspection_url = \"http://id.example.net/x\"".to_owned(), &[(14, "introspection_url")]),
-        ("introspection_url = \"id.example.net\"".to_owned(), &[(14, "introspection_url")]),
-        (format!("{url}\nclient_id = \"c\""), &[(15, "client_id")]),
-        (format!("{url}\nclient_secret_file = \"{secret}\""), &[(15, "client_secret_file")]),
+        ("issuer = \"i\"".to_owned(), &[(12, "introspection_url")][..]),
+        (format!("{url}\n{whole}"), &[(14, "keys_file")]),
+        (format!("keys_file = \"{keys}\""), &[(13, "keys_file"), (13, "keys_file")]),
+        (format!("keys_file = \"{secret}\"\nissuer = \"i\"\naudience = \"a\""), &[(13, "keys_file")]),
+        ("introspection_url = \"http://id.example.net/x\"".to_owned(), &[(13, "introspection_url")]),
+        ("introspection_url = \"id.example.net\"".to_owned(), &[(13, "introspection_url")]),
+        (format!("{url}\nclient_id = \"c\""), &[(14, "client_id")]),
+        (format!("{url}\nclient_secret_file = \"{secret}\""), &[(14, "client_secret_file")]),
         (
             format!("{url}\nclient_id = \"c\"\nclient_secret_file = \"{empty}\""),
-            &[(16, "client_secret_file")],
+            &[(15, "client_secret_file")],
         ),
         (
             format!("{url}\nca = \"/nonexistent\"\ncache = \"2h\"\nleeway = \"1h\"\nusername_claim = \"\""),
-            &[(15, "ca"), (16, "cache"), (17, "leeway"), (18, "username_claim")],
+            &[(14, "ca"), (15, "cache"), (16, "leeway"), (17, "username_claim")],
         ),
         (
             format!("{url}\nopenid_configuration = \"http://x\"\njwks = 1"),
-            &[(15, "openid_configuration"), (16, "jwks")],
+            &[(14, "openid_configuration"), (15, "jwks")],
         ),
     ] {
         let wanted: Vec<_> = wanted.iter().map(|(line, key)| (*line, format!("oauth2.{key}"))).collect();

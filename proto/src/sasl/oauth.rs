@@ -64,10 +64,7 @@ pub(super) fn bearer(message: &[u8]) -> Result<(String, Option<Secret>), Failure
     else {
         return Err(Failure::Malformed);
     };
-    let user = match authzid {
-        "" => String::new(),
-        authzid => super::scram::name(authzid.strip_prefix("a=").ok_or(Failure::Malformed)?)?,
-    };
+    let user = super::scram::authorization(authzid)?.unwrap_or_default();
     Ok((user, token(pairs)?))
 }
 

@@ -119,12 +119,9 @@ pub(super) fn first(message: &[u8], hash: Hash, plus: bool, channel: &Channel) -
         return Err(Failure::Malformed);
     }
     let user = name(user)?;
-    if !authzid.is_empty() {
-        // As with PLAIN: one may only be oneself.
-        let authzid = name(authzid.strip_prefix("a=").ok_or(Failure::Malformed)?)?;
-        if !authzid.eq_ignore_ascii_case(&user) {
-            return Err(Failure::AuthorizationRefused);
-        }
+    // As with PLAIN: one may only be oneself.
+    if authorization(authzid)?.is_some_and(|authzid| !authzid.eq_ignore_ascii_case(&user)) {
+        return Err(Failure::AuthorizationRefused);
     }
     let header = &message[..message.len() - bare.len()];
     let channel = STANDARD.encode([header, bound.unwrap_or_default()].concat());
@@ -147,8 +144,16 @@ fn bound<'a>(flag: &str, hash: Hash, plus: bool, channel: &'a Channel) -> Result
     }
 }
 
+/// The authorization identity of a GS2 header. RFC 5801 §4 wants it left out where it is empty; some clients write `a=`.
+pub(super) fn authorization(text: &str) -> Result<Option<String>, Failure> {
+    match text {
+        "" | "a=" => Ok(None),
+        text => name(text.strip_prefix("a=").ok_or(Failure::Malformed)?).map(Some),
+    }
+}
+
 /// RFC 5802 §5.1: `,` and `=` in a name are written `=2C` and `=3D`.
-pub(super) fn name(text: &str) -> Result<String, Failure> {
+fn name(text: &str) -> Result<String, Failure> {
     let mut name = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('=') {

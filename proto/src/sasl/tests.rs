@@ -263,6 +263,7 @@ fn a_first_message_of_scram_is_what_rfc_5802_allows() {
     let asked = |user: &str| Step::Keys { user: user.to_owned(), hash: Hash::Sha1 };
     for (message, user) in [
         ("n,,n=u,r=x", "u"),
+        ("n,a=,n=u,r=x", "u"),
         ("n,a=U,n=u,r=x,e=extension", "u"),
         ("n,a=a=2Cb=3D,n=a=2Cb=3D,r=x", "a,b="),
         ("n,,n=\u{e4},r=x", "\u{e4}"),
@@ -353,6 +354,7 @@ fn the_exchanges_of_rfc_7628() {
 fn tokens_come_as_the_mechanisms_say() {
     let (bearer, xoauth2) = (Mechanism::OauthBearer, Mechanism::Xoauth2);
     for (mechanism, message, user) in [
+        (bearer, format!("n,a=,\x01auth=Bearer {TOKEN}\x01\x01"), ""),
         (bearer, format!("n,,\x01auth=bEARER {TOKEN}\x01\x01"), ""),
         (bearer, format!("y,a=a=2Cb@x,\x01port=1\x01auth=Bearer {TOKEN}\x01new=\x01\x01"), "a,b@x"),
         // As Google and Microsoft have it.
