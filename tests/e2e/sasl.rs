@@ -3,8 +3,9 @@
 mod issuer;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -26,6 +27,7 @@ pub fn tests() -> Vec<Test> {
         Test { name: "sasl_scram_is_held_back_and_counted", run: |_| scram_penalty() },
         Test { name: "sasl_scram_plus_of_gsasl", run: |_| gsasl() },
         Test { name: "sasl_tokens_are_asked_about", run: |_| introspection() },
+        Test { name: "sasl_tokens_go_to_no_other_issuer", run: |_| issuer_over_tls() },
         Test { name: "sasl_tokens_are_verified", run: |_| jwt() },
         Test { name: "sasl_external_is_who_the_certificate_names", run: |_| external() },
         Test { name: "sasl_mistakes_of_the_configuration_are_told", run: |_| mistakes() },
@@ -298,6 +300,63 @@ fn introspection() -> Fallible {
         ensure!(!log.contains(token), "the log shows {token}");
     }
     ensure!(log.contains("tokens cannot be verified") && log.contains("500"), "the log says why");
+    culver.terminate()
+}
+
+/// An issuer over TLS, for whom every token is user 0's; it says its port.
+const TLS_ISSUER: &str = r#"
+import http.server, ssl, sys
+class Issuer(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        answer = b'{"active":true,"email":"u000@example.test"}'
+        self.send_response(200)
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+    def log_message(self, *_):
+        pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Issuer)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1], sys.argv[2])
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"#;
+
+/// Ends a process with the test.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// RFC 7662 §4: the issuer proves who it is before it sees a token.
+fn issuer_over_tls() -> Fallible {
+    need("python3")?;
+    need("openssl")?;
+    let mut culver = configured("issuer", &[])?;
+    let dir = culver.data();
+    let mut command = Command::new("python3");
+    command.args(["-I", "-c", TLS_ISSUER]).arg(dir.join("tls-cert.pem")).arg(dir.join("tls-key.pem"));
+    let mut issuer = Ended(command.stdout(Stdio::piped()).spawn()?);
+    let mut port = String::new();
+    BufReader::new(issuer.0.stdout.take().ok_or("stdout is piped")?).read_line(&mut port)?;
+    let url = format!("oauth2.introspection_url = \"https://localhost:{}/introspect\"", port.trim());
+    openssl(&dir, "req -x509 -newkey rsa:2048 -nodes -subj /CN=CA -days 30 -keyout ca.key -out ca.crt")?;
+    let trusted = |file: &str| format!("oauth2.ca = \"{}\"", dir.join(file).display());
+    let is_trusted = trusted("tls-cert.pem");
+    culver.configure(&[&url, &is_trusted])?;
+    all(&tried(&culver, &user(0), "any")?, "a OK", "+OK")?;
+    all(&tried(&culver, &user(1), "any")?, "NO [AUTHENTICATIONFAILED]", "-ERR [AUTH]")?;
+    let other = trusted("ca.crt");
+    culver.configure(&[&url, &other])?;
+    all(&tried(&culver, &user(0), "any")?, "a NO [UNAVAILABLE]", "-ERR [SYS/TEMP]")?;
+    ensure!(culver.log().contains("tokens cannot be verified"), "the log says why");
     culver.terminate()
 }
 
