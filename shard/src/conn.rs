@@ -82,6 +82,15 @@ pub struct TlsInfo {
     pub resumed: bool,
 }
 
+/// What the two ends of a TLS connection can bind an exchange of SASL to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsBindings {
+    /// tls-exporter (RFC 9266): of TLS 1.3.
+    pub exporter: Option<[u8; 32]>,
+    /// tls-server-end-point (RFC 5929 §4): where the certificate's signature has a hash.
+    pub end_point: Option<Vec<u8>>,
+}
+
 /// What [`Conn::take_rx`] lent.
 pub struct Taken {
     bytes: Vec<u8>,
@@ -499,6 +508,16 @@ impl Conn {
 
     pub fn tls_info(&self) -> Option<TlsInfo> {
         self.tls.as_ref().map(|tls| tls.info())
+    }
+
+    /// What an exchange of SASL can be bound to; nothing without TLS.
+    pub fn tls_bindings(&self) -> TlsBindings {
+        self.tls.as_ref().map(|tls| tls.bindings()).unwrap_or_default()
+    }
+
+    /// The peer's certificate in DER, where it has shown one and TLS has verified it.
+    pub fn peer_certificate(&self) -> Option<&[u8]> {
+        self.tls.as_ref()?.peer_certificate()
     }
 
     /// Octets of memory that its buffers take: none where nothing waits to be consumed or sent, once [`Conn::fill`] waits.

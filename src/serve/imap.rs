@@ -33,7 +33,7 @@ use culver_proto::imap::command::{Command, Hidden, Request};
 use culver_proto::imap::{
     Code, Event, Limits, Reason, Refusal, Server, Stage, Status, capability, encode, response,
 };
-use culver_proto::sasl::{Exchange, Mechanism, Secret, Step};
+use culver_proto::sasl::{Exchange, Mechanism, Mechanisms, Proof, Step};
 use culver_shard as shard;
 use culver_shard::conn::{Conn, Moved};
 use culver_shard::{random, time};
@@ -200,6 +200,10 @@ impl Imap {
             mask: capability::Mask::default(),
             starttls: self.shard.tls().is_some(),
             plaintext: self.peer.secure,
+            mechanisms: match self.user {
+                None => auth::channel(&self.shard, &self.conn, &self.peer).offered,
+                Some(_) => Mechanisms::NONE,
+            },
             literal_minus: false,
             append_octets_max: self.shard.config().imap.append_octets_max,
             compress: self.shard.config().imap.compress && !self.conn.is_deflated(),
@@ -347,7 +351,9 @@ impl Imap {
                 Flow::StartTls => {
                     self.flush().await?;
                     // RFC 3501 §6.2.1: what came before the handshake ended never counts.
-                    let Some(tls) = self.shard.tls() else { return Ok(Ending::End(End::Closed)) };
+                    let Some(tls) = self.shard.tls_for(&self.peer) else {
+                        return Ok(Ending::End(End::Closed));
+                    };
                     self.conn.start_tls(tls, super::HANDSHAKE).await?;
                     self.server.starttls_done();
                     self.peer.tls = true;
@@ -600,11 +606,16 @@ impl Imap {
                     Reason::PrivacyRequired.write(tag, &mut self.out);
                     return Ok(Flow::Go);
                 }
+                if !auth::channel(&self.shard, &self.conn, &self.peer).offered.take_passwords() {
+                    Reason::LoginDisabled.write(tag, &mut self.out);
+                    return Ok(Flow::Go);
+                }
                 let Ok(user) = std::str::from_utf8(&user) else {
                     Reason::AuthenticationFailed.write(tag, &mut self.out);
                     return Ok(Flow::Go);
                 };
-                return Ok(self.login(tag, user, &password).await);
+                let exchange = Exchange::over();
+                return Ok(self.login(tag.to_owned(), exchange, user, &Proof::Password(password)).await);
             }
             Command::Authenticate { mechanism, initial } => {
                 if !self.password_allowed() {
@@ -615,7 +626,8 @@ impl Imap {
                     Reason::MechanismUnknown.write(tag, &mut self.out);
                     return Ok(Flow::Go);
                 };
-                let (exchange, step) = Exchange::start(mechanism, initial.map(|initial| initial.0));
+                let channel = auth::channel(&self.shard, &self.conn, &self.peer);
+                let (exchange, step) = Exchange::start(mechanism, initial.map(|initial| initial.0), &channel);
                 self.exchange = Some((tag.to_owned(), exchange));
                 return Ok(self.sasl_step(step).await);
             }
@@ -748,13 +760,33 @@ impl Imap {
     async fn sasl_step(&mut self, step: Step) -> Flow {
         match step {
             Step::Challenge(challenge) => {
-                response::challenge(&mut self.out, challenge);
+                response::challenge(&mut self.out, &challenge);
                 self.server.begin_response();
                 Flow::Go
             }
+            Step::Keys { user, hash } => {
+                // What was answered so far must not wait for a slow hash.
+                if self.flush().await.is_err() {
+                    return Flow::End(End::Closed);
+                }
+                let keys = auth::scram_keys(&self.shard, &user, hash, &self.peer).await;
+                let Some((tag, exchange)) = &mut self.exchange else { return Flow::Go };
+                match keys.map(|keys| exchange.keys(keys)) {
+                    // What follows keys is a challenge.
+                    Some(Step::Challenge(challenge)) => {
+                        response::challenge(&mut self.out, &challenge);
+                        self.server.begin_response();
+                    }
+                    _ => {
+                        Reason::UsersUnavailable.write(tag, &mut self.out);
+                        self.exchange = None;
+                    }
+                }
+                Flow::Go
+            }
             Step::Done(credentials) => {
-                let Some((tag, _)) = self.exchange.take() else { return Flow::Go };
-                self.login(&tag, &credentials.user, &credentials.password).await
+                let Some((tag, exchange)) = self.exchange.take() else { return Flow::Go };
+                self.login(tag, exchange, &credentials.user, &credentials.proof).await
             }
             Step::Failed(failure) => {
                 use culver_proto::sasl::Failure;
@@ -762,7 +794,12 @@ impl Imap {
                 let reason = match failure {
                     Failure::Cancelled => Reason::AuthenticationCancelled,
                     Failure::AuthorizationRefused => Reason::AuthorizationFailed,
-                    _ => Reason::AuthenticationMalformed,
+                    Failure::NotOffered => Reason::MechanismUnknown,
+                    Failure::TokenRefused => Reason::AuthenticationFailed,
+                    Failure::Downgraded | Failure::BindingUnknown => Reason::ChannelBinding,
+                    Failure::Malformed | Failure::TooLong | Failure::InitialRefused => {
+                        Reason::AuthenticationMalformed
+                    }
                 };
                 reason.write(&tag, &mut self.out);
                 Flow::Go
@@ -770,30 +807,29 @@ impl Imap {
         }
     }
 
-    async fn login(&mut self, tag: &str, user: &str, password: &Secret) -> Flow {
+    async fn login(&mut self, tag: String, mut exchange: Exchange, user: &str, proof: &Proof) -> Flow {
         // What was answered so far must not wait for a slow hash.
         if self.flush().await.is_err() {
             return Flow::End(End::Closed);
         }
-        match auth::login(&self.shard, user, password, &self.peer, "imap").await {
-            Login::Ok(account, connection) => Flow::HandOver { tag: tag.to_owned(), account, connection },
+        let reason = match auth::login(&self.shard, user, proof, &self.peer, "imap").await {
+            Login::Ok(account, connection) => return Flow::HandOver { tag, account, connection },
             Login::Failed => {
-                Reason::AuthenticationFailed.write(tag, &mut self.out);
-                Flow::Go
+                // RFC 7628 §3.2.3: the client hears why, and answers, before it is told no.
+                if let Some(Step::Challenge(challenge)) = exchange.refuse_token() {
+                    response::challenge(&mut self.out, &challenge);
+                    self.server.begin_response();
+                    self.exchange = Some((tag, exchange));
+                    return Flow::Go;
+                }
+                Reason::AuthenticationFailed
             }
-            Login::Unavailable => {
-                Reason::UsersUnavailable.write(tag, &mut self.out);
-                Flow::Go
-            }
-            Login::Disabled => {
-                Reason::AccountDisabled.write(tag, &mut self.out);
-                Flow::Go
-            }
-            Login::TooMany => {
-                Reason::TooManyConnections.write(tag, &mut self.out);
-                Flow::Go
-            }
-        }
+            Login::Unavailable => Reason::UsersUnavailable,
+            Login::Disabled => Reason::AccountDisabled,
+            Login::TooMany => Reason::TooManyConnections,
+        };
+        reason.write(&tag, &mut self.out);
+        Flow::Go
     }
 
     fn enable_condstore(&mut self) {
@@ -880,8 +916,7 @@ impl Imap {
 
     fn idle_tag(&mut self, tag: &str) {
         // An IDLE is an exchange of one response: its tag waits in the same place.
-        let (exchange, _) = Exchange::start(Mechanism::Login, None);
-        self.exchange = Some((tag.to_owned(), exchange));
+        self.exchange = Some((tag.to_owned(), Exchange::over()));
     }
 
     /// RFC 2177: until DONE, changes are told as they come. `None`: it was ended by the client.

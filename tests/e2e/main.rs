@@ -12,6 +12,7 @@ mod durability;
 mod hostile;
 mod lifecycle;
 mod nodes;
+mod sasl;
 mod support;
 mod transcript;
 
@@ -141,6 +142,7 @@ fn main() {
     tests.extend(clients::tests());
     tests.extend(lifecycle::tests());
     tests.extend(configured::tests());
+    tests.extend(sasl::tests());
     tests.extend(durability::tests());
     tests.extend(nodes::tests());
     tests.extend(hostile::tests());

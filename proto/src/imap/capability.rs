@@ -1,7 +1,7 @@
 //! Capabilities: what is advertised, as a function of the session's state and the configuration.
 
 use super::state::{Stage, State};
-use crate::sasl::MECHANISMS;
+use crate::sasl::Mechanisms;
 
 /// Advertised in every stage.
 const ALWAYS: [&str; 6] = ["IMAP4rev1", "IMAP4rev2", "LITERAL+", "ID", "ENABLE", "IDLE"];
@@ -88,8 +88,10 @@ pub struct Offer {
     pub mask: Mask,
     /// There is a certificate.
     pub starttls: bool,
-    /// Passwords may be sent without TLS: the address is configured as secure.
+    /// Clients may log in without TLS: the address is configured as secure.
     pub plaintext: bool,
+    /// What works on this connection.
+    pub mechanisms: Mechanisms,
     /// LITERAL- in place of LITERAL+: [`super::Limits::literal_minus`].
     pub literal_minus: bool,
     /// [`super::Limits::append_octets_max`].
@@ -125,12 +127,14 @@ pub fn capabilities(state: &State, offer: &Offer) -> String {
         if offer.starttls && !state.tls {
             add("STARTTLS");
         }
-        if state.tls || offer.plaintext {
+        let mechanisms = if state.tls || offer.plaintext { offer.mechanisms } else { Mechanisms::NONE };
+        if !mechanisms.is_empty() {
             add("SASL-IR");
-            for mechanism in MECHANISMS {
-                add(&format!("AUTH={}", mechanism.name()));
-            }
-        } else {
+        }
+        for mechanism in mechanisms.iter() {
+            add(&format!("AUTH={}", mechanism.name()));
+        }
+        if !mechanisms.take_passwords() {
             // RFC 3501 §6.2.3, §11.1.
             add("LOGINDISABLED");
         }
@@ -147,6 +151,7 @@ mod tests {
             mask: Mask::default(),
             starttls: true,
             plaintext: false,
+            mechanisms: Mechanisms::default(),
             literal_minus: false,
             append_octets_max: 1000,
             compress: true,
@@ -169,6 +174,24 @@ mod tests {
             list,
             "IMAP4rev1 IMAP4rev2 LITERAL+ ID ENABLE IDLE STARTTLS SASL-IR AUTH=PLAIN AUTH=LOGIN"
         );
+    }
+
+    #[test]
+    fn mechanisms_are_listed_where_they_work() {
+        use crate::sasl::Mechanism::{OauthBearer, ScramSha1, ScramSha256, ScramSha256Plus};
+        let mut state = State { tls: true, ..State::default() };
+        let mechanisms = Mechanisms::NONE.with(OauthBearer).with(ScramSha256).with(ScramSha256Plus);
+        let list = |state: &State, mechanisms| capabilities(state, &Offer { mechanisms, ..offer() });
+        let said = list(&state, mechanisms);
+        let expected = "SASL-IR AUTH=SCRAM-SHA-256-PLUS AUTH=SCRAM-SHA-256 AUTH=OAUTHBEARER LOGINDISABLED";
+        assert!(said.ends_with(expected), "no password is taken as it is: {said}");
+        let said = list(&state, Mechanisms::default().with(ScramSha1));
+        assert!(said.ends_with(" SASL-IR AUTH=SCRAM-SHA-1 AUTH=PLAIN AUTH=LOGIN"), "{said}");
+        let said = list(&state, Mechanisms::NONE);
+        assert!(!said.contains("SASL-IR") && said.ends_with(" LOGINDISABLED"), "{said}");
+        state.tls = false;
+        let said = list(&state, mechanisms);
+        assert!(!said.contains("AUTH=") && said.ends_with(" STARTTLS LOGINDISABLED"), "{said}");
     }
 
     #[test]

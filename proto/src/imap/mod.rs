@@ -69,7 +69,7 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            line_octets_login_max: 8 * 1024,
+            line_octets_login_max: 16 * 1024,
             line_octets_max: 64 * 1024,
             literal_octets_login_max: 4 * 1024,
             literal_octets_max: 1024 * 1024,

@@ -95,6 +95,10 @@ pub enum Reason {
     MechanismUnknown,
     AuthorizationFailed,
     PasswordExpired,
+    /// The client and this server do not agree on whether, or to what, they can bind their exchange.
+    ChannelBinding,
+    /// LOGIN, where no password is taken as it is.
+    LoginDisabled,
     /// LOGIN or AUTHENTICATE without TLS, where that is asked for.
     PrivacyRequired,
     /// Of the user database: not a verdict on the password.
@@ -176,6 +180,10 @@ impl Reason {
             Reason::AuthorizationFailed => {
                 (No, Some(Code::AuthorizationFailed), "Not allowed to act for that user")
             }
+            Reason::ChannelBinding => {
+                (No, Some(Code::AuthenticationFailed), "Channel binding does not fit what is offered")
+            }
+            Reason::LoginDisabled => (No, Some(Code::Cannot), "LOGIN is disabled, use AUTHENTICATE"),
             Reason::PasswordExpired => (No, Some(Code::Expired), "Password expired"),
             Reason::PrivacyRequired => (No, Some(Code::PrivacyRequired), "Use TLS to log in"),
             Reason::UsersUnavailable => {
