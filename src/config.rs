@@ -3,6 +3,7 @@
 
 use crate::config::reader::{Problems, Section};
 use culver_model::AccountId;
+use culver_proto::imap::Mask;
 use culver_proto::sasl::{Mechanism, Mechanisms};
 use culver_shard::tls::{CertificateFiles, TlsError};
 use culver_users::{Network, PasswdFile, Stored};
@@ -86,6 +87,8 @@ pub struct ListenerConfig {
     pub proxy_networks: Vec<Network>,
     /// Whether clients are asked for certificates.
     pub clients: Option<Arc<ClientCertificates>>,
+    /// Capabilities of IMAP that are not advertised here.
+    pub hidden: Mask,
 }
 
 /// Whose certificates log in, and as whom.
@@ -140,8 +143,18 @@ const MECHANISMS: [Mechanism; 7] = [
 /// Below that a secret can be guessed.
 const SCRAM_SECRET_OCTETS_MIN: usize = 16;
 
+/// Clients that a capability does harm.
+#[derive(Clone, Debug)]
+pub struct ImapClient {
+    /// Beginning of the name in their ID (RFC 2971), without regard to case.
+    pub name: String,
+    pub hidden: Mask,
+}
+
 #[derive(Clone, Debug)]
 pub struct ImapConfig {
+    /// Families of clients from which something is hidden.
+    pub clients: Vec<ImapClient>,
     pub append_octets_max: u64,
     /// How often an idle client hears that the server is still there.
     pub idle_keepalive: Duration,
@@ -220,6 +233,7 @@ impl Config {
             oauth2: None,
             users: UsersConfig { secure_networks: loopback(), ..UsersConfig::default() },
             imap: ImapConfig {
+                clients: Vec::new(),
                 append_octets_max: 64 << 20,
                 idle_keepalive: Duration::from_secs(120),
                 progress_after: Duration::from_secs(10),
@@ -338,6 +352,14 @@ impl Config {
 
         let mut imap = root.section("imap", problems);
         imap.octets("append_octets_max", problems, |value| config.imap.append_octets_max = value);
+        for mut client in imap.sections("client", problems) {
+            let name = client.required_text("name", "name = \"Outlook\"", problems);
+            let hidden = parse_hidden(&mut client, problems);
+            if let Some((name, _)) = name {
+                config.imap.clients.push(ImapClient { name, hidden });
+            }
+            client.finish(problems);
+        }
         imap.duration_within("progress_after", PROGRESS, problems, |value| {
             config.imap.progress_after = value;
         });
@@ -478,6 +500,7 @@ fn parse_listener(
     let mut proxy_networks = Vec::new();
     parse_networks(section, "proxy_networks", &mut proxy_networks, problems);
     let clients = parse_clients(section, service, without_tls, problems);
+    let hidden = parse_hidden(section, problems);
     let address = section.required_text("address", "address = \"127.0.0.1:143\"", problems);
     let Some((address, line)) = address else { return };
     let Ok(address) = address.parse() else {
@@ -490,8 +513,25 @@ fn parse_listener(
     }
     if let Some(service) = service {
         let tls = tls.is_some_and(|(tls, _)| tls);
-        listeners.push(ListenerConfig { service, address, tls, proxy_networks, clients });
+        listeners.push(ListenerConfig { service, address, tls, proxy_networks, clients, hidden });
     }
+}
+
+/// Capabilities of IMAP that are not advertised.
+fn parse_hidden(section: &mut Section, problems: &mut Problems) -> Mask {
+    let mut hidden = Mask::default();
+    for (name, line) in section.texts_at("hide_capabilities", problems).unwrap_or_default() {
+        match Mask::parse(&name) {
+            Ok(mask) => hidden = hidden.and(mask),
+            Err(unknown) => {
+                let what = format!("{unknown:?} is no capability that can be hidden");
+                let remedy =
+                    "write one that CAPABILITY lists, \"COMPRESS=DEFLATE\" for instance; IMAP4rev1 stays";
+                problems.at(line, &section.name("hide_capabilities"), &what, remedy);
+            }
+        }
+    }
+    hidden
 }
 
 fn parse_clients(

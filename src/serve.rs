@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail};
 use auth::tokens::{Issuer, Tokens};
 use culver_mailbox::Accounts;
 use culver_model::AccountId;
+use culver_proto::imap::Mask;
 use culver_proto::proxy;
 use culver_shard as shard;
 use culver_shard::conn::Conn;
@@ -104,6 +105,8 @@ pub struct Peer {
     pub trusted: bool,
     /// Whether it is asked for a certificate.
     pub clients: Option<Arc<ClientCertificates>>,
+    /// Capabilities of IMAP that it is not told of.
+    pub hidden: Mask,
     /// Counts the connection of its address, on whatever shard the session is.
     pub counted: Option<Arc<auth::AddressConnection>>,
 }
@@ -629,8 +632,16 @@ async fn accept(shard: Rc<Shard>, listener: Listener, config: ListenerConfig) {
         let id = SessionId { start: shard.start, shard: culver_shard::shard() as u16, number };
         let address = address.ip().to_canonical();
         let clients = config.clients.clone();
-        let mut peer =
-            Peer { id, address, tls: config.tls, secure: false, trusted: false, clients, counted: None };
+        let mut peer = Peer {
+            id,
+            address,
+            tls: config.tls,
+            secure: false,
+            trusted: false,
+            clients,
+            hidden: config.hidden,
+            counted: None,
+        };
         peer.is_at(address, &shard.config);
         let proxied = config.proxy_networks.iter().any(|network| network.contains(Some(address)));
         let here = shard.clone();

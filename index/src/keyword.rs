@@ -112,6 +112,11 @@ impl Keywords {
     }
 
     /// How many of a set's keywords the table does not know.
+    /// Keywords that have an id, used or not.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
     pub fn unknown(&self, flags: &FlagSet) -> usize {
         let mut unknown: Vec<&Keyword> =
             flags.keywords.iter().filter(|keyword| self.id(keyword).is_none()).collect();

@@ -548,6 +548,12 @@ impl MailboxIndex {
         Ok(())
     }
 
+    /// Whether these keywords find room beside all that were ever used.
+    pub fn has_room_for(&self, flags: &FlagSet) -> bool {
+        let max = self.limits.keywords_max.min(Limits::KEYWORDS_MAX) as usize;
+        self.keywords.len() + self.keywords.unknown(flags) <= max
+    }
+
     fn admit(&mut self, flags: &FlagSet) -> Result<bool, IndexError> {
         let view = self.rows.view();
         let used = || {

@@ -17,7 +17,9 @@ use crate::fault::{self, Fault};
 use crate::record::{Message, Record, StoreOp};
 use crate::state::{Applied, DELIVERIES_KEY, Refusal, State};
 use culver_index::Block as IndexBlock;
-use culver_model::{AccountId, Guid, MailboxName, PartitionId, SystemFlag, UidSet, UidValidity};
+use culver_model::{
+    AccountId, Flag, FlagSet, Guid, MailboxName, PartitionId, SystemFlag, UidSet, UidValidity,
+};
 use culver_shard::shards;
 use culver_shard::sync::{Notify, Semaphore, oneshot};
 use culver_shard::time::{self, Instant};
@@ -597,7 +599,7 @@ impl Accounts {
             taken.await.map_err(|error| match error {
                 SubmitError::NoSpace => ChangeError::NoSpace,
                 SubmitError::NotHere => ChangeError::Away(self.standing(id).away()),
-                SubmitError::TooLarge { .. } => ChangeError::Refused(Refusal::Limit),
+                SubmitError::TooLarge { .. } => ChangeError::Refused(Refusal::TooBig),
                 error => ChangeError::Unavailable(error.to_string()),
             })?;
             let mut outcomes = Vec::with_capacity(answers.len());
@@ -872,6 +874,14 @@ impl Session {
     ) -> Result<(UidValidity, UidSet), ChangeError> {
         if self.account.is_dropped() {
             return Err(ChangeError::Unavailable("the account is being rebuilt".into()));
+        }
+        // What could refuse one of them is asked before the first: only another session's change between here and the commit can.
+        let keywords = messages.iter().flat_map(|(message, _)| message.flags.keywords.iter().cloned());
+        let keywords: FlagSet = keywords.map(Flag::Keyword).collect();
+        match self.account.state().selectable(mailbox) {
+            None => return Err(Refusal::NonExistent.into()),
+            Some(index) if !index.has_room_for(&keywords) => return Err(Refusal::Limit.into()),
+            Some(_) => {}
         }
         let record = |message| Record::Append { mailbox, message: Box::new(message) };
         let records = messages.into_iter().map(|(message, body)| (record(message), body)).collect();

@@ -165,6 +165,20 @@ fn clients_are_asked_for_certificates_where_they_can_show_them() {
 }
 
 #[test]
+fn capabilities_are_hidden_by_listener_and_client() {
+    let text = GOOD.replace("service = \"imap\"", "service = \"imap\"\nhide_capabilities = [\"NOTIFY\"]");
+    let more = "[imap]\n[[imap.client]]\nname = \"Outlook\"\nhide_capabilities = [\"condstore\", \"IDLE\"]\n";
+    assert_eq!(mistakes(&format!("{text}{more}")), []);
+    let found = mistakes(&format!("{text}{}", more.replace("IDLE", "XYZZY")));
+    assert_eq!(
+        found.iter().map(|found| found.1.as_str()).collect::<Vec<_>>(),
+        ["imap.client.hide_capabilities"]
+    );
+    let found = mistakes(&format!("{GOOD}[[imap.client]]\nhide_capabilities = [\"IMAP4rev1\"]\n"));
+    assert_eq!(found.len(), 2, "{found:?}");
+}
+
+#[test]
 fn a_syntax_error_names_its_line() {
     assert_eq!(mistakes("a = 1\nb = = 2\n").first().map(|found| found.0), Some(2));
 }

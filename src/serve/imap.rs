@@ -29,7 +29,7 @@ use culver_mailbox::record::Record;
 use culver_mailbox::{Changes, OpenError, Session, View};
 use culver_model::{AccountId, Guid, MailboxName, UidSet};
 use culver_proto::away::Away;
-use culver_proto::imap::command::{Command, Hidden, Request};
+use culver_proto::imap::command::{Command, Hidden, IdPair, Request};
 use culver_proto::imap::{
     Code, Event, Limits, Reason, Refusal, Server, Stage, Status, capability, encode, response,
 };
@@ -197,7 +197,7 @@ impl Imap {
 
     fn capabilities(&self) -> String {
         let offer = capability::Offer {
-            mask: capability::Mask::default(),
+            mask: self.peer.hidden,
             starttls: self.shard.tls().is_some(),
             plaintext: self.peer.secure,
             mechanisms: match self.user {
@@ -578,6 +578,7 @@ impl Imap {
             Command::Logout | Command::Unauthenticate => {}
             Command::Id(fields) => {
                 if let Some(fields) = fields {
+                    self.is_client(&fields);
                     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
                     let shown: Vec<String> = fields
                         .iter()
@@ -651,6 +652,9 @@ impl Imap {
                         enabled.push(name);
                     }
                 }
+                if let Some(user) = self.user.as_mut().filter(|_| enable.uid_only) {
+                    user.contexts.forget_numbers();
+                }
                 encode::enabled(&mut self.out, &enabled);
                 self.done(tag, pipelined, true, "Enabled");
             }
@@ -682,7 +686,7 @@ impl Imap {
                 }
             }
             Command::CancelUpdate(tags) => self.cancel_update(tag, &tags, pipelined),
-            Command::Notify(notify) => self.notify(tag, notify).await?,
+            Command::Notify(notify) => self.notify(tag, notify, pipelined).await?,
             Command::Compress { deflate } => {
                 let refused = match deflate {
                     false => Some(Reason::CompressionUnknown),
@@ -694,6 +698,8 @@ impl Imap {
                     Some(reason) => reason.write(tag, &mut self.out),
                     None => {
                         self.sync(!pipelined);
+                        // Nothing follows the answer without being compressed.
+                        self.update_contexts().await?;
                         response::tagged(&mut self.out, tag, Status::Ok, None, "DEFLATE active");
                         return Ok(Flow::Deflate(true));
                     }
@@ -832,6 +838,18 @@ impl Imap {
         Flow::Go
     }
 
+    /// What the configuration hides from clients that call themselves so.
+    fn is_client(&mut self, fields: &[IdPair<'_>]) {
+        let named = fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(b"name"));
+        let Some(name) = named.and_then(|(_, value)| value.as_deref()) else { return };
+        let families = self.shard.config().imap.clients.iter();
+        let of = families.filter(|client| {
+            name.get(..client.name.len())
+                .is_some_and(|begin| begin.eq_ignore_ascii_case(client.name.as_bytes()))
+        });
+        self.peer.hidden = of.fold(self.peer.hidden, |hidden, client| hidden.and(client.hidden));
+    }
+
     fn enable_condstore(&mut self) {
         if self.server.state().enabled.condstore {
             return;
@@ -851,14 +869,19 @@ impl Imap {
         user.session.account().state().selectable(selected.view.mailbox()).is_none()
     }
 
-    /// Tells the session what happened in its mailbox.
+    /// Tells the session what happened in its mailbox, as far as NOTIFY lets it hear of that.
     fn sync(&mut self, expunges: bool) {
+        self.sync_for(expunges, false);
+    }
+
+    /// The same. `own`: the command under way expunges, and its answer is no notification.
+    fn sync_for(&mut self, expunges: bool, own: bool) {
         let Some(User { session, selected: Some(selected), notify, contexts, .. }) = &mut self.user else {
             return;
         };
         // RFC 5465 §3.1: of the selected mailbox what NOTIFY asked for.
         let told = notify.as_ref().map(|notify| notify.told());
-        if told.is_some_and(|told| !told.messages) {
+        if told.is_some_and(|told| !told.messages && !own) {
             return;
         }
         let account = session.account().clone();
@@ -866,6 +889,7 @@ impl Imap {
         let Some(index) = state.selectable(selected.view.mailbox()) else { return };
         let last = selected.view.last_uid();
         let before = (!contexts.is_empty()).then(|| selected.view.clone());
+        let stood = selected.view.told();
         let changes = selected.view.sync(index, expunges);
         if changes.is_empty() {
             return;
@@ -900,11 +924,14 @@ impl Imap {
         if exists.is_some() && (notify.is_some() || !contexts.is_empty()) {
             let new = selected.view.uids_in(&std::iter::once(last.saturating_add(1)..=u32::MAX).collect());
             contexts.touch(&new);
-            if let Some(notify) = notify {
+            if let Some(notify) = notify.as_mut() {
                 notify.arrived(&new);
             }
         }
-        if told.is_some_and(|told| !told.flags) {
+        if let Some(notify) = notify.as_mut().filter(|notify| !notify.told().flags) {
+            if !flags.is_empty() {
+                notify.withhold(stood);
+            }
             return;
         }
         // RFC 5465 §5.1: with the UID.

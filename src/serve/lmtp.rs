@@ -21,6 +21,7 @@ use super::auth::{self, Existence};
 use super::away::away;
 use super::metrics::{Gauge, count};
 use super::{Peer, Shard};
+use culver_model::mime::BinaryConverter;
 use culver_model::{AccountId, InternalDate};
 use culver_proto::lmtp::{self as proto, BareLineEnds, Event, HeaderWatch, Refusal, Server, Trace};
 use culver_shard as shard;
@@ -77,6 +78,8 @@ struct Incoming {
     fingerprint: Fingerprint,
     /// XFORWARD gave an id; else the topmost Received may have one.
     has_ident: bool,
+    /// Of BODY=BINARYMIME, whose parts of CTE BINARY are stored as BASE64.
+    converter: Option<Box<BinaryConverter>>,
 }
 
 /// What is done for one accepted RCPT.
@@ -229,9 +232,11 @@ impl Lmtp {
         self.messages += 1;
         let directory = self.shard.config().storage.directory.join(spool::DIRECTORY);
         let has_ident = self.server.transaction().is_some_and(|transaction| transaction.ident().is_some());
+        let binary = self.server.transaction().is_some_and(|transaction| transaction.is_binary());
+        let converter = binary.then(|| Box::new(BinaryConverter::new()));
         let (watch, fingerprint) = (HeaderWatch::new(), Fingerprint::new());
         let (scratch, spool) = (Vec::new(), Spool::new(directory));
-        self.incoming = Some(Incoming { watch, scratch, spool, fingerprint, has_ident });
+        self.incoming = Some(Incoming { watch, scratch, spool, fingerprint, has_ident, converter });
     }
 
     /// The message cannot be kept until it is whole.
@@ -396,6 +401,13 @@ impl Planned {
 
 impl Incoming {
     async fn push(&mut self, octets: &[u8]) -> io::Result<()> {
+        let Some(converter) = &mut self.converter else { return self.keep(octets).await };
+        let mut converted = Vec::with_capacity(octets.len());
+        converter.feed(octets, &mut converted);
+        self.keep(&converted).await
+    }
+
+    async fn keep(&mut self, octets: &[u8]) -> io::Result<()> {
         let kept = self.watch.push(octets, &mut self.scratch);
         self.fingerprint.push(kept);
         if !self.has_ident && self.watch.in_body() && self.watch.queue_id().is_none() {
@@ -405,6 +417,11 @@ impl Incoming {
     }
 
     async fn finish(mut self) -> io::Result<(HeaderWatch, Fingerprint, spool::Spooled)> {
+        if let Some(mut converter) = self.converter.take() {
+            let mut rest = Vec::new();
+            converter.finish(&mut rest);
+            self.keep(&rest).await?;
+        }
         self.watch.finish(&mut self.scratch);
         self.fingerprint.push(&self.scratch);
         self.spool.write(&self.scratch).await?;

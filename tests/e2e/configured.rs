@@ -25,6 +25,8 @@ pub fn tests() -> Vec<Test> {
         Test { name: "configured_bare_newlines_are_refused", run: |_| bare_newlines() },
         Test { name: "configured_proxy_header_says_who_the_client_is", run: |_| proxy_header() },
         Test { name: "configured_idle_keepalive_comes_in_time", run: |_| idle_keepalive() },
+        Test { name: "configured_capabilities_are_hidden", run: |_| hidden_capabilities() },
+        Test { name: "configured_a_long_search_says_that_it_goes_on", run: |_| search_in_progress() },
     ]
 }
 
@@ -291,6 +293,39 @@ fn idle_keepalive() -> Fallible {
     imap.connection.send_line("DONE")?;
     let answer = imap.answer(&tag)?;
     ensure!(answer.ok() && answer.untagged.is_empty(), "{answer:?}");
+    culver.terminate()
+}
+
+/// By listener, and by what a client calls itself.
+fn hidden_capabilities() -> Fallible {
+    let lines = ["imap.client = [{ name = \"Outlook\", hide_capabilities = [\"NOTIFY\"] }]"];
+    let mut culver = configured("hidden", &lines)?;
+    let mut imap = Imap::login(culver.ports.imap, &user(0), &password(0))?;
+    let listed = |imap: &mut Imap| -> Fallible<String> { Ok(imap.must("CAPABILITY")?.lines().join(" ")) };
+    ensure!(listed(&mut imap)?.contains(" NOTIFY "), "before its ID");
+    imap.must("ID (\"version\" \"1\" \"name\" \"outlook for test\")")?;
+    let after = listed(&mut imap)?;
+    ensure!(!after.contains(" NOTIFY ") && after.contains(" CONDSTORE "), "after its ID: {after}");
+    let mut other = Imap::login(culver.ports.imap, &user(0), &password(0))?;
+    other.must("ID (\"name\" \"Thunderbird\")")?;
+    ensure!(listed(&mut other)?.contains(" NOTIFY "), "another client");
+    culver.terminate()
+}
+
+/// RFC 9585: a search that takes its time.
+fn search_in_progress() -> Fallible {
+    let mut culver = configured("progress", &["imap.progress_after = \"10ms\""])?;
+    let mut imap = Imap::login(culver.ports.imap, &user(0), &password(0))?;
+    let message = format!("Subject: x\r\n\r\n{}", "nothing of it is what is looked for\r\n".repeat(5000));
+    for _ in 0..60 {
+        imap.append("INBOX", "", message.as_bytes())?;
+    }
+    imap.must("SELECT INBOX")?;
+    let tag = imap.send("SEARCH BODY needle")?;
+    let answer = imap.answer(&tag)?;
+    let progress = format!("* OK [INPROGRESS (\"{tag}\" NIL NIL)] Still searching");
+    ensure!(answer.ok() && answer.lines().contains(&progress), "{answer:?}");
+    ensure!(answer.lines().last().is_some_and(|line| line == "* SEARCH"), "{answer:?}");
     culver.terminate()
 }
 

@@ -67,6 +67,12 @@ impl Mask {
         Ok(mask)
     }
 
+    /// Hides what either of them does.
+    #[must_use]
+    pub fn and(self, other: Mask) -> Mask {
+        Mask(self.0 | other.0)
+    }
+
     fn hides(self, place: usize) -> bool {
         let hidden = |name| ALWAYS.iter().chain(&AFTER_LOGIN).position(|known| *known == name);
         let implied = match AFTER_LOGIN.get(place.wrapping_sub(ALWAYS.len())) {

@@ -91,6 +91,14 @@ impl ChunkCutter {
     }
 }
 
+/// The next piece of a binary chunk of which `left` octets are still to come: as it stands.
+pub(super) fn whole(input: &[u8], left: u64) -> (usize, Piece<'_>) {
+    match usize::try_from(left).map_or(input.len(), |left| left.min(input.len())) {
+        0 => (0, Piece::NeedMore),
+        octets => (octets, Piece::Octets(&input[..octets])),
+    }
+}
+
 /// The longest run of `input` that may be passed on as it is; for DATA it stops before a dot that begins a line.
 fn run(input: &[u8], dots: bool) -> (usize, Piece<'_>) {
     let mut at = 0;

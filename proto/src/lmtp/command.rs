@@ -14,6 +14,8 @@ pub(super) enum Command<'a> {
         sender: Option<Address>,
         size: Option<u64>,
         eight_bit: bool,
+        /// BODY=BINARYMIME (RFC 3030 §3).
+        binary: bool,
         utf8: bool,
     },
     Rcpt(Address),
@@ -127,17 +129,18 @@ fn keyword_and_value(parameter: &[u8]) -> (&[u8], &[u8]) {
 
 fn mail(rest: &[u8]) -> Result<Command<'_>, Reply> {
     let (sender, parameters) = after(rest, b"FROM:", (501, "5.1.7", "malformed sender address"))?;
-    let (mut size, mut eight_bit, mut utf8) = (None, false, false);
+    let (mut size, mut eight_bit, mut binary, mut utf8) = (None, false, false, false);
     let mut notices = dsn::Envelope::default();
     for parameter in words(parameters) {
         let (keyword, value) = keyword_and_value(parameter);
         if keyword.eq_ignore_ascii_case(b"SIZE") && size.is_none() {
             size = Some(number(value).ok_or((501, "5.5.4", "malformed SIZE"))?);
         } else if keyword.eq_ignore_ascii_case(b"BODY") {
-            eight_bit = match value {
-                v if v.eq_ignore_ascii_case(b"7BIT") => false,
-                v if v.eq_ignore_ascii_case(b"8BITMIME") => true,
-                _ => return Err((501, "5.5.4", "BODY is 7BIT or 8BITMIME")),
+            (eight_bit, binary) = match value {
+                v if v.eq_ignore_ascii_case(b"7BIT") => (false, false),
+                v if v.eq_ignore_ascii_case(b"8BITMIME") => (true, false),
+                v if v.eq_ignore_ascii_case(b"BINARYMIME") => (true, true),
+                _ => return Err((501, "5.5.4", "BODY is 7BIT, 8BITMIME or BINARYMIME")),
             };
         } else if parameter.eq_ignore_ascii_case(b"SMTPUTF8") {
             utf8 = true;
@@ -149,7 +152,7 @@ fn mail(rest: &[u8]) -> Result<Command<'_>, Reply> {
     if !utf8 && sender.as_ref().is_some_and(|sender| !sender.is_ascii()) {
         return Err(NEEDS_UTF8);
     }
-    Ok(Command::Mail { sender, size, eight_bit, utf8 })
+    Ok(Command::Mail { sender, size, eight_bit, binary, utf8 })
 }
 
 fn rcpt(rest: &[u8]) -> Result<Command<'_>, Reply> {

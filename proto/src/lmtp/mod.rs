@@ -12,7 +12,7 @@
 //!
 //! # RFC
 //! 2033, 5321 (syntax, replies), 1870 (SIZE), 6152 (8BITMIME), 2920 (PIPELINING), 2034 and 3463
-//! (ENHANCEDSTATUSCODES), 3030 (CHUNKING; BINARYMIME is not offered), 3207 (STARTTLS), 6531 (SMTPUTF8). The parameters of 3461 (DSN)
+//! (ENHANCEDSTATUSCODES), 3030 (CHUNKING, BINARYMIME), 3207 (STARTTLS), 6531 (SMTPUTF8). The parameters of 3461 (DSN)
 //! are taken, and DSN is not offered. XFORWARD and XCLIENT are Postfix's own extensions (its XFORWARD_README and XCLIENT_README), with the xtext of 3461 §4.
 
 mod address;

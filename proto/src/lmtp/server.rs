@@ -16,7 +16,7 @@ use crate::away::Away;
 use crate::pop3::line::{Line, LineCutter};
 
 use super::address::Address;
-use super::body::{ChunkCutter, DataCutter, Piece};
+use super::body::{self, ChunkCutter, DataCutter, Piece};
 use super::command::{self, Command};
 use super::reply::{self, Refusal, Reply};
 use super::{BareLineEnds, Config};
@@ -78,6 +78,7 @@ pub struct Transaction {
     sender: Option<Address>,
     size: Option<u64>,
     eight_bit: bool,
+    binary: bool,
     utf8: bool,
     ident: Option<String>,
     recipients: Vec<Address>,
@@ -98,7 +99,12 @@ impl Transaction {
         self.size
     }
 
-    /// Whether MAIL said BODY=8BITMIME.
+    /// Whether MAIL said BODY=BINARYMIME: octets come as they are, line ends too.
+    pub fn is_binary(&self) -> bool {
+        self.binary
+    }
+
+    /// Whether MAIL said BODY=8BITMIME, or more.
     pub fn is_eight_bit(&self) -> bool {
         self.eight_bit
     }
@@ -248,8 +254,9 @@ impl Server {
             // A chunk follows its command whatever the answer is, and must never be read as commands.
             Command::Bdat { octets, last } => return self.bdat(octets, last, out),
             _ if self.lhlo.is_none() => self.bad(out, (503, "5.5.1", "say LHLO first")),
-            Command::Mail { sender, size, eight_bit, utf8 } => {
-                let transaction = Transaction { sender, size, eight_bit, utf8, ..Transaction::default() };
+            Command::Mail { sender, size, eight_bit, binary, utf8 } => {
+                let transaction =
+                    Transaction { sender, size, eight_bit, binary, utf8, ..Transaction::default() };
                 self.mail(transaction, out);
             }
             Command::Rcpt(recipient) => return self.rcpt(recipient, out),
@@ -271,7 +278,7 @@ impl Server {
         let xclient = line(self.config.xclient, "XCLIENT", xclient::NAMES);
         write!(
             out,
-            "250-{}\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-SIZE {size}\r\n250-CHUNKING\r\n{starttls}\
+            "250-{}\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-SIZE {size}\r\n250-CHUNKING\r\n250-BINARYMIME\r\n{starttls}\
              {xforward}{xclient}250 ENHANCEDSTATUSCODES\r\n",
             self.config.host
         )
@@ -383,6 +390,10 @@ impl Server {
             State::Envelope(transaction) if transaction.begun => {
                 self.bad(out, (503, "5.5.1", "BDAT has begun"))
             }
+            // RFC 3030 §3: what is binary has no end that DATA could tell.
+            State::Envelope(transaction) if transaction.binary => {
+                self.bad(out, (503, "5.5.1", "BODY=BINARYMIME needs BDAT"));
+            }
             State::Envelope(transaction) if !transaction.recipients.is_empty() => {
                 out.extend_from_slice(b"354 send the message, end with CRLF.CRLF\r\n");
                 let mut transaction = std::mem::take(transaction);
@@ -464,7 +475,10 @@ impl Server {
                 (octets, piece, transaction)
             }
             State::Chunk { transaction, left, last } => {
-                let (octets, piece) = transaction.chunks.get_or_insert_default().cut(input, *left, *last);
+                let (octets, piece) = match transaction.binary {
+                    true => body::whole(input, *left),
+                    false => transaction.chunks.get_or_insert_default().cut(input, *left, *last),
+                };
                 *left -= octets as u64;
                 if matches!(piece, Piece::NeedMore) && *left == 0 {
                     return (octets, self.end_of_chunk(out));

@@ -133,7 +133,7 @@ fn the_session_of_rfc_2033_section_4_2() {
     assert_eq!(
         session.said(),
         "220 foo.edu LMTP Culver ready\r\n250-foo.edu\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-SIZE 67108864\r\n\
-         250-CHUNKING\r\n250-STARTTLS\r\n250 ENHANCEDSTATUSCODES\r\n250 2.1.0 sender OK\r\n\
+         250-CHUNKING\r\n250-BINARYMIME\r\n250-STARTTLS\r\n250 ENHANCEDSTATUSCODES\r\n250 2.1.0 sender OK\r\n\
          250 2.1.5 <pat@foo.edu> OK\r\n550 5.1.1 <jones@foo.edu> no such user\r\n250 2.1.5 <full@foo.edu> OK\r\n\
          354 send the message, end with CRLF.CRLF\r\n250 2.0.0 <pat@foo.edu> id1 saved\r\n\
          452 4.2.2 <full@foo.edu> mailbox is full\r\n221 2.0.0 foo.edu closing connection\r\n"
@@ -170,7 +170,9 @@ fn commands_out_of_place_are_refused() {
         ("LHLO x", "MAIL FROM:<a@b> SIZE=67108865", 552),
         ("LHLO x", "MAIL FROM:<a@b> SIZE=x", 501),
         ("LHLO x", "MAIL FROM:<a@b> SIZE=99999999999999999999", 501),
-        ("LHLO x", "MAIL FROM:<a@b> BODY=BINARYMIME", 501),
+        ("LHLO x", "MAIL FROM:<a@b> BODY=BINARYMIME", 250),
+        ("LHLO x", "MAIL FROM:<a@b> BODY=BINARY", 501),
+        ("LHLO x\r\nMAIL FROM:<a@b> BODY=BINARYMIME\r\nRCPT TO:<pat@foo.edu>", "DATA", 503),
         ("LHLO x", "MAIL FROM:<a@b> RET=HDRS ENVID=a+2Bb", 250),
         ("LHLO x", "MAIL FROM:<a@b> RET=ALL", 501),
         ("LHLO x", "MAIL FROM:<a@b> HOLDFOR=9", 555),
@@ -570,6 +572,14 @@ fn canonical(message: &[u8]) -> Vec<u8> {
         }
     }
     canonical
+}
+
+#[test]
+fn binary_chunks_pass_as_they_are() {
+    let mut session = Session::ready(config(), &["pat"]);
+    let message = b"a\nb\r\0c\r\n.\r\n";
+    session.give(b"MAIL FROM:<a@b> BODY=BINARYMIME\r\nRCPT TO:<pat@foo.edu>\r\nBDAT 5\r\na\nb\r\0BDAT 6 LAST\r\nc\r\n.\r\n");
+    assert_eq!(session.delivered.last().map(|(_, body)| body.as_slice()), Some(&message[..]));
 }
 
 #[test]

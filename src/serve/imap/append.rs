@@ -4,7 +4,8 @@
 //! Several messages of one command are committed together when all of them are whole (RFC 3502).
 //!
 //! # Limits
-//! [`MESSAGES_MAX`] of one command. Beyond [`INLINE_OCTETS_MAX`] its messages do not stay in memory until they are committed.
+//! [`MESSAGES_MAX`], [`ALL_OCTETS_MAX`] and [`PREPARED_OCTETS_MAX`] of one command. Beyond [`INLINE_OCTETS_MAX`] its messages do not stay in
+//! memory until they are committed.
 
 use super::fetch::{Chunks, Octets};
 use super::late::{self, Before, Wanted};
@@ -17,7 +18,7 @@ use culver_model::{FlagSet, Guid, InternalDate, Uid, UidSet, UidValidity};
 use culver_proto::imap::command::{MessageSet, Replaced};
 use culver_proto::imap::url::{Url, UrlMailbox};
 use culver_proto::imap::{Append, AppendPiece, AppendStep, Code, Event, Reason, Status, response};
-use culver_shard::time;
+use culver_shard::{self as shard, time};
 use culver_storage::Body;
 use ring::digest::Context;
 use std::io;
@@ -30,6 +31,10 @@ const STALL: Duration = Duration::from_secs(120);
 const MESSAGES_MAX: usize = 1000;
 /// Octets of an APPEND of several messages that wait in memory for its end, but for one message.
 const INLINE_OCTETS_MAX: u64 = 2 << 20;
+/// Octets of all messages of one APPEND.
+const ALL_OCTETS_MAX: u64 = 1 << 30;
+/// Octets of what is said of its messages (ENVELOPE, BODYSTRUCTURE and the like): they are one commit.
+const PREPARED_OCTETS_MAX: usize = 4 << 20;
 
 /// What an APPEND or REPLACE has brought so far.
 pub struct Incoming {
@@ -41,6 +46,10 @@ pub struct Incoming {
     whole: Vec<(Message, Body)>,
     /// Octets of them, and of the one that comes.
     octets: u64,
+    /// Octets of what is said of those that are whole.
+    prepared: usize,
+    /// Of one message.
+    octets_max: u64,
     /// The one that comes.
     arriving: Option<Arriving>,
     /// As the client gave it.
@@ -79,6 +88,12 @@ fn not_changed(error: &ChangeError) -> Reason {
         Refusal::Gone => Reason::ExpungeIssued,
         _ => Reason::TryCreate,
     })
+}
+
+/// Octets of its record.
+fn prepared(message: &Message) -> usize {
+    let Message { envelope, body, bodystructure, parts, headers, .. } = message;
+    envelope.len() + body.len() + bodystructure.len() + parts.len() + headers.len()
 }
 
 impl Imap {
@@ -124,6 +139,8 @@ impl Imap {
             replaced,
             whole: Vec::new(),
             octets: 0,
+            prepared: 0,
+            octets_max: self.shard.config().imap.append_octets_max,
             arriving: None,
             internal_date: None,
             fingerprint: None,
@@ -174,9 +191,10 @@ impl Imap {
                 AppendStep::Url(url) => self.append_url(incoming, url).await,
                 AppendStep::End => self.append_ends(incoming).await,
             };
+            shard::yield_if_needed().await;
         }
         // RFC 3502 §6.3.11, RFC 3501 §6.3.11: an empty message is none; nobody has to send it.
-        let octets_max = self.shard.config().imap.append_octets_max;
+        let octets_max = incoming.octets_max;
         match literal {
             Some(literal) if literal.octets == 0 && !literal.part => {
                 incoming.refused.get_or_insert(Reason::EmptyMessage.into());
@@ -195,7 +213,6 @@ impl Imap {
         if literal.literal8 && !literal.part {
             incoming.converter = Some(BinaryConverter::new());
         }
-        incoming.octets += literal.octets;
         if self.server.accept_append() {
             self.out.extend_from_slice(response::CONTINUE);
         }
@@ -238,7 +255,6 @@ impl Imap {
 
     /// RFC 4469 §3: the octets that a URL names, unchanged.
     async fn append_url(&mut self, incoming: &mut Incoming, url: String) -> Option<Refused> {
-        let octets_max = self.shard.config().imap.append_octets_max;
         let named = {
             let user = self.user.as_ref()?;
             let state = user.session.account().state();
@@ -270,12 +286,10 @@ impl Imap {
             }
             Octets::Range(range) => {
                 let range = cut(range);
-                if incoming.arriving_octets() + (range.end - range.start) > octets_max {
-                    return Some(Reason::TooBig.into());
-                }
                 let mut chunks = Chunks::of(&source, range);
                 loop {
                     match self.next_chunk(&mut chunks).await {
+                        Ok(Some(_)) if incoming.refused.is_some() => return incoming.refused.take(),
                         Ok(Some(octets)) => incoming.feed(&self.peer, &octets).await,
                         Ok(None) if chunks.is_done() => break,
                         // It was expunged meanwhile.
@@ -310,7 +324,13 @@ impl Imap {
             return Some(Reason::EmptyMessage.into());
         }
         match arriving.finish().await {
-            Ok(whole) => incoming.whole.push(whole),
+            Ok(whole) => {
+                incoming.prepared += prepared(&whole.0);
+                if incoming.prepared > PREPARED_OCTETS_MAX {
+                    return Some(Reason::AppendLimit.into());
+                }
+                incoming.whole.push(whole);
+            }
             Err(error) => {
                 tracing::warn!(session = %self.peer.id, %error, "a message cannot be taken");
                 return Some(not_taken(&error).into());
@@ -427,7 +447,7 @@ impl Imap {
         let uids: UidSet = [uid].into_iter().collect();
         let code = Code::AppendUid(uid_validity, &uids);
         response::untagged(&mut self.out, Status::Ok, Some(&code), "Replacement message ready");
-        self.sync(!pipelined);
+        self.sync_for(!pipelined, true);
         self.notify_own_messages(uid_validity, &uids);
         // RFC 8508 §4.5: as for UID EXPUNGE.
         let told = self.told().filter(|_| self.server.state().enabled.condstore);
@@ -461,6 +481,12 @@ impl Incoming {
     pub(super) async fn feed(&mut self, peer: &super::super::Peer, octets: &[u8]) {
         if let Some(fingerprint) = &mut self.fingerprint {
             fingerprint.update(octets);
+        }
+        self.octets += octets.len() as u64;
+        if self.arriving_octets() + octets.len() as u64 > self.octets_max {
+            self.refused.get_or_insert(Reason::TooBig.into());
+        } else if self.octets > ALL_OCTETS_MAX.max(self.octets_max) {
+            self.refused.get_or_insert(Reason::AppendLimit.into());
         }
         if self.refused.is_none()
             && let Some(arriving) = &mut self.arriving

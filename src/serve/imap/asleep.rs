@@ -194,6 +194,7 @@ impl Asleep {
         let mut line = Vec::new();
         response::untagged(&mut line, Status::Ok, None, STILL_HERE);
         time::deadline(SEND_WITHIN, self.conn.write_all(&line)).await??;
+        self.conn.rest();
         if let Some((idling, _)) = &mut self.idling {
             idling.spoke = time::now();
         }

@@ -66,6 +66,11 @@ impl Contexts {
         *self = Contexts::default();
     }
 
+    /// The session has no sequence numbers any more (RFC 9586).
+    pub fn forget_numbers(&mut self) {
+        self.all.retain(|context| context.uid);
+    }
+
     pub fn touch(&mut self, uids: &UidSet) {
         if !self.all.is_empty() {
             uids.ranges().for_each(|range| self.touched.insert_range(range.clone()));
@@ -211,6 +216,14 @@ impl Imap {
         self.done(tag, pipelined, true, "No further updates");
     }
 
+    /// A result that cannot be kept up to date is kept no more.
+    fn give_up_context(&mut self, at: usize) {
+        let Some(User { contexts, .. }) = &mut self.user else { return };
+        let tag = contexts.all.remove(at).tag;
+        let code = Code::NoUpdate(&tag);
+        response::untagged(&mut self.out, Status::No, Some(&code), "No further updates");
+    }
+
     /// Looks again at what came or changed, and tells what that makes of the results.
     pub(super) async fn update_contexts(&mut self) -> io::Result<()> {
         let Some(User { contexts, .. }) = &mut self.user else { return Ok(()) };
@@ -218,7 +231,8 @@ impl Imap {
             return Ok(());
         }
         let touched = std::mem::replace(&mut contexts.touched, UidSet::new());
-        for at in 0..contexts.all.len() {
+        let mut at = 0;
+        while self.user.as_ref().is_some_and(|user| at < user.contexts.all.len()) {
             let Some(User { session, selected: Some(selected), contexts, .. }) = &mut self.user else {
                 return Ok(());
             };
@@ -226,13 +240,16 @@ impl Imap {
             let among = SearchKey::Uid(SequenceSet::from(&touched));
             let key = SearchKey::And(vec![among, context.key.clone()]);
             let found = culver_mailbox::search::search(session, &selected.view, &key, &UidSet::new()).await;
-            // What cannot be searched now is told as it was.
-            let Ok(found) = found else { continue };
+            let Ok(found) = found else {
+                self.give_up_context(at);
+                continue;
+            };
             context
                 .remove(&mut self.out, &selected.view, |uid| touched.contains(uid) && !found.contains(uid));
             let have: UidSet = context.results.iter().copied().filter(|uid| touched.contains(*uid)).collect();
             let added: UidSet = found.iter().filter(|uid| !have.contains(*uid)).collect();
             if added.is_empty() {
+                at += 1;
                 continue;
             }
             let mut all: Vec<u32> = context.results.iter().copied().chain(added.iter()).collect();
@@ -240,13 +257,17 @@ impl Imap {
             if let Some(criteria) = &context.criteria {
                 match culver_mailbox::sort::sort(session, &selected.view, &all, criteria).await {
                     Ok(order) => all = order.iter().map(|at| all[*at as usize]).collect(),
-                    Err(_) => continue,
+                    Err(_) => {
+                        self.give_up_context(at);
+                        continue;
+                    }
                 }
             }
             context.add(&mut self.out, &selected.view, all, &added);
             if let Some(items) = context.items.clone() {
                 self.tell_new(&added, &items).await?;
             }
+            at += 1;
         }
         Ok(())
     }

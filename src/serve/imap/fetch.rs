@@ -414,7 +414,13 @@ impl Imap {
                     }
                     // Compaction moved it between the look and the read: look again, once.
                     Err(FetchError::Read(ReadError::Gone(_))) if !again => again = true,
-                    Err(error) => return Ok(Err(error)),
+                    Err(error) => {
+                        // What was read of others was read.
+                        if !unseen.is_empty() {
+                            self.set_seen(unseen).await;
+                        }
+                        return Ok(Err(error));
+                    }
                 }
             }
             self.flush_full().await?;

@@ -8,6 +8,7 @@
 use super::list::attributes;
 use super::{Imap, User};
 use culver_index::MailboxIndex;
+use culver_index::account::MailboxEntry;
 use culver_mailbox::list;
 use culver_model::{Guid, MailboxName, ModSeq, UidSet, UidValidity};
 use culver_proto::imap::command::{Events, FetchItems, MailboxFilter, Notify};
@@ -31,6 +32,8 @@ pub(super) struct Notifying {
     version: u64,
     /// New messages of the selected mailbox that are still to be told of.
     due: UidSet,
+    /// Where the selected mailbox stood before the first change of flags that was not told.
+    withheld: Option<ModSeq>,
 }
 
 struct OfSelected {
@@ -60,6 +63,16 @@ impl Known {
             unseen: index.unseen_count(),
             modseq: index.highest_modseq(),
         }
+    }
+
+    /// Whether it still stands so.
+    fn stands(&self, name: &MailboxName, index: &MailboxIndex) -> bool {
+        self.modseq == index.highest_modseq()
+            && self.uid_next == index.uid_next().get()
+            && self.messages == index.len()
+            && self.unseen == index.unseen_count()
+            && self.uid_validity == index.uid_validity().get()
+            && self.name == *name
     }
 
     /// What is told where it stood at `before` (RFC 5465 §5.1 to §5.3). `None`: nothing.
@@ -97,6 +110,19 @@ impl Notifying {
             Some(OfSelected { events, .. }) => Told { messages: events.messages, flags: events.flags },
             None => Told { messages: false, flags: false },
         }
+    }
+
+    /// A change of flags behind `stood` is not told.
+    pub fn withhold(&mut self, stood: ModSeq) {
+        self.withheld.get_or_insert(stood);
+    }
+
+    pub fn withheld(&self) -> Option<ModSeq> {
+        self.withheld
+    }
+
+    pub fn deselected(&mut self) {
+        (self.due, self.withheld) = (UidSet::new(), None);
     }
 
     /// Expunges of the selected mailbox are told at once.
@@ -139,9 +165,12 @@ fn names(filter: &MailboxFilter, name: &MailboxName, subscribed: bool) -> bool {
 }
 
 impl Imap {
-    pub(super) async fn notify(&mut self, tag: &str, notify: Option<Notify>) -> io::Result<()> {
-        // RFC 5465 §3.1: it is an implicit NOOP.
-        self.sync(true);
+    pub(super) async fn notify(
+        &mut self,
+        tag: &str,
+        notify: Option<Notify>,
+        pipelined: bool,
+    ) -> io::Result<()> {
         let Some(user) = &mut self.user else { return Ok(()) };
         let account = user.session.account().clone();
         let Notify { status, groups } = notify.unwrap_or(Notify { status: false, groups: Vec::new() });
@@ -163,6 +192,8 @@ impl Imap {
             subscriptions: account.state().account.subscriptions.clone(),
             version,
             due: UidSet::new(),
+            // What was withheld before stays so.
+            withheld: user.notify.as_ref().and_then(|notify| notify.withheld),
         };
         {
             let state = account.state();
@@ -198,6 +229,10 @@ impl Imap {
         if let Some(user) = &mut self.user {
             user.notify = Some(Box::new(notifying));
         }
+        // RFC 5465 §3.1: it is an implicit NOOP.
+        self.sync(!pipelined);
+        self.update_contexts().await?;
+        self.notify_fetch().await?;
         response::tagged(&mut self.out, tag, Status::Ok, None, "Notifications set");
         Ok(())
     }
@@ -255,13 +290,26 @@ impl Imap {
         let (out, utf8) = (&mut self.out, enabled.utf8());
         // RFC 5465 §5.4: a mailbox that comes or goes changes what there is to say of its parent.
         let mut parents = Vec::new();
-        for entry in &state.account.mailboxes {
+        let changed: Vec<&MailboxEntry> = state
+            .account
+            .mailboxes
+            .iter()
+            .filter(|entry| match (notify.known.get(&entry.guid), state.mailboxes.get(&entry.guid)) {
+                (Some(known), Some(index)) => !known.stands(&entry.name, index),
+                (None, Some(_)) => true,
+                (_, None) => false,
+            })
+            .collect();
+        // By their new names.
+        let renamed: BTreeMap<&MailboxName, MailboxName> = changed
+            .iter()
+            .filter_map(|entry| Some((&entry.name, notify.known.get(&entry.guid)?.name.clone())))
+            .filter(|(name, old)| *name != old)
+            .collect();
+        for entry in &changed {
             let Some(index) = state.mailboxes.get(&entry.guid) else { continue };
             let now = Known::of(&entry.name, index);
             let before = notify.known.get(&entry.guid);
-            if before == Some(&now) {
-                continue;
-            }
             let subscribed = state.account.subscriptions.binary_search(&entry.name).is_ok();
             let events = notify.events_of(|filter| names(filter, &entry.name, subscribed));
             match before {
@@ -273,14 +321,8 @@ impl Imap {
                 }
                 Some(before) if events.mailbox_name && before.name != now.name => {
                     // Children of a mailbox that was renamed are renamed with it.
-                    let above = now.name.parent().zip(before.name.parent());
-                    let moved = above.is_some_and(|(new, old)| {
-                        new != old
-                            && notify.known.values().any(|known| known.name == old)
-                            && state.entry(&new).is_some_and(|parent| {
-                                notify.known.get(&parent.guid).is_some_and(|known| known.name == old)
-                            })
-                    });
+                    let with_parent = now.name.parent().zip(before.name.parent());
+                    let moved = with_parent.is_some_and(|(new, old)| renamed.get(&new) == Some(&old));
                     if let Some(line) = list::one(&state, &entry.name).filter(|_| !moved) {
                         encode::list_renamed(out, &attributes(&line), &entry.name, &before.name, utf8);
                     }
@@ -342,7 +384,7 @@ impl Imap {
         for (guid, _) in gone {
             notify.known.remove(&guid);
         }
-        for entry in &state.account.mailboxes {
+        for entry in changed {
             let Some(index) = state.mailboxes.get(&entry.guid) else { continue };
             notify.known.insert(entry.guid, Known::of(&entry.name, index));
         }

@@ -9,7 +9,7 @@ use culver_model::id::{INBOX_ID, MAILBOX_ID};
 use culver_model::{AccountId, Guid, Keyword, MailboxName, ModSeq, SystemFlag, UidSet};
 use culver_proto::imap::command::{MessageSet, Qresync, Select, StatusItems};
 use culver_proto::imap::encode::{self, StatusValues};
-use culver_proto::imap::{Code, Reason, Refusal, Stage, Status, response};
+use culver_proto::imap::{Code, Enabled, Reason, Refusal, Stage, Status, response};
 use culver_shard::{random, time};
 use culver_storage::Standing;
 use ring::digest;
@@ -59,6 +59,9 @@ impl Imap {
         if let Some(user) = &mut self.user {
             user.selected = None;
             user.contexts.clear();
+            if let Some(notify) = &mut user.notify {
+                notify.deselected();
+            }
             user.saved = UidSet::new();
         }
         self.server.set_stage(Stage::Authenticated);
@@ -100,7 +103,7 @@ impl Imap {
                 Reason::NoSuchMailbox.write(tag, &mut self.out);
                 return Ok(());
             };
-            let rev2 = self.server.state().enabled.rev2;
+            let Enabled { rev2, uid_only, .. } = self.server.state().enabled;
             let taken = account.take_recent(guid, index.uid_next().get(), select.read_only || rev2);
             let mut recent = UidSet::new();
             // RFC 9051 §2.3.2, §6.3.2: \Recent, RECENT and UNSEEN are of rev1.
@@ -113,9 +116,10 @@ impl Imap {
             encode::exists(out, view.len());
             if !rev2 {
                 encode::recent(out, view.recent_count());
-                if let Some(unseen) = index.first_unseen().and_then(|uid| view.sequence_of(uid)) {
-                    response::untagged(out, Status::Ok, Some(&Code::Unseen(unseen)), "First unseen");
-                }
+            }
+            let unseen = index.first_unseen().filter(|_| !rev2 && !uid_only);
+            if let Some(unseen) = unseen.and_then(|uid| view.sequence_of(uid)) {
+                response::untagged(out, Status::Ok, Some(&Code::Unseen(unseen)), "First unseen");
             }
             response::untagged(out, Status::Ok, Some(&Code::UidValidity(index.uid_validity())), "UIDs valid");
             let next = index.uid_next().get();
@@ -220,7 +224,7 @@ impl Imap {
                 return;
             }
         }
-        self.sync(true);
+        self.sync_for(true, true);
         // RFC 7162 §3.2.7, §3.2.8: a client that keeps mod-sequences learns that of the expunge.
         let told = self.told().filter(|_| self.server.state().enabled.condstore);
         let code = told.map(Code::HighestModSeq);
@@ -228,7 +232,10 @@ impl Imap {
     }
 
     pub(super) fn told(&self) -> Option<ModSeq> {
-        self.user.as_ref()?.selected.as_ref().map(|selected| selected.view.told())
+        let user = self.user.as_ref()?;
+        let told = user.selected.as_ref()?.view.told();
+        // RFC 7162 §3.2.7: changes that NOTIFY keeps from the client are found by its next QRESYNC.
+        Some(user.notify.as_ref().and_then(|notify| notify.withheld()).map_or(told, |stood| stood.min(told)))
     }
 
     pub(super) fn status_values(&self, index: &MailboxIndex, items: StatusItems) -> StatusValues {
@@ -258,7 +265,9 @@ impl Imap {
     fn status_modseq(&self, index: &MailboxIndex) -> ModSeq {
         let selected = self.user.as_ref().and_then(|user| user.selected.as_ref());
         match selected {
-            Some(selected) if selected.view.mailbox() == index.guid() => selected.view.told(),
+            Some(selected) if selected.view.mailbox() == index.guid() => {
+                self.told().unwrap_or(selected.view.told())
+            }
             _ => index.highest_modseq(),
         }
     }
@@ -468,7 +477,7 @@ impl Imap {
         if remove {
             // RFC 6851 §4.3: COPYUID before the expunges.
             response::untagged(&mut self.out, Status::Ok, Some(&code), "Moved");
-            self.sync(true);
+            self.sync_for(true, true);
             let told = self.told().filter(|_| self.server.state().enabled.condstore);
             let code = told.map(Code::HighestModSeq);
             response::tagged(&mut self.out, tag, Status::Ok, code.as_ref(), "Moved");

@@ -10,6 +10,9 @@ use super::super::text::Refusal;
 use super::parse::Name;
 use super::*;
 
+/// Most messages and URLs before a URL that is a literal, in one piece.
+const STEPS_MAX: usize = 100;
+
 /// Which message a REPLACE replaces (RFC 8508 §3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replaced {
@@ -212,6 +215,10 @@ impl Reader<'_> {
             }
             cursor.space()?;
             if self.at_literal() {
+                // What stands before a literal is read again when it has come.
+                if self.steps.len() > STEPS_MAX {
+                    return Err(Refusal::TooMany("URLs before a literal"));
+                }
                 return Ok(None);
             }
             let url = self.cursor.astring("a URL")?;
