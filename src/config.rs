@@ -12,9 +12,11 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod allowance;
 mod reader;
 mod storage;
 
+pub use allowance::MetadataConfig;
 pub use reader::{Problem, Problems as ConfigProblems};
 pub use storage::{Prices, SharedStore, StorageConfig, check_lease, check_name, store_url};
 
@@ -42,6 +44,7 @@ pub struct Config {
     pub imap: ImapConfig,
     pub lmtp: LmtpConfig,
     pub pop3: Pop3Config,
+    pub metadata: MetadataConfig,
     pub limits: LimitsConfig,
     pub mailboxes: Vec<SpecialUse>,
     pub log: LogConfig,
@@ -191,6 +194,7 @@ impl Config {
                 lock_silence: Duration::from_secs(60),
                 inactivity: Duration::from_secs(600),
             },
+            metadata: MetadataConfig::default(),
             limits: LimitsConfig {
                 connections_max: 100_000,
                 connections_per_user_max: 100,
@@ -336,6 +340,10 @@ impl Config {
         });
         pop3.duration_within("inactivity", TIMEOUTS, problems, |value| config.pop3.inactivity = value);
         pop3.finish(problems);
+
+        let mut metadata = root.section("metadata", problems);
+        config.metadata = MetadataConfig::parse(&mut metadata, problems);
+        metadata.finish(problems);
 
         let mut limits = root.section("limits", problems);
         let count = 1..=10_000_000;

@@ -9,8 +9,11 @@
 //! # Limits
 //! Every count and length is checked against what is left of the bytes before anything is allocated for it.
 
+use culver_index::annotations::{SERVER, VALUE_OCTETS_MAX};
 use culver_index::{NewMessage, PLACE_OCTETS};
-use culver_model::{DeliveryId, Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, UidSet};
+use culver_model::{
+    DeliveryId, EntryName, Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, UidSet,
+};
 use thiserror::Error;
 
 /// The version of all kinds that there are. What a build does not know yet it refuses, by version or by kind.
@@ -184,6 +187,11 @@ pub enum Record {
         record: Box<Record>,
         messages: Vec<(u32, Guid)>,
     },
+    /// Annotations are set, or removed (`None`), all or none (RFC 5464). `mailbox`: `None` is the server.
+    Annotate {
+        mailbox: Option<Guid>,
+        entries: Vec<(EntryName, Option<Vec<u8>>)>,
+    },
     /// A record that an earlier owner told its client and that surfaced only now. It counts once: `of` is its journal, `lsn` its
     /// number there.
     Late {
@@ -272,6 +280,15 @@ impl Record {
                     w.guid(guid);
                 }
             }
+            Record::Annotate { mailbox, entries } => {
+                w.guid(&mailbox.unwrap_or(SERVER));
+                w.u32(entries.len() as u32);
+                for (name, value) in entries {
+                    w.bytes(name.as_str().as_bytes());
+                    w.u8(u8::from(value.is_some()));
+                    w.bytes(value.as_deref().unwrap_or_default());
+                }
+            }
             Record::Late { of, lsn, record } => {
                 w.guid(of);
                 w.u64(*lsn);
@@ -299,6 +316,7 @@ impl Record {
             Record::Rebuilt => 14,
             Record::Named { .. } => 15,
             Record::Late { .. } => LATE_KIND,
+            Record::Annotate { .. } => 17,
         }
     }
 
@@ -398,6 +416,15 @@ impl Record {
                     return Err(r.malformed());
                 }
                 Record::Late { of, lsn, record: Box::new(Record::decode(inner)?) }
+            }
+            17 => {
+                let mailbox = Some(r.guid()?).filter(|guid| *guid != SERVER);
+                let count = r.u32()? as usize;
+                let mut entries = Vec::with_capacity(r.bounded(count, 9)?);
+                for _ in 0..count {
+                    entries.push(r.annotation()?);
+                }
+                Record::Annotate { mailbox, entries }
             }
             kind => return Err(RecordError::Kind(kind)),
         };
@@ -540,6 +567,18 @@ impl<'a> Reader<'a> {
     fn name(&mut self) -> Result<MailboxName, RecordError> {
         let text = self.text()?;
         MailboxName::parse(text).map_err(|_| self.malformed())
+    }
+
+    /// The name of an entry in its stored form, and a value.
+    fn annotation(&mut self) -> Result<(EntryName, Option<Vec<u8>>), RecordError> {
+        let octets = self.bytes()?;
+        let name = EntryName::parse(octets).ok().filter(|name| name.as_str().as_bytes() == octets);
+        let name = name.ok_or(self.malformed())?;
+        let (has, value) = (self.bool()?, self.bytes()?);
+        if value.len() > VALUE_OCTETS_MAX || !(has || value.is_empty()) {
+            return Err(self.malformed());
+        }
+        Ok((name, has.then(|| value.to_vec())))
     }
 
     fn flags(&mut self) -> Result<FlagSet, RecordError> {

@@ -3,6 +3,7 @@
 //! No `async`, no I/O, no clock: every function here is a value to a value.
 
 pub mod account;
+pub mod annotation;
 pub mod date;
 pub mod flag;
 pub mod id;
@@ -13,6 +14,7 @@ pub mod seq;
 pub mod text;
 
 pub use account::{AccountError, AccountId};
+pub use annotation::{EntryName, EntryNameError};
 pub use date::{Date, InternalDate};
 pub use flag::{Flag, FlagSet, Keyword, SystemFlag};
 pub use id::{DeliveryId, Guid, ModSeq, PartitionId, Uid, UidValidity};

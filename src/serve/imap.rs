@@ -14,6 +14,7 @@ mod asleep;
 mod fetch;
 mod late;
 mod list;
+mod metadata;
 mod search;
 mod select;
 mod state;
@@ -25,7 +26,7 @@ use super::metrics::{Gauge, add, count};
 use super::{Peer, Shard};
 use culver_mailbox::record::Record;
 use culver_mailbox::{Changes, OpenError, Session, View};
-use culver_model::{AccountId, Guid, MailboxName, UidSet};
+use culver_model::{AccountId, Guid, MailboxName, ModSeq, UidSet};
 use culver_proto::away::Away;
 use culver_proto::imap::command::{Command, Hidden, Request};
 use culver_proto::imap::{
@@ -91,6 +92,8 @@ struct User {
     connection: super::auth::Connection,
     /// APPENDs that had no outcome in time.
     late: Vec<late::LateAppend>,
+    /// With ENABLE METADATA: changes of annotations up to here were told.
+    metadata_told: ModSeq,
 }
 
 struct Selected {
@@ -422,6 +425,7 @@ impl Imap {
                     saved: UidSet::new(),
                     connection,
                     late: Vec::new(),
+                    metadata_told: ModSeq::ZERO,
                 });
                 let capabilities = self.capabilities();
                 let code = Code::Capability(&capabilities);
@@ -573,6 +577,10 @@ impl Imap {
                     self.server.enabled_mut().qresync = true;
                     enabled.push("QRESYNC");
                 }
+                if enable.metadata {
+                    self.enable_metadata();
+                    enabled.push("METADATA");
+                }
                 encode::enabled(&mut self.out, &enabled);
                 self.done(tag, pipelined, true, "Enabled");
             }
@@ -602,6 +610,8 @@ impl Imap {
             Command::List(list) => self.list(tag, &list, pipelined).await?,
             Command::Lsub { reference, pattern } => self.lsub(tag, &reference, &pattern, pipelined).await?,
             Command::Status { mailbox, items } => self.status(tag, &mailbox, items, pipelined),
+            Command::GetMetadata(get) => self.get_metadata(tag, &get, pipelined).await?,
+            Command::SetMetadata(set) => self.set_metadata(tag, set, pipelined).await,
             Command::Expunge => self.expunge(tag, None).await,
             Command::UidExpunge(set) => self.expunge(tag, Some(set)).await,
             Command::Search(search) => self.search(tag, &search, pipelined).await?,
@@ -703,8 +713,9 @@ impl Imap {
         user.session.account().state().selectable(selected.view.mailbox()).is_none()
     }
 
-    /// Tells the session what happened in its mailbox.
+    /// Tells the session what happened in its mailbox, and with annotations.
     fn sync(&mut self, expunges: bool) {
+        self.tell_metadata(None);
         let Some(User { session, selected: Some(selected), .. }) = &mut self.user else { return };
         let account = session.account().clone();
         let state = account.state();

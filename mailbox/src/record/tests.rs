@@ -54,6 +54,15 @@ fn every_kind() -> Vec<Record> {
         Record::Subscribe { name: name("a"), on: false },
         Record::Relocate { from: vec![[1; PLACE_OCTETS], [2; PLACE_OCTETS]] },
         Record::DeleteAccount,
+        Record::Annotate {
+            mailbox: Some(Guid::INBOX),
+            entries: vec![
+                (EntryName::parse(b"/private/comment").unwrap(), Some(b"two\r\nlines\xff".to_vec())),
+                (EntryName::parse(b"/shared/comment").unwrap(), None),
+                (EntryName::parse(b"/private/empty").unwrap(), Some(Vec::new())),
+            ],
+        },
+        Record::Annotate { mailbox: None, entries: Vec::new() },
         Record::Named {
             record: Box::new(Record::Expunge {
                 mailbox: Guid::INBOX,

@@ -6,7 +6,7 @@ use crate::sasl::MECHANISMS;
 /// Advertised in every stage.
 const ALWAYS: [&str; 5] = ["IMAP4rev1", "LITERAL+", "ID", "ENABLE", "IDLE"];
 /// Advertised once logged in.
-const AFTER_LOGIN: [&str; 24] = [
+const AFTER_LOGIN: [&str; 26] = [
     "NAMESPACE",
     "UIDPLUS",
     "MOVE",
@@ -31,6 +31,8 @@ const AFTER_LOGIN: [&str; 24] = [
     "THREAD=REFS",
     "PARTIAL",
     "OBJECTID",
+    "METADATA",
+    "LIST-METADATA",
 ];
 
 /// Extensions that are not advertised. IMAP4rev1 is, always.
@@ -52,17 +54,20 @@ impl Mask {
     }
 
     fn hides(self, place: usize) -> bool {
-        let hidden = |name| ALWAYS.iter().chain(&AFTER_LOGIN).position(|known| *known == name);
-        let implied = match AFTER_LOGIN.get(place.wrapping_sub(ALWAYS.len())) {
+        let place_of = |name: &&str| ALWAYS.iter().chain(&AFTER_LOGIN).position(|known| known == name);
+        let stands_on: &[&str] = match AFTER_LOGIN.get(place.wrapping_sub(ALWAYS.len())) {
             // RFC 7162 §3.2.3: QRESYNC stands on CONDSTORE; RFC 5182 §2.1: SEARCHRES on ESEARCH.
-            Some(&"QRESYNC") => hidden("CONDSTORE"),
-            Some(&"SEARCHRES" | &"PARTIAL") => hidden("ESEARCH"),
+            Some(&"QRESYNC") => &["CONDSTORE"],
+            Some(&"SEARCHRES" | &"PARTIAL") => &["ESEARCH"],
             // RFC 5957, RFC 5267 §3.
-            Some(&"SORT=DISPLAY" | &"ESORT") => hidden("SORT"),
-            Some(&"LIST-STATUS") => hidden("LIST-EXTENDED"),
-            _ => None,
+            Some(&"SORT=DISPLAY" | &"ESORT") => &["SORT"],
+            Some(&"LIST-STATUS") => &["LIST-EXTENDED"],
+            // RFC 9590.
+            Some(&"LIST-METADATA") => &["LIST-EXTENDED", "METADATA"],
+            _ => &[],
         };
-        self.0 & (1 << place) != 0 || implied.is_some_and(|place| self.0 & (1 << place) != 0)
+        let hidden = |place: usize| self.0 & (1 << place) != 0;
+        hidden(place) || stands_on.iter().filter_map(place_of).any(hidden)
     }
 }
 
@@ -155,7 +160,8 @@ mod tests {
         let list = capabilities(&state, &Offer { mask, literal_minus: true, ..offer() });
         let expect = "IMAP4rev1 LITERAL- ID ENABLE NAMESPACE UIDPLUS MOVE UNSELECT CHILDREN SPECIAL-USE \
                       STATUS=SIZE LIST-EXTENDED LIST-STATUS APPENDLIMIT=1000 WITHIN SAVEDATE \
-                      SORT SORT=DISPLAY ESORT THREAD=ORDEREDSUBJECT THREAD=REFERENCES THREAD=REFS OBJECTID";
+                      SORT SORT=DISPLAY ESORT THREAD=ORDEREDSUBJECT THREAD=REFERENCES THREAD=REFS OBJECTID \
+                      METADATA LIST-METADATA";
         assert_eq!(list, expect);
         assert_eq!(Mask::parse("XYZZY"), Err("XYZZY".to_owned()));
         assert!(Mask::parse("IMAP4rev1").is_err());

@@ -9,8 +9,10 @@
 //! # RFC
 //! RFC 3501 §7.2 to §7.4, §9; RFC 4466 §2.6.2, §2.7 (ESEARCH, STATUS); RFC 5258 §6; RFC 7162 §7.
 
+mod metadata;
 mod search;
 
+pub use metadata::{metadata, metadata_changed};
 pub use search::{
     Esearch, Results, ThreadStep, ThreadWriter, esearch, search, search_end, sort_begin, sort_numbers,
 };

@@ -12,12 +12,14 @@ pub enum Stage {
     Logout,
 }
 
-/// What the client enabled (RFC 5161, RFC 7162 §3.1, §3.2.3).
+/// What the client enabled (RFC 5161, RFC 7162 §3.1, §3.2.3, RFC 5464 §4.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Enabled {
     pub condstore: bool,
     /// Implies `condstore`.
     pub qresync: bool,
+    /// Changes of annotations are told.
+    pub metadata: bool,
 }
 
 /// The state of one session's protocol.
@@ -90,8 +92,9 @@ impl State {
             Stage::Selected => 2,
             Stage::Logout => 3,
         };
+        let Enabled { condstore, qresync, metadata } = self.enabled;
         let bits =
-            u8::from(self.tls) | u8::from(self.enabled.condstore) << 1 | u8::from(self.enabled.qresync) << 2;
+            u8::from(self.tls) | u8::from(condstore) << 1 | u8::from(qresync) << 2 | u8::from(metadata) << 3;
         let mut bytes = Vec::with_capacity(OCTETS);
         bytes.extend([VERSION, stage, bits, self.refusals, kind, u8::from(flag)]);
         numbers.iter().for_each(|number| bytes.extend(number.to_le_bytes()));
@@ -127,10 +130,10 @@ impl State {
             3 => Stage::Logout,
             _ => return Err(StateError),
         };
-        if bits & !7 != 0 {
+        if bits & !15 != 0 {
             return Err(StateError);
         }
-        let enabled = Enabled { condstore: bits & 2 != 0, qresync: bits & 4 != 0 };
+        let enabled = Enabled { condstore: bits & 2 != 0, qresync: bits & 4 != 0, metadata: bits & 8 != 0 };
         Ok(State { stage, tls: bits & 1 != 0, enabled, refusals: *refusals, phase })
     }
 }

@@ -118,6 +118,14 @@ pub enum Reason {
     KeywordLimit,
     SubscriptionLimit,
     ResultLimit,
+    TooManyAnnotations,
+    /// Octets of a value that are taken at most.
+    AnnotationTooBig(u64),
+    /// All annotations of the account together.
+    AnnotationLimit,
+    /// The server's own.
+    AnnotationReadOnly,
+    SpecialUse,
     OverQuota,
     TooBig,
     EmptyMessage,
@@ -184,6 +192,13 @@ impl Reason {
             Reason::KeywordLimit => (No, Some(Code::Limit), "Too many keywords in the mailbox"),
             Reason::SubscriptionLimit => (No, Some(Code::Limit), "Too many subscriptions"),
             Reason::ResultLimit => (No, Some(Code::Limit), "Result too large"),
+            Reason::TooManyAnnotations => (No, Some(Code::MetadataTooMany), "Too many annotations"),
+            Reason::AnnotationTooBig(octets_max) => {
+                (No, Some(Code::MetadataMaxSize(octets_max)), "Value too large")
+            }
+            Reason::AnnotationLimit => (No, Some(Code::Limit), "No room for more annotations"),
+            Reason::AnnotationReadOnly => (No, Some(Code::NoPerm), "Entry cannot be changed"),
+            Reason::SpecialUse => (No, Some(Code::UseAttr), "Not a special use that this mailbox can have"),
             Reason::OverQuota => (No, Some(Code::OverQuota), "Quota exceeded"),
             Reason::TooBig => (No, Some(Code::TooBig), "Message too large"),
             Reason::EmptyMessage => (No, Some(Code::Cannot), "Empty message"),

@@ -80,9 +80,10 @@ impl Imap {
     /// Puts the session away.
     pub(super) fn sleep(self, idling: Option<Idling>) {
         let Imap { shard, conn, peer, server, exchange, user, .. } = self;
-        let Some(User { session, selected, saved, connection, .. }) = user else { return };
+        let Some(User { session, selected, saved, connection, metadata_told, .. }) = user else { return };
         let state = SessionState {
             protocol: server.state().clone(),
+            metadata_told,
             saved,
             selected: selected.map(|selected| (selected.view, selected.read_only)),
         };
@@ -115,7 +116,9 @@ impl Imap {
             Ok(opened) => {
                 let selected = state.selected.map(|(view, read_only)| Selected { view, read_only });
                 let (saved, late) = (state.saved, Vec::new());
-                session.user = Some(User { session: opened, selected, saved, connection, late });
+                let metadata_told = state.metadata_told;
+                session.user =
+                    Some(User { session: opened, selected, saved, connection, late, metadata_told });
             }
             Err(OpenError::Away { standing, .. }) => {
                 let away = away_from(session.shard.accounts(), watch.id(), standing).await;

@@ -10,7 +10,7 @@ use std::io;
 /// Lines written between two looks at whether the client reads.
 const LINES_STEP: usize = 256;
 
-fn special(attribute: &str) -> Option<Attribute> {
+pub fn special(attribute: &str) -> Option<Attribute> {
     [
         Attribute::All,
         Attribute::Archive,
@@ -71,7 +71,8 @@ impl Imap {
                     encode::status(&mut self.out, &line.name, &values);
                 }
             }
-            if at % LINES_STEP == LINES_STEP - 1 {
+            self.list_metadata(&line.name, &command.metadata);
+            if at % LINES_STEP == LINES_STEP - 1 || !command.metadata.is_empty() {
                 self.flush_full().await?;
             }
         }

@@ -1,4 +1,4 @@
-//! Responses from octets (RFC 3501 §7, RFC 4466, RFC 5258, RFC 7162).
+//! Responses from octets (RFC 3501 §7, RFC 4466, RFC 5258, RFC 5464, RFC 7162).
 
 use std::borrow::Cow;
 
@@ -75,6 +75,16 @@ pub enum Response<'a> {
     MailboxStatus {
         mailbox: Cow<'a, [u8]>,
         values: StatusValues,
+    },
+    /// RFC 5464 §4.4.1: names as on the wire, empty the server's. `None`: NIL.
+    Metadata {
+        mailbox: Cow<'a, [u8]>,
+        values: Vec<(Cow<'a, [u8]>, Option<Cow<'a, [u8]>>)>,
+    },
+    /// RFC 5464 §4.4.2.
+    MetadataChanged {
+        mailbox: Cow<'a, [u8]>,
+        names: Vec<Cow<'a, [u8]>>,
     },
     Fetch {
         sequence_number: u32,
@@ -257,6 +267,8 @@ fn response(line: &[u8]) -> Parsed<Response<'_>> {
         list(&mut cursor, true).map(Response::List)
     } else if cursor.eat_word("STATUS") {
         mailbox_status(&mut cursor)
+    } else if cursor.eat_word("METADATA") {
+        metadata(&mut cursor)
     } else {
         Ok(Response::Other(rest))
     }
@@ -415,6 +427,29 @@ fn list<'a>(cursor: &mut Cursor<'a>, lsub: bool) -> Parsed<ListData<'a>> {
         cursor.end()?;
     }
     Ok(ListData { lsub, attributes, separator, name, extended })
+}
+
+fn metadata<'a>(cursor: &mut Cursor<'a>) -> Parsed<Response<'a>> {
+    cursor.space()?;
+    let mailbox = cursor.astring("a mailbox name")?;
+    cursor.space()?;
+    if cursor.peek() != Some(b'(') {
+        let mut names = vec![cursor.astring("the name of an entry")?];
+        while cursor.eat(b' ') {
+            names.push(cursor.astring("the name of an entry")?);
+        }
+        cursor.end()?;
+        return Ok(Response::MetadataChanged { mailbox, names });
+    }
+    let mut values = Vec::new();
+    cursor.list(|cursor| {
+        let name = cursor.astring("the name of an entry")?;
+        cursor.space()?;
+        values.push((name, cursor.nstring("a value")?));
+        Ok(())
+    })?;
+    cursor.end()?;
+    Ok(Response::Metadata { mailbox, values })
 }
 
 fn mailbox_status<'a>(cursor: &mut Cursor<'a>) -> Parsed<Response<'a>> {

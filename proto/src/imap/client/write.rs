@@ -3,8 +3,9 @@
 //! # Invariants
 //! What is written here, [`super::super::Server`] reads back as the same [`Command`].
 
+use culver_model::annotation::Depth;
 use culver_model::search::{SearchKey, SortCriterion};
-use culver_model::{FlagSet, InternalDate, MailboxName};
+use culver_model::{EntryName, FlagSet, InternalDate, MailboxName};
 
 use super::super::command::*;
 use super::super::encode::{number, section_spec};
@@ -112,7 +113,11 @@ impl Wire {
                 self.string(password.expose());
             }
             Command::Enable(enable) => {
-                let words = [(enable.condstore, " CONDSTORE"), (enable.qresync, " QRESYNC")];
+                let words = [
+                    (enable.condstore, " CONDSTORE"),
+                    (enable.qresync, " QRESYNC"),
+                    (enable.metadata, " METADATA"),
+                ];
                 words.iter().filter(|(on, _)| *on).for_each(|(_, word)| self.text(word));
             }
             Command::Select(select) => self.select(select),
@@ -142,6 +147,8 @@ impl Wire {
                 self.text(" ");
                 self.status_items(items);
             }
+            Command::GetMetadata(get) => self.get_metadata(get),
+            Command::SetMetadata(set) => self.set_metadata(set),
             Command::Id(None) => self.text(" NIL"),
             Command::Id(Some(pairs)) => {
                 self.text(" (");
@@ -247,8 +254,61 @@ impl Wire {
                 self.text(" ");
                 self.status_items(items);
             }
+            if !list.metadata.is_empty() {
+                self.text(if words.is_empty() { "METADATA " } else { " METADATA " });
+                self.entries(&list.metadata);
+            }
             self.text(")");
         }
+    }
+
+    fn mailbox_or_server(&mut self, mailbox: Option<&MailboxName>) {
+        match mailbox {
+            Some(name) => self.mailbox(name),
+            None => self.string(b""),
+        }
+    }
+
+    fn entries(&mut self, entries: &[EntryName]) {
+        self.text("(");
+        for (at, name) in entries.iter().enumerate() {
+            self.text(if at > 0 { " " } else { "" });
+            self.string(name.as_str().as_bytes());
+        }
+        self.text(")");
+    }
+
+    fn get_metadata(&mut self, get: &GetMetadata) {
+        let mut options = Vec::new();
+        options.extend(get.max_size.map(|octets| format!("MAXSIZE {octets}")));
+        options.extend(match get.depth {
+            Depth::Zero => None,
+            Depth::One => Some("DEPTH 1".to_owned()),
+            Depth::Infinity => Some("DEPTH infinity".to_owned()),
+        });
+        if !options.is_empty() {
+            self.text(&format!(" ({})", options.join(" ")));
+        }
+        self.text(" ");
+        self.mailbox_or_server(get.mailbox.as_ref());
+        self.text(" ");
+        self.entries(&get.entries);
+    }
+
+    fn set_metadata(&mut self, set: &SetMetadata<'_>) {
+        self.text(" ");
+        self.mailbox_or_server(set.mailbox.as_ref());
+        self.text(" (");
+        for (at, (name, value)) in set.entries.iter().enumerate() {
+            self.text(if at > 0 { " " } else { "" });
+            self.string(name.as_str().as_bytes());
+            self.text(" ");
+            match value {
+                Some(value) => self.string(value),
+                None => self.text("NIL"),
+            }
+        }
+        self.text(")");
     }
 
     fn status_items(&mut self, items: &StatusItems) {

@@ -5,6 +5,7 @@
 
 mod fetch;
 mod list;
+mod metadata;
 mod parse;
 mod search;
 mod select;
@@ -12,10 +13,11 @@ mod select;
 use std::borrow::Cow;
 use std::fmt;
 
+use culver_model::annotation::Depth;
 use culver_model::mime::Section;
 use culver_model::name::{ListPattern, NameError};
 use culver_model::search::{PartialRange, SearchKey, SortCriterion, ThreadAlgorithm};
-use culver_model::{FlagSet, InternalDate, MailboxName, ModSeq, SequenceSet, UidValidity};
+use culver_model::{EntryName, FlagSet, InternalDate, MailboxName, ModSeq, SequenceSet, UidValidity};
 
 use super::state::Stage;
 use crate::sasl::Secret;
@@ -33,6 +35,8 @@ pub const KEYWORDS_MAX: usize = 256;
 pub const BODY_ITEMS_MAX: usize = 1000;
 /// Most patterns of one LIST.
 pub const PATTERNS_MAX: usize = 64;
+/// Most entries named by one GETMETADATA, SETMETADATA or LIST.
+pub const METADATA_ENTRIES_MAX: usize = 1000;
 /// RFC 2971 §3.3: most pairs of an ID, and the longest field and value in octets.
 pub const ID_PAIRS_MAX: usize = 30;
 pub const ID_FIELD_OCTETS_MAX: usize = 30;
@@ -97,6 +101,8 @@ pub enum Command<'a> {
         mailbox: MailboxName,
         items: StatusItems,
     },
+    GetMetadata(GetMetadata),
+    SetMetadata(SetMetadata<'a>),
     Idle,
     /// `None`: NIL.
     Id(Option<Vec<IdPair<'a>>>),
@@ -195,6 +201,8 @@ impl Command<'_> {
             Command::Lsub { .. } => "LSUB",
             Command::Namespace => "NAMESPACE",
             Command::Status { .. } => "STATUS",
+            Command::GetMetadata(_) => "GETMETADATA",
+            Command::SetMetadata(_) => "SETMETADATA",
             Command::Idle => "IDLE",
             Command::Id(_) => "ID",
             Command::Check => "CHECK",
@@ -233,6 +241,7 @@ pub enum MessageSet {
 pub struct Enable {
     pub condstore: bool,
     pub qresync: bool,
+    pub metadata: bool,
 }
 
 /// SELECT and EXAMINE.
@@ -255,7 +264,7 @@ pub struct Qresync {
     pub seq_match: Option<(SequenceSet, SequenceSet)>,
 }
 
-/// LIST with its extended forms (RFC 5258, 5819, 6154).
+/// LIST with its extended forms (RFC 5258, 5819, 6154, 9590).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List<'a> {
     pub reference: Cow<'a, [u8]>,
@@ -263,6 +272,8 @@ pub struct List<'a> {
     pub patterns: Vec<Cow<'a, [u8]>>,
     pub select: ListSelect,
     pub returns: ListReturn,
+    /// RETURN (METADATA …), RFC 9590: may be empty.
+    pub metadata: Vec<EntryName>,
     /// One of the extended forms was used: an empty pattern then has no special meaning (RFC 5258 §3).
     pub extended: bool,
 }
@@ -297,6 +308,25 @@ impl List<'_> {
     pub fn asks_separator(&self) -> bool {
         !self.extended && self.patterns.iter().all(|pattern| pattern.is_empty())
     }
+}
+
+/// GETMETADATA (RFC 5464 §4.2). `mailbox`: `None` is the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GetMetadata {
+    pub mailbox: Option<MailboxName>,
+    /// Longer values are left out.
+    pub max_size: Option<u64>,
+    pub depth: Depth,
+    /// At least one.
+    pub entries: Vec<EntryName>,
+}
+
+/// SETMETADATA (RFC 5464 §4.3). `mailbox`: `None` is the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetMetadata<'a> {
+    pub mailbox: Option<MailboxName>,
+    /// At least one; each can have a value. `None`: NIL, it is removed.
+    pub entries: Vec<(EntryName, Option<Cow<'a, [u8]>>)>,
 }
 
 /// What STATUS asks.

@@ -57,9 +57,11 @@ pub(in super::super) enum Name {
     UidSort,
     Thread,
     UidThread,
+    GetMetadata,
+    SetMetadata,
 }
 
-const NAMES: [(&str, Name); 32] = [
+const NAMES: [(&str, Name); 34] = [
     ("FETCH", Name::Fetch),
     ("NOOP", Name::Noop),
     ("IDLE", Name::Idle),
@@ -92,6 +94,8 @@ const NAMES: [(&str, Name); 32] = [
     ("SUBSCRIBE", Name::Subscribe),
     ("UNSUBSCRIBE", Name::Unsubscribe),
     ("STARTTLS", Name::StartTls),
+    ("GETMETADATA", Name::GetMetadata),
+    ("SETMETADATA", Name::SetMetadata),
 ];
 
 const UID_NAMES: [(&str, Name); 8] = [
@@ -202,6 +206,8 @@ fn arguments_of<'a>(name: Name, cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> 
             cursor.space()?;
             Command::Status { mailbox, items: select::status_items(cursor)? }
         }
+        Name::GetMetadata => Command::GetMetadata(metadata::get_metadata(cursor)?),
+        Name::SetMetadata => Command::SetMetadata(metadata::set_metadata(cursor)?),
         Name::Id => id(cursor)?,
         Name::UidExpunge => Command::UidExpunge(cursor.message_set()?),
         Name::Search | Name::UidSearch => Command::Search(search::search(cursor, name == Name::UidSearch)?),
@@ -250,6 +256,8 @@ fn enable<'a>(cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> {
             enable.condstore = true;
         } else if capability.eq_ignore_ascii_case("QRESYNC") {
             enable.qresync = true;
+        } else if capability.eq_ignore_ascii_case("METADATA") {
+            enable.metadata = true;
         }
         if !cursor.eat(b' ') {
             return Ok(Command::Enable(enable));

@@ -4,10 +4,13 @@ use quickcheck::{Arbitrary, Gen};
 
 use super::super::command::*;
 use crate::sasl::Secret;
+use culver_model::annotation::Depth;
 use culver_model::mime::{Section, SectionText};
 use culver_model::search::{PartialRange, SearchKey, SortCriterion, SortKey, ThreadAlgorithm};
 use culver_model::seq::Bound;
-use culver_model::{Date, FlagSet, Keyword, MailboxName, ModSeq, SequenceSet, SystemFlag, UidValidity};
+use culver_model::{
+    Date, EntryName, FlagSet, Keyword, MailboxName, ModSeq, SequenceSet, SystemFlag, UidValidity,
+};
 
 #[derive(Clone, Debug)]
 pub(super) struct AnyCommand(pub(super) Command<'static>);
@@ -157,7 +160,27 @@ fn list(g: &mut Gen) -> List<'static> {
         returns.children = flip(g);
         returns.status = flip(g).then(|| status_items(g));
     }
-    List { reference: octets(g).into(), patterns, select, returns, extended }
+    let metadata = if extended { (0..up_to(g, 2)).map(|_| entry(g)).collect() } else { Vec::new() };
+    List { reference: octets(g).into(), patterns, select, returns, metadata, extended }
+}
+
+fn entry(g: &mut Gen) -> EntryName {
+    let name = pick(g, &["/private/comment", "/shared/comment", "/private/a b\"c", "/shared/vendor/x/y"]);
+    EntryName::parse(name.as_bytes()).expect("an entry")
+}
+
+fn get_metadata(g: &mut Gen) -> GetMetadata {
+    GetMetadata {
+        mailbox: flip(g).then(|| mailbox(g)),
+        max_size: flip(g).then(|| u64::arbitrary(g)),
+        depth: pick(g, &[Depth::Zero, Depth::One, Depth::Infinity]),
+        entries: (0..=up_to(g, 2)).map(|_| entry(g)).collect(),
+    }
+}
+
+fn set_metadata(g: &mut Gen) -> SetMetadata<'static> {
+    let entries = (0..=up_to(g, 2)).map(|_| (entry(g), flip(g).then(|| octets(g).into()))).collect();
+    SetMetadata { mailbox: flip(g).then(|| mailbox(g)), entries }
 }
 
 fn select(g: &mut Gen) -> Select {
@@ -257,9 +280,9 @@ impl Arbitrary for AnyCommand {
             Command::Id(None),
             Command::Authenticate { mechanism: "PLAIN", initial: Some(Hidden(b"AHRpbQBzZWNyZXQ=")) },
             Command::Authenticate { mechanism: "LOGIN", initial: None },
-            Command::Enable(Enable { condstore: true, qresync: true }),
+            Command::Enable(Enable { condstore: true, qresync: true, metadata: true }),
         ];
-        AnyCommand(match up_to(g, 16) {
+        AnyCommand(match up_to(g, 18) {
             0 => pick(g, &bare),
             1 => Command::Login { user: octets(g).into(), password: Secret::new(octets(g)) },
             2 => Command::Select(select(g)),
@@ -284,6 +307,8 @@ impl Arbitrary for AnyCommand {
             13 => Command::Fetch(fetch(g)),
             14 => Command::Store(store(g)),
             15 => Command::Copy { uid: flip(g), set: messages(g), mailbox: mailbox(g) },
+            16 => Command::GetMetadata(get_metadata(g)),
+            17 => Command::SetMetadata(set_metadata(g)),
             _ => Command::Move { uid: flip(g), set: messages(g), mailbox: mailbox(g) },
         })
     }
