@@ -159,6 +159,16 @@ impl Display for InWords<'_> {
                     None => write!(f, " {:?} removed", name.as_str()),
                 })
             }
+            Record::SetQuota { quota: None } => f.write_str("SetQuota none of its own"),
+            Record::SetQuota { quota: Some(quota) } => {
+                f.write_str("SetQuota")?;
+                let limits =
+                    [("octets", quota.octets), ("messages", quota.messages), ("mailboxes", quota.mailboxes)];
+                limits.iter().try_for_each(|(name, limit)| match limit {
+                    Some(limit) => write!(f, " {name}={limit}"),
+                    None => write!(f, " {name}=not limited"),
+                })
+            }
             Record::Late { of, lsn, record } => write!(f, "Late {lsn} of journal {of}: {}", InWords(record)),
         }
     }

@@ -331,6 +331,8 @@ impl Source for Accounts {
             }
             let (mut state, position, _) = rebuild(account, loaded).map_err(|error| wrong(&error))?;
             self.release_untaken(partition, account, &mut state);
+            // Of this moment: every record that was committed by now is in it.
+            self.usages().borrow_mut().note(account, partition, &state);
             let mut encodings = Encodings::begin(&state);
             let mut pace = Pace::new();
             while !encodings.step(&state) {

@@ -12,7 +12,7 @@
 use culver_index::annotations::{SERVER, VALUE_OCTETS_MAX};
 use culver_index::{NewMessage, PLACE_OCTETS};
 use culver_model::{
-    DeliveryId, EntryName, Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, UidSet,
+    DeliveryId, EntryName, Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, Quota, UidSet,
 };
 use thiserror::Error;
 
@@ -192,6 +192,10 @@ pub enum Record {
         mailbox: Option<Guid>,
         entries: Vec<(EntryName, Option<Vec<u8>>)>,
     },
+    /// The account gets limits of its own, or (`None`) has them no more.
+    SetQuota {
+        quota: Option<Quota>,
+    },
     /// A record that an earlier owner told its client and that surfaced only now. It counts once: `of` is its journal, `lsn` its
     /// number there.
     Late {
@@ -289,6 +293,13 @@ impl Record {
                     w.bytes(value.as_deref().unwrap_or_default());
                 }
             }
+            Record::SetQuota { quota } => {
+                w.u8(u8::from(quota.is_some()));
+                let quota = quota.unwrap_or_default();
+                for limit in [quota.octets, quota.messages, quota.mailboxes] {
+                    w.u64(limit.unwrap_or(u64::MAX));
+                }
+            }
             Record::Late { of, lsn, record } => {
                 w.guid(of);
                 w.u64(*lsn);
@@ -317,6 +328,7 @@ impl Record {
             Record::Named { .. } => 15,
             Record::Late { .. } => LATE_KIND,
             Record::Annotate { .. } => 17,
+            Record::SetQuota { .. } => 18,
         }
     }
 
@@ -425,6 +437,12 @@ impl Record {
                     entries.push(r.annotation()?);
                 }
                 Record::Annotate { mailbox, entries }
+            }
+            18 => {
+                let has = r.bool()?;
+                let mut limit = || Ok(Some(r.u64()?).filter(|limit| *limit != u64::MAX));
+                let quota = Quota { octets: limit()?, messages: limit()?, mailboxes: limit()? };
+                Record::SetQuota { quota: has.then_some(quota) }
             }
             kind => return Err(RecordError::Kind(kind)),
         };

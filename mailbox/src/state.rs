@@ -12,7 +12,7 @@ use culver_index::account::{AccountState, MailboxEntry, SPECIAL_USE_OCTETS_MAX};
 use culver_index::annotations::{Annotations, SERVER};
 use culver_index::deliveries::Deliveries;
 use culver_index::{Block, Expunged, FormatError, IndexError, MailboxIndex, PLACE_OCTETS};
-use culver_model::{EntryName, Flag, FlagSet, Guid, MailboxName, ModSeq, Uid, UidSet, UidValidity};
+use culver_model::{EntryName, Flag, FlagSet, Guid, MailboxName, ModSeq, Uid, UidSet, UidValidity, Usage};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most mailboxes of an account.
@@ -52,6 +52,11 @@ pub enum Refusal {
     TooBig,
     #[error("a message is expunged")]
     Gone,
+    #[error("the account is over its quota")]
+    OverQuota,
+    /// Its usage is known later.
+    #[error("the account may be over its quota")]
+    PerhapsOverQuota,
 }
 
 /// What a record that was carried out gave.
@@ -118,6 +123,8 @@ pub struct State {
     pub base_due: BTreeSet<Guid>,
     /// A rebuild has not restored everything yet.
     pub unfinished: Option<Unfinished>,
+    /// Octets and messages of all mailboxes.
+    pub(crate) used: Usage,
 }
 
 impl State {
@@ -134,6 +141,7 @@ impl State {
             stored: BTreeMap::new(),
             base_due: BTreeSet::new(),
             unfinished: None,
+            used: Usage::default(),
         };
         state.account.incarnation = Guid([1; 16]);
         state.found_inbox();
@@ -159,6 +167,7 @@ impl State {
             stored: BTreeMap::new(),
             base_due: BTreeSet::new(),
             unfinished: None,
+            used: Usage::default(),
         };
         let mut account_seen = false;
         for (key, blocks) in blocks {
@@ -204,6 +213,7 @@ impl State {
             state.mailboxes.entry(guid).or_insert_with(|| MailboxIndex::new(guid, validity, created));
         }
         state.drop_strays();
+        state.used = state.counted();
         Ok(state)
     }
 
@@ -211,6 +221,18 @@ impl State {
     pub(crate) fn drop_strays(&mut self) {
         let State { account, annotations, .. } = self;
         annotations.retain(|guid| account.mailboxes.iter().any(|entry| entry.guid == guid));
+    }
+
+    /// What the account holds (RFC 9208 §5). Cost: none.
+    pub fn usage(&self) -> Usage {
+        Usage { mailboxes: self.account.mailboxes.len() as u64, ..self.used }
+    }
+
+    /// Octets and messages, counted anew. Cost: the mailboxes.
+    pub fn counted(&self) -> Usage {
+        let each = self.mailboxes.values();
+        each.map(|index| Usage { octets: index.total_size(), messages: index.len().into(), mailboxes: 0 })
+            .fold(Usage::default(), Usage::plus)
     }
 
     pub fn highest_modseq(&self) -> ModSeq {
@@ -253,6 +275,12 @@ impl State {
 
     /// Carries out `record`. `places` are those of its bodies: one of an Append, as many as moves of a Relocate.
     pub fn apply(&mut self, record: &Record, places: &[[u8; PLACE_OCTETS]]) -> Result<Applied, Refusal> {
+        let applied = self.carry_out(record, places);
+        debug_assert_eq!(self.used, self.counted(), "the usage has drifted at {record:?}");
+        applied
+    }
+
+    fn carry_out(&mut self, record: &Record, places: &[[u8; PLACE_OCTETS]]) -> Result<Applied, Refusal> {
         match record {
             Record::Append { mailbox, message } => {
                 let place = places.first().copied().unwrap_or([0; PLACE_OCTETS]);
@@ -286,6 +314,10 @@ impl State {
             Record::DeleteAccount => Ok(self.delete_account()),
             Record::Named { record, .. } => self.apply(record, places),
             Record::Annotate { mailbox, entries } => self.annotate(*mailbox, entries),
+            Record::SetQuota { quota } => {
+                self.account.quota = *quota;
+                Ok(Applied::Done)
+            }
             Record::Late { of, lsn, record } => self.late(*of, *lsn, record, places),
         }
     }
@@ -308,6 +340,7 @@ impl State {
         let uid = index.append(message.as_new(place, guid), modseq).map_err(refusal)?;
         let uid_validity = index.uid_validity();
         self.account.modseq = modseq;
+        self.used = self.used.plus(Usage::message(message.size));
         if let Some(id) = message.delivery {
             self.deliveries.note(id, message.save_date);
         }
@@ -344,6 +377,7 @@ impl State {
         let modseq = if gone.is_empty() { index.highest_modseq() } else { modseq };
         if !gone.is_empty() {
             self.account.modseq = modseq;
+            self.used = gone.iter().fold(self.used, |used, gone| used.minus(Usage::message(gone.size)));
             self.free(gone);
         }
         Ok(Applied::Expunge { uids, modseq })
@@ -379,6 +413,7 @@ impl State {
         }
         target.admit_keywords(&keywords).map_err(refusal)?;
         let (mut copied, mut given) = (UidSet::new(), UidSet::new());
+        let mut added = Usage::default();
         for (uid, message) in &mut messages {
             message.save_date = save_date;
             // A body that two rows name is not freed by the expunge of one; a move leaves one row, as before.
@@ -389,6 +424,7 @@ impl State {
                 message.pop3_uidl = Some(uidl.into());
             }
             let new = target.append(message.as_new(), modseq).map_err(refusal)?;
+            added = added.plus(Usage::message(message.size));
             copied.insert(uid.get());
             given.insert(new.get());
         }
@@ -400,6 +436,8 @@ impl State {
             source.set_shared(&copied);
         }
         let source_modseq = source.highest_modseq();
+        // RFC 9208 §4.3.1: a move within the account adds nothing.
+        self.used = if remove { self.used } else { self.used.plus(added) };
         self.account.modseq = modseq;
         Ok(Applied::Copy { uid_validity, from: copied, to: given, modseq: source_modseq })
     }
@@ -488,6 +526,8 @@ impl State {
         }
         self.account.modseq = self.account.modseq.next();
         if let Some(index) = self.mailboxes.remove(&guid) {
+            let held = Usage { octets: index.total_size(), messages: index.len().into(), mailboxes: 0 };
+            self.used = self.used.minus(held);
             let shared_out = index.rows_all().filter(|row| !row.shared()).map(|row| *row.place());
             self.freed.extend(shared_out);
         }
@@ -674,6 +714,8 @@ impl State {
         }
         self.account.mailboxes.clear();
         self.account.subscriptions.clear();
+        self.used = Usage::default();
+        self.account.quota = None;
         self.deliveries.clear();
         self.annotations.clear();
         self.refuse_late();

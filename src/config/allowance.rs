@@ -1,14 +1,60 @@
-//! `[metadata]`: what an account may have beside its mail.
+//! `[quota]` and `[metadata]`: what an account may have.
 
 use super::reader::{Problems, Section};
 use culver_index::annotations::{ENTRIES_MAX, OCTETS_MAX, VALUE_OCTETS_MAX};
-use culver_model::EntryName;
+use culver_model::{AccountId, EntryName, Quota};
 use std::ops::RangeInclusive;
 
 /// RFC 5464 §4.1: a value of 1024 octets, and 10 entries, are taken at least.
 const VALUES: RangeInclusive<u64> = 1024..=VALUE_OCTETS_MAX as u64;
 const ENTRIES: RangeInclusive<i64> = 10..=ENTRIES_MAX as i64;
 const ACCOUNTS: RangeInclusive<u64> = 64 << 10..=OCTETS_MAX as u64;
+
+/// Below a message nobody could receive anything.
+const STORAGES: RangeInclusive<u64> = 1024..=1 << 60;
+const GRACES: RangeInclusive<u64> = 1..=1 << 40;
+const COUNTS: RangeInclusive<i64> = 0..=1 << 40;
+
+/// What an account may hold, where neither its user's fields nor an administrator say otherwise.
+#[derive(Clone, Debug)]
+pub struct QuotaConfig {
+    pub quota: Quota,
+    /// Octets by which the last message may pass the limit.
+    pub grace: u64,
+    /// Who may set the quota of others, with SETQUOTA.
+    pub admins: Vec<AccountId>,
+}
+
+impl Default for QuotaConfig {
+    fn default() -> QuotaConfig {
+        QuotaConfig { quota: Quota::default(), grace: 10 << 20, admins: Vec::new() }
+    }
+}
+
+impl QuotaConfig {
+    pub fn parse(section: &mut Section, problems: &mut Problems) -> QuotaConfig {
+        let mut config = QuotaConfig::default();
+        let limit = |value: u64| Some(value).filter(|value| *value > 0);
+        if let Some(octets) = section.octets_or_off_within("storage", STORAGES, problems) {
+            config.quota.octets = limit(octets);
+        }
+        section.number("messages", COUNTS, problems, |value| config.quota.messages = limit(value as u64));
+        section.number("mailboxes", COUNTS, problems, |value| config.quota.mailboxes = limit(value as u64));
+        if let Some(octets) = section.octets_or_off_within("grace", GRACES, problems) {
+            config.grace = octets;
+        }
+        for (name, line) in section.texts_at("admins", problems).unwrap_or_default() {
+            match AccountId::parse(&name) {
+                Ok(account) => config.admins.push(account),
+                Err(error) => {
+                    let remedy = "write a name such as \"postmaster@example.net\"";
+                    problems.at(line, "quota.admins", &format!("{name:?}: {error}"), remedy);
+                }
+            }
+        }
+        config
+    }
+}
 
 #[derive(Clone, Debug)]
 pub struct MetadataConfig {

@@ -15,6 +15,7 @@ mod fetch;
 mod late;
 mod list;
 mod metadata;
+mod quota;
 mod search;
 mod select;
 mod state;
@@ -189,6 +190,7 @@ impl Imap {
             plaintext: self.peer.secure,
             literal_minus: false,
             append_octets_max: self.shard.config().imap.append_octets_max,
+            quota_set: self.sets_quota(),
         };
         capability::capabilities(self.server.state(), &offer)
     }
@@ -610,6 +612,9 @@ impl Imap {
             Command::List(list) => self.list(tag, &list, pipelined).await?,
             Command::Lsub { reference, pattern } => self.lsub(tag, &reference, &pattern, pipelined).await?,
             Command::Status { mailbox, items } => self.status(tag, &mailbox, items, pipelined),
+            Command::GetQuota(root) => self.get_quota(tag, root, pipelined).await,
+            Command::GetQuotaRoot(name) => self.get_quota_root(tag, &name, pipelined),
+            Command::SetQuota { root, limits } => self.set_quota(tag, root, &limits, pipelined).await,
             Command::GetMetadata(get) => self.get_metadata(tag, &get, pipelined).await?,
             Command::SetMetadata(set) => self.set_metadata(tag, set, pipelined).await,
             Command::Expunge => self.expunge(tag, None).await,

@@ -101,6 +101,7 @@ pub(crate) async fn remake(salvaged: Salvaged, now: u32) -> Remade {
         }
     }
     let position = salvaged.newest();
+    state.used = state.counted();
     let unsure = Replay::new(&mut state, &mut told, &salvaged, deliveries_whole, fresh).run();
     fresh = fresh.max(state.account.uid_validity);
     for at in 0..state.account.mailboxes.len() {

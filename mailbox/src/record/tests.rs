@@ -63,6 +63,8 @@ fn every_kind() -> Vec<Record> {
             ],
         },
         Record::Annotate { mailbox: None, entries: Vec::new() },
+        Record::SetQuota { quota: Some(Quota { octets: Some(0), messages: None, mailboxes: Some(7) }) },
+        Record::SetQuota { quota: None },
         Record::Named {
             record: Box::new(Record::Expunge {
                 mailbox: Guid::INBOX,

@@ -6,7 +6,7 @@ use crate::sasl::MECHANISMS;
 /// Advertised in every stage.
 const ALWAYS: [&str; 5] = ["IMAP4rev1", "LITERAL+", "ID", "ENABLE", "IDLE"];
 /// Advertised once logged in.
-const AFTER_LOGIN: [&str; 26] = [
+const AFTER_LOGIN: [&str; 31] = [
     "NAMESPACE",
     "UIDPLUS",
     "MOVE",
@@ -33,6 +33,11 @@ const AFTER_LOGIN: [&str; 26] = [
     "OBJECTID",
     "METADATA",
     "LIST-METADATA",
+    "QUOTA",
+    "QUOTA=RES-STORAGE",
+    "QUOTA=RES-MESSAGE",
+    "QUOTA=RES-MAILBOX",
+    "QUOTASET",
 ];
 
 /// Extensions that are not advertised. IMAP4rev1 is, always.
@@ -63,6 +68,10 @@ impl Mask {
             Some(&"SORT=DISPLAY" | &"ESORT") => &["SORT"],
             Some(&"LIST-STATUS") => &["LIST-EXTENDED"],
             // RFC 9590.
+            // RFC 9208 §1, §9.1.
+            Some(&"QUOTA=RES-STORAGE" | &"QUOTA=RES-MESSAGE" | &"QUOTA=RES-MAILBOX" | &"QUOTASET") => {
+                &["QUOTA"]
+            }
             Some(&"LIST-METADATA") => &["LIST-EXTENDED", "METADATA"],
             _ => &[],
         };
@@ -83,6 +92,8 @@ pub struct Offer {
     pub literal_minus: bool,
     /// [`super::Limits::append_octets_max`].
     pub append_octets_max: u64,
+    /// The user may set quotas.
+    pub quota_set: bool,
 }
 
 /// The list, separated by spaces: for the CAPABILITY response and [`super::Code::Capability`].
@@ -104,6 +115,7 @@ pub fn capabilities(state: &State, offer: &Offer) -> String {
             // RFC 7888 §5: never both.
             "LITERAL+" if offer.literal_minus => add("LITERAL-"),
             "APPENDLIMIT" => add(&format!("APPENDLIMIT={}", offer.append_octets_max)),
+            "QUOTASET" if !offer.quota_set => {}
             name => add(name),
         }
     }
@@ -135,6 +147,7 @@ mod tests {
             plaintext: false,
             literal_minus: false,
             append_octets_max: 1000,
+            quota_set: false,
         }
     }
 
@@ -161,8 +174,13 @@ mod tests {
         let expect = "IMAP4rev1 LITERAL- ID ENABLE NAMESPACE UIDPLUS MOVE UNSELECT CHILDREN SPECIAL-USE \
                       STATUS=SIZE LIST-EXTENDED LIST-STATUS APPENDLIMIT=1000 WITHIN SAVEDATE \
                       SORT SORT=DISPLAY ESORT THREAD=ORDEREDSUBJECT THREAD=REFERENCES THREAD=REFS OBJECTID \
-                      METADATA LIST-METADATA";
+                      METADATA LIST-METADATA QUOTA QUOTA=RES-STORAGE QUOTA=RES-MESSAGE QUOTA=RES-MAILBOX";
         assert_eq!(list, expect);
+        let list = capabilities(&state, &Offer { quota_set: true, ..offer() });
+        assert!(list.ends_with(" QUOTA=RES-MAILBOX QUOTASET"), "{list}");
+        let mask = Mask::parse("QUOTA METADATA").unwrap();
+        let list = capabilities(&state, &Offer { mask, quota_set: true, ..offer() });
+        assert!(!list.contains("QUOTA") && !list.contains("METADATA"), "{list}");
         assert_eq!(Mask::parse("XYZZY"), Err("XYZZY".to_owned()));
         assert!(Mask::parse("IMAP4rev1").is_err());
     }

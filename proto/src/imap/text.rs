@@ -127,6 +127,9 @@ pub enum Reason {
     AnnotationReadOnly,
     SpecialUse,
     OverQuota,
+    NoQuotaRoot,
+    /// Of a SETQUOTA.
+    QuotaResource,
     TooBig,
     EmptyMessage,
     /// A message that the session still sees is gone.
@@ -200,6 +203,8 @@ impl Reason {
             Reason::AnnotationReadOnly => (No, Some(Code::NoPerm), "Entry cannot be changed"),
             Reason::SpecialUse => (No, Some(Code::UseAttr), "Not a special use that this mailbox can have"),
             Reason::OverQuota => (No, Some(Code::OverQuota), "Quota exceeded"),
+            Reason::NoQuotaRoot => (No, Some(Code::NonExistent), "No such quota root"),
+            Reason::QuotaResource => (No, Some(Code::Cannot), "Resource cannot be limited"),
             Reason::TooBig => (No, Some(Code::TooBig), "Message too large"),
             Reason::EmptyMessage => (No, Some(Code::Cannot), "Empty message"),
             Reason::ExpungeIssued => (No, Some(Code::ExpungeIssued), "Some messages are expunged"),

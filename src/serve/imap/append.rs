@@ -3,9 +3,10 @@
 use super::late::{self, Before, Wanted};
 use super::select::reason;
 use super::{End, Flow, Imap};
+use culver_mailbox::quota::Hold;
 use culver_mailbox::record::Record;
 use culver_mailbox::{Applied, ArriveError, Arriving, Refusal};
-use culver_model::{Guid, InternalDate, Uid, UidSet, UidValidity};
+use culver_model::{Guid, InternalDate, Uid, UidSet, UidValidity, Usage};
 use culver_proto::imap::{Append, Code, Event, Reason, Status, response};
 use culver_shard::time;
 use ring::digest::Context;
@@ -27,6 +28,8 @@ pub struct Incoming {
     /// Why it will be refused when it is whole.
     refused: Option<Reason>,
     literal8: bool,
+    /// Its room, until it is committed or given up.
+    room: Option<Hold>,
 }
 
 /// Why the octets of a message cannot be taken, in the words of IMAP.
@@ -61,6 +64,14 @@ impl Imap {
             reason.write(offer.tag, &mut self.out);
             return Ok(Flow::Go);
         }
+        let room = match self.room(Usage::message(offer.octets)) {
+            Ok(room) => room,
+            Err(reason) => {
+                self.server.refuse_append();
+                reason.write(offer.tag, &mut self.out);
+                return Ok(Flow::Go);
+            }
+        };
         let (mailbox, _) = target.expect("refused above");
         let now = time::wall().0;
         let internal_date = offer.internal_date.unwrap_or(InternalDate { seconds: now, zone_minutes: 0 });
@@ -73,7 +84,7 @@ impl Imap {
         let Append { literal8, internal_date, .. } = offer;
         let fingerprint = late::fingerprint(user);
         let incoming =
-            Incoming { tag, mailbox, arriving, internal_date, fingerprint, refused: None, literal8 };
+            Incoming { tag, mailbox, arriving, internal_date, fingerprint, refused: None, literal8, room };
         Ok(Flow::Append(Box::new(incoming)))
     }
 
@@ -134,7 +145,7 @@ impl Imap {
     }
 
     async fn append_whole(&mut self, incoming: Incoming, pipelined: bool) {
-        let Incoming { tag, mailbox, arriving, internal_date, fingerprint, refused, .. } = incoming;
+        let Incoming { tag, mailbox, arriving, internal_date, fingerprint, refused, room, .. } = incoming;
         if let Some(reason) = refused {
             return reason.write(&tag, &mut self.out);
         }
@@ -164,7 +175,10 @@ impl Imap {
             }
         };
         match changed {
-            Ok(Applied::Append { uid_validity, uid }) => self.appended(&tag, uid_validity, uid, pipelined),
+            Ok(Applied::Append { uid_validity, uid }) => {
+                self.tell_soft(room);
+                self.appended(&tag, uid_validity, uid, pipelined);
+            }
             Ok(_) => Reason::ServerBug.write(&tag, &mut self.out),
             Err(error) => {
                 let refused = |refusal| match refusal {

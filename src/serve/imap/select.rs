@@ -5,7 +5,7 @@ use culver_index::MailboxIndex;
 use culver_mailbox::record::{Record, StoreOp};
 use culver_mailbox::{Applied, ChangeError, Refusal as Refused, View, everything};
 use culver_model::id::{INBOX_ID, MAILBOX_ID};
-use culver_model::{AccountId, Guid, Keyword, MailboxName, ModSeq, SystemFlag, UidSet};
+use culver_model::{AccountId, Guid, Keyword, MailboxName, ModSeq, SystemFlag, UidSet, Usage};
 use culver_proto::imap::command::{MessageSet, Qresync, Select, StatusItems};
 use culver_proto::imap::encode::{self, StatusValues};
 use culver_proto::imap::{Code, Reason, Refusal, Stage, Status, response};
@@ -239,6 +239,8 @@ impl Imap {
             highest_modseq: items.highest_modseq.then(|| self.status_modseq(index)),
             append_limit: items.append_limit.then(|| self.shard.config().imap.append_octets_max),
             mailbox_id: items.mailbox_id.then(id).flatten(),
+            deleted: items.deleted.then(|| index.deleted_count()),
+            deleted_storage: items.deleted_storage.then(|| super::quota::deleted_octets(index)),
         }
     }
 
@@ -300,12 +302,16 @@ impl Imap {
             let state = user.session.account().state();
             !state.account.mailboxes.iter().any(|entry| entry.special_use.as_ref() == Some(attribute))
         });
-        let record = Record::Create { guid, name, special_use, selectable: true };
         let refused = |refusal| match refusal {
             Refused::AlreadyExists => Reason::MailboxExists,
             Refused::Limit => Reason::MailboxLimit,
             _ => Reason::CannotName,
         };
+        let _room = match self.room(self.made(&name)) {
+            Ok(room) => room,
+            Err(reason) => return reason.write(tag, &mut self.out),
+        };
+        let record = Record::Create { guid, name, special_use, selectable: true };
         let Some(user) = &self.user else { return };
         let id = mailbox_id(user.session.account().id(), guid);
         // RFC 8474 §4.1.
@@ -342,6 +348,13 @@ impl Imap {
     pub(super) async fn rename(&mut self, tag: &str, from: MailboxName, to: MailboxName, pipelined: bool) {
         let Some(user) = &self.user else { return };
         let guid = user.session.account().state().entry(&from).map(|entry| entry.guid);
+        // A new name takes room where levels above it are made, or it is that of INBOX's messages.
+        let mut adds = self.made(&to);
+        adds.mailboxes -= u64::from(guid != Some(Guid::INBOX) && adds.mailboxes > 0);
+        let _room = match self.room(adds) {
+            Ok(room) => room,
+            Err(reason) => return reason.write(tag, &mut self.out),
+        };
         let record = match guid {
             Some(Guid::INBOX) => {
                 let mut guid = Guid::default();
@@ -397,6 +410,12 @@ impl Imap {
         }
         let wanted = uids.len();
         let from = selected.view.mailbox();
+        // A move within the account adds nothing.
+        let adds = if remove { Usage::default() } else { self.copied(from, &uids) };
+        let room = match self.room(adds) {
+            Ok(room) => room,
+            Err(reason) => return reason.write(tag, &mut self.out),
+        };
         // RFC 3501 §6.4.7: all of them or none; a UID that is gone is no error (§6.4.8).
         let record = Record::Copy { from, uids, to: guid, save_date: time::wall().0, remove, whole: !uid };
         let applied = match session.change(record).await {
@@ -425,6 +444,7 @@ impl Imap {
             response::tagged(&mut self.out, tag, Status::Ok, code.as_ref(), "Moved");
             return;
         }
+        self.tell_soft(room);
         self.sync(uid && !pipelined);
         let text = if from.len() == wanted { "Copied" } else { "Copied; some messages are expunged" };
         response::tagged(&mut self.out, tag, Status::Ok, Some(&code), text);

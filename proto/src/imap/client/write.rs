@@ -122,6 +122,7 @@ impl Wire {
             }
             Command::Select(select) => self.select(select),
             Command::Create(name)
+            | Command::GetQuotaRoot(name)
             | Command::Delete(name)
             | Command::Subscribe(name)
             | Command::Unsubscribe(name) => {
@@ -146,6 +147,17 @@ impl Wire {
                 self.mailbox(mailbox);
                 self.text(" ");
                 self.status_items(items);
+            }
+            Command::GetQuota(root) => {
+                self.text(" ");
+                self.string(root);
+            }
+            Command::SetQuota { root, limits } => {
+                self.text(" ");
+                self.string(root);
+                let limits: Vec<String> =
+                    limits.iter().map(|(name, limit)| format!("{name} {limit}")).collect();
+                self.text(&format!(" ({})", limits.join(" ")));
             }
             Command::GetMetadata(get) => self.get_metadata(get),
             Command::SetMetadata(set) => self.set_metadata(set),
@@ -322,6 +334,8 @@ impl Wire {
             (items.highest_modseq, "HIGHESTMODSEQ"),
             (items.mailbox_id, "MAILBOXID"),
             (items.append_limit, "APPENDLIMIT"),
+            (items.deleted, "DELETED"),
+            (items.deleted_storage, "DELETED-STORAGE"),
         ]);
     }
 

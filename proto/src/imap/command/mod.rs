@@ -7,6 +7,7 @@ mod fetch;
 mod list;
 mod metadata;
 mod parse;
+mod quota;
 mod search;
 mod select;
 
@@ -35,6 +36,8 @@ pub const KEYWORDS_MAX: usize = 256;
 pub const BODY_ITEMS_MAX: usize = 1000;
 /// Most patterns of one LIST.
 pub const PATTERNS_MAX: usize = 64;
+/// Most resources of one SETQUOTA.
+pub const QUOTA_RESOURCES_MAX: usize = 16;
 /// Most entries named by one GETMETADATA, SETMETADATA or LIST.
 pub const METADATA_ENTRIES_MAX: usize = 1000;
 /// RFC 2971 §3.3: most pairs of an ID, and the longest field and value in octets.
@@ -100,6 +103,14 @@ pub enum Command<'a> {
     Status {
         mailbox: MailboxName,
         items: StatusItems,
+    },
+    /// A quota root, as sent (RFC 9208 §4.1).
+    GetQuota(Cow<'a, [u8]>),
+    GetQuotaRoot(MailboxName),
+    /// Resources and their limits; each once.
+    SetQuota {
+        root: Cow<'a, [u8]>,
+        limits: Vec<(&'a str, u64)>,
     },
     GetMetadata(GetMetadata),
     SetMetadata(SetMetadata<'a>),
@@ -201,6 +212,9 @@ impl Command<'_> {
             Command::Lsub { .. } => "LSUB",
             Command::Namespace => "NAMESPACE",
             Command::Status { .. } => "STATUS",
+            Command::GetQuota(_) => "GETQUOTA",
+            Command::GetQuotaRoot(_) => "GETQUOTAROOT",
+            Command::SetQuota { .. } => "SETQUOTA",
             Command::GetMetadata(_) => "GETMETADATA",
             Command::SetMetadata(_) => "SETMETADATA",
             Command::Idle => "IDLE",
@@ -341,6 +355,9 @@ pub struct StatusItems {
     pub highest_modseq: bool,
     pub append_limit: bool,
     pub mailbox_id: bool,
+    /// RFC 9208 §4.1.4.
+    pub deleted: bool,
+    pub deleted_storage: bool,
 }
 
 /// SEARCH and UID SEARCH. Strings in the key are UTF-8.

@@ -59,9 +59,12 @@ pub(in super::super) enum Name {
     UidThread,
     GetMetadata,
     SetMetadata,
+    GetQuota,
+    GetQuotaRoot,
+    SetQuota,
 }
 
-const NAMES: [(&str, Name); 34] = [
+const NAMES: [(&str, Name); 37] = [
     ("FETCH", Name::Fetch),
     ("NOOP", Name::Noop),
     ("IDLE", Name::Idle),
@@ -96,6 +99,9 @@ const NAMES: [(&str, Name); 34] = [
     ("STARTTLS", Name::StartTls),
     ("GETMETADATA", Name::GetMetadata),
     ("SETMETADATA", Name::SetMetadata),
+    ("GETQUOTA", Name::GetQuota),
+    ("GETQUOTAROOT", Name::GetQuotaRoot),
+    ("SETQUOTA", Name::SetQuota),
 ];
 
 const UID_NAMES: [(&str, Name); 8] = [
@@ -206,6 +212,9 @@ fn arguments_of<'a>(name: Name, cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> 
             cursor.space()?;
             Command::Status { mailbox, items: select::status_items(cursor)? }
         }
+        Name::GetQuota => Command::GetQuota(cursor.astring("a quota root")?),
+        Name::GetQuotaRoot => Command::GetQuotaRoot(cursor.mailbox()?),
+        Name::SetQuota => quota::set_quota(cursor)?,
         Name::GetMetadata => Command::GetMetadata(metadata::get_metadata(cursor)?),
         Name::SetMetadata => Command::SetMetadata(metadata::set_metadata(cursor)?),
         Name::Id => id(cursor)?,

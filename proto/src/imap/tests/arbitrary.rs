@@ -138,6 +138,8 @@ fn status_items(g: &mut Gen) -> StatusItems {
         highest_modseq: flip(g),
         append_limit: flip(g),
         mailbox_id: flip(g),
+        deleted: flip(g),
+        deleted_storage: flip(g),
     }
 }
 
@@ -282,7 +284,7 @@ impl Arbitrary for AnyCommand {
             Command::Authenticate { mechanism: "LOGIN", initial: None },
             Command::Enable(Enable { condstore: true, qresync: true, metadata: true }),
         ];
-        AnyCommand(match up_to(g, 18) {
+        AnyCommand(match up_to(g, 21) {
             0 => pick(g, &bare),
             1 => Command::Login { user: octets(g).into(), password: Secret::new(octets(g)) },
             2 => Command::Select(select(g)),
@@ -307,6 +309,12 @@ impl Arbitrary for AnyCommand {
             13 => Command::Fetch(fetch(g)),
             14 => Command::Store(store(g)),
             15 => Command::Copy { uid: flip(g), set: messages(g), mailbox: mailbox(g) },
+            18 => Command::GetQuota(octets(g).into()),
+            19 => Command::GetQuotaRoot(mailbox(g)),
+            20 => {
+                let limits = ["STORAGE", "MESSAGE"].map(|resource| (resource, u64::arbitrary(g) >> 1));
+                Command::SetQuota { root: octets(g).into(), limits: limits[..up_to(g, 2)].to_vec() }
+            }
             16 => Command::GetMetadata(get_metadata(g)),
             17 => Command::SetMetadata(set_metadata(g)),
             _ => Command::Move { uid: flip(g), set: messages(g), mailbox: mailbox(g) },

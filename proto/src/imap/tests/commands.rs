@@ -593,6 +593,45 @@ fn setmetadata_sets_strings_and_removes_with_nil() {
 }
 
 #[test]
+fn quota_commands() {
+    let root = |text: &'static str| std::borrow::Cow::Borrowed(text.as_bytes());
+    for (text, command) in [
+        ("GETQUOTA \"!partition/sda4\"", Command::GetQuota(root("!partition/sda4"))),
+        ("getquota \"\"", Command::GetQuota(root(""))),
+        ("GETQUOTA {10+}\r\nUser quota", Command::GetQuota(root("User quota"))),
+        ("GETQUOTAROOT INBOX", Command::GetQuotaRoot(name("INBOX"))),
+        (
+            "SETQUOTA \"#user/alice\" (STORAGE 510)",
+            Command::SetQuota { root: root("#user/alice"), limits: vec![("STORAGE", 510)] },
+        ),
+        (
+            "SETQUOTA #user/alice (storage 0 MESSAGE 9223372036854775807)",
+            Command::SetQuota {
+                root: root("#user/alice"),
+                limits: vec![("storage", 0), ("MESSAGE", 9223372036854775807)],
+            },
+        ),
+        ("SETQUOTA x ()", Command::SetQuota { root: root("x"), limits: vec![] }),
+    ] {
+        assert_eq!(parse(text), Ok(command), "{text}");
+    }
+    for (text, refusal) in [
+        ("GETQUOTA", Refusal::Expected("a space")),
+        ("GETQUOTAROOT", Refusal::Expected("a space")),
+        ("SETQUOTA x STORAGE 5", Refusal::Expected("an opening parenthesis")),
+        ("SETQUOTA x (STORAGE)", Refusal::Expected("a space")),
+        ("SETQUOTA x (STORAGE 9223372036854775808)", Refusal::Expected("a limit of 63 bits")),
+        ("SETQUOTA x (STORAGE 1 storage 2)", Refusal::Expected("each resource once")),
+    ] {
+        assert_eq!(parse(text), Err(refusal), "{text}");
+    }
+    let Ok(Command::Status { items, .. }) = parse("STATUS INBOX (MESSAGES DELETED DELETED-STORAGE)") else {
+        panic!()
+    };
+    assert!(items.messages && items.deleted && items.deleted_storage && !items.size);
+}
+
+#[test]
 fn list_returns_metadata() {
     for (text, entries) in [
         ("LIST \"\" % RETURN (METADATA (\"/shared/vendor/cmu/cyrus-imapd/color\"))", 1),

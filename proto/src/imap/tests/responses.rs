@@ -271,7 +271,29 @@ fn mailbox_data() {
         read(b"* CAPABILITY IMAP4rev1 AUTH=PLAIN\r\n"),
         Response::Capability(vec!["IMAP4rev1", "AUTH=PLAIN"])
     );
-    assert_eq!(read(b"* QUOTA \"\" (STORAGE 10 512)\r\n"), Response::Other(b"QUOTA \"\" (STORAGE 10 512)"));
+    assert_eq!(read(b"* XYZZY 1 {\r\n"), Response::Other(b"XYZZY 1 {"));
+}
+
+#[test]
+fn quota_roots_and_what_they_hold() {
+    let resources = [("STORAGE", 104, 10923847), ("MESSAGE", 42, 1000)];
+    let line = written(|out| encode::quota(out, "#user/alice", &resources));
+    assert_eq!(line, "* QUOTA \"#user/alice\" (STORAGE 104 10923847 MESSAGE 42 1000)\r\n");
+    assert_eq!(
+        read(line.as_bytes()),
+        Response::Quota { root: b"#user/alice"[..].into(), resources: resources.to_vec() }
+    );
+    assert_eq!(written(|out| encode::quota(out, "", &[])), "* QUOTA \"\" ()\r\n");
+    let inbox = MailboxName::inbox();
+    let line = written(|out| encode::quota_root(out, &inbox, &["User quota", ""]));
+    assert_eq!(line, "* QUOTAROOT INBOX \"User quota\" \"\"\r\n");
+    let Response::QuotaRoot { mailbox, roots } = read(line.as_bytes()) else { panic!() };
+    assert_eq!((&*mailbox, roots.len()), (&b"INBOX"[..], 2));
+    assert_eq!(written(|out| encode::quota_root(out, &inbox, &[])), "* QUOTAROOT INBOX\r\n");
+    let values = StatusValues { deleted: Some(4), deleted_storage: Some(8), ..StatusValues::default() };
+    let line = written(|out| encode::status(out, &inbox, &values));
+    assert_eq!(line, "* STATUS INBOX (DELETED 4 DELETED-STORAGE 8)\r\n");
+    assert_eq!(read(line.as_bytes()), Response::MailboxStatus { mailbox: b"INBOX"[..].into(), values });
 }
 
 #[test]
