@@ -37,6 +37,9 @@ impl From<Refusal> for ReadError {
     }
 }
 
+/// The name of an entry of metadata, and its value.
+pub type EntryValue<'a> = (Cow<'a, [u8]>, Option<Cow<'a, [u8]>>);
+
 /// One response.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Response<'a> {
@@ -89,7 +92,7 @@ pub enum Response<'a> {
     /// RFC 5464 §4.4.1: names as on the wire, empty the server's. `None`: NIL.
     Metadata {
         mailbox: Cow<'a, [u8]>,
-        values: Vec<(Cow<'a, [u8]>, Option<Cow<'a, [u8]>>)>,
+        values: Vec<EntryValue<'a>>,
     },
     /// RFC 5464 §4.4.2.
     MetadataChanged {
