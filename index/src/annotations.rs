@@ -95,6 +95,8 @@ pub struct Annotations {
     /// Those without one, oldest first.
     removals: BTreeSet<(ModSeq, Guid, EntryName)>,
     floor: ModSeq,
+    /// No change is newer.
+    newest: ModSeq,
     /// Changes so far, and how many of them stand in a block.
     changes: u64,
     stored: u64,
@@ -167,10 +169,9 @@ impl Annotations {
         changed.map(|((of, name), annotation)| (*of, name, annotation.modseq))
     }
 
-    /// The newest change that is known.
+    /// No change is newer. Cost: none.
     pub fn newest(&self) -> ModSeq {
-        let newest = self.entries.values().map(|annotation| annotation.modseq).max();
-        newest.unwrap_or_default().max(self.floor)
+        self.newest
     }
 
     /// Whether all of these can be set together.
@@ -221,6 +222,7 @@ impl Annotations {
     fn put(&mut self, of: Guid, name: &EntryName, value: Option<&[u8]>, modseq: ModSeq) {
         self.take(of, name);
         self.changes += 1;
+        self.newest = self.newest.max(modseq);
         let key = (of, name.clone());
         match value {
             Some(value) => {
@@ -351,7 +353,8 @@ impl Annotations {
         if crc32c::crc32c(&whole[16..]) != header.crc.get() {
             return Err(FormatError::Checksum { section: "annotations" });
         }
-        let mut annotations = Annotations { floor: ModSeq(header.floor.get()), ..Annotations::default() };
+        let floor = ModSeq(header.floor.get());
+        let mut annotations = Annotations { floor, newest: floor, ..Annotations::default() };
         if annotations.floor > ModSeq::MAX {
             return Err(FormatError::Content { what: "MODSEQ", at: 0 });
         }
@@ -360,6 +363,7 @@ impl Annotations {
             let wrong = FormatError::Content { what: "annotation", at };
             let (of, name, annotation) = read_entry(&mut cursor).ok_or(wrong.clone())?;
             let key = (of, name);
+            annotations.newest = annotations.newest.max(annotation.modseq);
             if annotations.entries.last_key_value().is_some_and(|(last, _)| *last >= key) {
                 return Err(FormatError::Content { what: "annotation out of order", at });
             }

@@ -227,7 +227,7 @@ impl Imap {
         let Some(User { session, metadata_told, .. }) = &mut self.user else { return };
         let account = session.account().clone();
         let state = account.state();
-        if *metadata_told >= state.highest_modseq() {
+        if *metadata_told >= state.annotations.newest() {
             return;
         }
         let mut changed: BTreeMap<Guid, Vec<&EntryName>> = BTreeMap::new();

@@ -169,8 +169,11 @@ impl Imap {
         }
     }
 
-    /// What a COPY of these messages adds.
+    /// What a COPY of these messages adds. Cost: those messages, where anything is limited.
     pub(super) fn copied(&self, from: Guid, uids: &UidSet) -> Usage {
+        if self.own_root().is_none_or(|root| root.quota.is_unlimited()) {
+            return Usage::default();
+        }
         let Some(User { session, .. }) = &self.user else { return Usage::default() };
         let state = session.account().state();
         let rows = state.selectable(from).into_iter().flat_map(|index| index.rows(uids));

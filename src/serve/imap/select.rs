@@ -348,24 +348,21 @@ impl Imap {
     pub(super) async fn rename(&mut self, tag: &str, from: MailboxName, to: MailboxName, pipelined: bool) {
         let Some(user) = &self.user else { return };
         let guid = user.session.account().state().entry(&from).map(|entry| entry.guid);
+        let Some(guid) = guid else { return Reason::NoSuchMailbox.write(tag, &mut self.out) };
         // A new name takes room where levels above it are made, or it is that of INBOX's messages.
         let mut adds = self.made(&to);
-        adds.mailboxes -= u64::from(guid != Some(Guid::INBOX) && adds.mailboxes > 0);
+        adds.mailboxes -= u64::from(guid != Guid::INBOX && adds.mailboxes > 0);
         let _room = match self.room(adds) {
             Ok(room) => room,
             Err(reason) => return reason.write(tag, &mut self.out),
         };
         let record = match guid {
-            Some(Guid::INBOX) => {
+            Guid::INBOX => {
                 let mut guid = Guid::default();
                 random::fill(&mut guid.0);
                 Record::RenameInbox { guid, to, save_date: time::wall().0 }
             }
-            Some(guid) => Record::Rename { guid, to },
-            None => {
-                Reason::NoSuchMailbox.write(tag, &mut self.out);
-                return;
-            }
+            guid => Record::Rename { guid, to },
         };
         let refused = |refusal| match refusal {
             Refused::NonExistent => Reason::NoSuchMailbox,
