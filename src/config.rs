@@ -3,6 +3,7 @@
 
 use crate::config::reader::{Problems, Section};
 use culver_model::AccountId;
+use culver_proto::sasl::{Mechanism, Mechanisms};
 use culver_shard::tls::{CertificateFiles, TlsError};
 use culver_users::{Network, PasswdFile, Stored};
 
@@ -10,13 +11,16 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 mod allowance;
+mod oauth2;
 mod reader;
 mod storage;
 
 pub use allowance::{MetadataConfig, QuotaConfig};
+pub use oauth2::{Introspection, Oauth2Config, Verification};
 pub use reader::{Problem, Problems as ConfigProblems};
 pub use storage::{Prices, SharedStore, StorageConfig, check_lease, check_name, store_url};
 
@@ -24,6 +28,8 @@ pub use storage::{Prices, SharedStore, StorageConfig, check_lease, check_name, s
 const KEEPALIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(29 * 60);
 /// Below a second sessions would fall asleep between two commands; one of a day never sleeps.
 const SLEEPS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+/// A client gives up on a command after a minute or more of silence.
+const PROGRESS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(600);
 /// RFC 1939 §3 gives a silent client ten minutes: what yields later would never yield.
 const LOCK_SILENCES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
@@ -41,6 +47,7 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     pub tls: Option<TlsConfig>,
     pub users: UsersConfig,
+    pub oauth2: Option<Oauth2Config>,
     pub imap: ImapConfig,
     pub lmtp: LmtpConfig,
     pub pop3: Pop3Config,
@@ -81,6 +88,25 @@ pub struct ListenerConfig {
     pub tls: bool,
     /// From these networks every connection begins with a PROXY header, from elsewhere none does.
     pub proxy_networks: Vec<Network>,
+    /// Whether clients are asked for certificates.
+    pub clients: Option<Arc<ClientCertificates>>,
+}
+
+/// Whose certificates log in, and as whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// PEM of those who have signed them.
+    pub ca: PathBuf,
+    pub name: CertificateName,
+}
+
+/// The part of a certificate that is a user's name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CertificateName {
+    /// The one mail address of its subjectAltName.
+    #[default]
+    Email,
+    CommonName,
 }
 
 #[derive(Clone, Debug)]
@@ -98,7 +124,25 @@ pub struct UsersConfig {
     pub secure_networks: Vec<Network>,
     /// Without TLS and outside of `secure_networks`.
     pub plaintext_login: bool,
+    /// Where it is `None`, what works for all users.
+    pub mechanisms: Option<Mechanisms>,
+    /// A secret of which salts are made for SCRAM; where it is `None`, one for this process.
+    pub scram_secret_file: Option<PathBuf>,
 }
+
+/// The mechanisms that a configuration may name. Those that bind a channel come with theirs.
+const MECHANISMS: [Mechanism; 7] = [
+    Mechanism::Plain,
+    Mechanism::Login,
+    Mechanism::ScramSha256,
+    Mechanism::ScramSha1,
+    Mechanism::OauthBearer,
+    Mechanism::Xoauth2,
+    Mechanism::External,
+];
+
+/// Below that a secret can be guessed.
+const SCRAM_SECRET_OCTETS_MIN: usize = 16;
 
 #[derive(Clone, Debug)]
 pub struct ImapConfig {
@@ -109,6 +153,10 @@ pub struct ImapConfig {
     pub sleep_after: Duration,
     /// RFC 3501 §5.4: at least 30 minutes.
     pub inactivity: Duration,
+    /// How often a client hears that a long search goes on (RFC 9585).
+    pub progress_after: Duration,
+    /// COMPRESS=DEFLATE (RFC 4978) is offered.
+    pub compress: bool,
     pub login_timeout: Duration,
 }
 
@@ -175,10 +223,13 @@ impl Config {
             storage: StorageConfig::local(directory),
             listeners: Vec::new(),
             tls: None,
+            oauth2: None,
             users: UsersConfig { secure_networks: loopback(), ..UsersConfig::default() },
             imap: ImapConfig {
                 append_octets_max: 64 << 20,
                 idle_keepalive: Duration::from_secs(120),
+                progress_after: Duration::from_secs(10),
+                compress: true,
                 sleep_after: Duration::from_secs(10),
                 inactivity: Duration::from_secs(30 * 60),
                 login_timeout: Duration::from_secs(180),
@@ -288,9 +339,18 @@ impl Config {
 
         parse_tls(&mut root, &mut config, inside, problems);
         parse_users(&mut root, &mut config, inside, problems);
+        if root.has("oauth2") {
+            let mut oauth2 = root.section("oauth2", problems);
+            config.oauth2 = Oauth2Config::parse(&mut oauth2, problems);
+            oauth2.finish(problems);
+        }
 
         let mut imap = root.section("imap", problems);
         imap.octets("append_octets_max", problems, |value| config.imap.append_octets_max = value);
+        imap.duration_within("progress_after", PROGRESS, problems, |value| {
+            config.imap.progress_after = value;
+        });
+        imap.flag("compress", problems, |value| config.imap.compress = value);
         imap.duration_within("idle_keepalive", KEEPALIVES, problems, |value| {
             config.imap.idle_keepalive = value;
         });
@@ -436,6 +496,7 @@ fn parse_listener(
     }
     let mut proxy_networks = Vec::new();
     parse_networks(section, "proxy_networks", &mut proxy_networks, problems);
+    let clients = parse_clients(section, service, without_tls, problems);
     let address = section.required_text("address", "address = \"127.0.0.1:143\"", problems);
     let Some((address, line)) = address else { return };
     let Ok(address) = address.parse() else {
@@ -448,8 +509,44 @@ fn parse_listener(
     }
     if let Some(service) = service {
         let tls = tls.is_some_and(|(tls, _)| tls);
-        listeners.push(ListenerConfig { service, address, tls, proxy_networks });
+        listeners.push(ListenerConfig { service, address, tls, proxy_networks, clients });
     }
+}
+
+fn parse_clients(
+    section: &mut Section,
+    service: Option<Service>,
+    without_tls: bool,
+    problems: &mut Problems,
+) -> Option<Arc<ClientCertificates>> {
+    let mut name = CertificateName::default();
+    let names = [CertificateName::Email, CertificateName::CommonName];
+    section.choice("client_name", &["email", "common-name"], problems, |at| name = names[at]);
+    let Some((ca, line)) = section.text_at("client_ca", problems) else {
+        if section.has("client_name") && !section.has("client_ca") {
+            let line = section.line_of("client_name");
+            let remedy = "add client_ca with the file of those who sign clients' certificates, or remove it";
+            problems.at(line, "listener.client_name", "stands without client_ca", remedy);
+        }
+        return None;
+    };
+    let key = "listener.client_ca";
+    if without_tls {
+        problems.at(
+            line,
+            key,
+            "is there and there is no [tls] section",
+            "add [[tls.certificate]] with chain and key",
+        );
+    }
+    if matches!(service, Some(Service::Lmtp | Service::Admin)) {
+        problems.at(line, key, "is for imap and pop3", "remove it: nobody authenticates here");
+    }
+    let ca = PathBuf::from(ca);
+    if let Some(error) = culver_shard::tls::check_ca_blocking(&ca) {
+        problems.at(line, key, &error.to_string(), "name a file of certificates in PEM form");
+    }
+    Some(Arc::new(ClientCertificates { ca, name }))
 }
 
 fn parse_tls(root: &mut Section, config: &mut Config, inside: bool, problems: &mut Problems) {
@@ -563,7 +660,63 @@ fn parse_users(root: &mut Section, config: &mut Config, inside: bool, problems: 
     }
     users.flag("plaintext_login", problems, |value| config.users.plaintext_login = value);
     parse_networks(&mut users, "secure_networks", &mut config.users.secure_networks, problems);
+    parse_mechanisms(&mut users, config, root.has("oauth2"), problems);
+    if let Some((file, line)) = users.text_at("scram_secret_file", problems) {
+        let what = match std::fs::read(&file) {
+            Ok(octets) if octets.len() >= SCRAM_SECRET_OCTETS_MIN => None,
+            Ok(octets) => Some(format!("{file} has {} octets, which can be guessed", octets.len())),
+            Err(error) => Some(format!("{file} cannot be read: {error}")),
+        };
+        if let Some(what) = what {
+            let remedy =
+                "name a file with 32 random octets, the same on all nodes: `head -c 32 /dev/urandom`";
+            problems.at(line, "users.scram_secret_file", &what, remedy);
+        }
+        config.users.scram_secret_file = Some(PathBuf::from(file));
+    }
     users.finish(problems);
+}
+
+fn parse_mechanisms(users: &mut Section, config: &mut Config, oauth2: bool, problems: &mut Problems) {
+    let key = "users.mechanisms";
+    let Some(names) = users.texts_at("mechanisms", problems) else { return };
+    let known = MECHANISMS.map(|mechanism| format!("{:?}", mechanism.name().to_lowercase())).join(", ");
+    if names.is_empty() {
+        let line = users.line_of("mechanisms");
+        let remedy = format!("name some of {known}, or leave it out");
+        problems.at(line, key, "names no mechanism: nobody could log in", &remedy);
+    }
+    let mut mechanisms = Mechanisms::NONE;
+    for (name, line) in names {
+        match Mechanism::parse(name.as_bytes()) {
+            Some(Mechanism::OauthBearer | Mechanism::Xoauth2) if !oauth2 => {
+                let what = format!("{name:?} needs to know how tokens are verified");
+                problems.at(line, key, &what, "add [oauth2], or remove it");
+            }
+            Some(Mechanism::External)
+                if config.listeners.iter().all(|listener| listener.clients.is_none()) =>
+            {
+                let what = format!("{name:?} needs a listener that asks for certificates");
+                problems.at(line, key, &what, "add client_ca to a [[listener]], or remove it");
+            }
+            Some(mechanism) if MECHANISMS.contains(&mechanism) => mechanisms = mechanisms.with(mechanism),
+            Some(bound) => {
+                let what = format!("{name:?} cannot be named");
+                let remedy = match bound {
+                    Mechanism::ScramSha256Plus | Mechanism::ScramSha1Plus => {
+                        "leave out \"-plus\": over TLS the bound form comes with the other"
+                    }
+                    _ => "remove it",
+                };
+                problems.at(line, key, &what, remedy);
+            }
+            None => {
+                let what = format!("{name:?} is no mechanism of this server");
+                problems.at(line, key, &what, &format!("name some of {known}"));
+            }
+        }
+    }
+    config.users.mechanisms = Some(mechanisms);
 }
 
 fn parse_networks(section: &mut Section, key: &str, into: &mut Vec<Network>, problems: &mut Problems) {

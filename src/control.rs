@@ -219,6 +219,7 @@ mod tests {
         let mut config = Config::defaults(dir.path().to_owned());
         config.listeners.push(crate::config::ListenerConfig {
             proxy_networks: Vec::new(),
+            clients: None,
             service: Service::Admin,
             address: "0.0.0.0:8080".parse().unwrap(),
             tls: false,

@@ -80,7 +80,7 @@ index still has stays. A mailbox of which something is lost gets a new UIDVALIDI
   culver hash-password                            asks for the password
   printf secret | culver hash-password --scheme SHA512-CRYPT")]
     HashPassword {
-        /// PLAIN, SSHA512, SHA512-CRYPT, BLF-CRYPT, ARGON2ID or SCRAM-SHA-256
+        /// PLAIN, SSHA512, SHA512-CRYPT, BLF-CRYPT, ARGON2ID, SCRAM-SHA-256 or SCRAM-SHA-1
         #[arg(long, default_value = "ARGON2ID")]
         scheme: String,
     },

@@ -92,6 +92,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         .iter()
         .map(|(service, port, tls)| ListenerConfig {
             proxy_networks: Vec::new(),
+            clients: None,
             service: *service,
             address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), options.port_base + port),
             tls: *tls,

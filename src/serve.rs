@@ -14,8 +14,9 @@ pub mod metrics;
 pub mod pop3;
 mod store;
 
-use crate::config::{Config, ListenerConfig, Service};
+use crate::config::{ClientCertificates, Config, ListenerConfig, Service};
 use anyhow::{Context, Result, bail};
+use auth::tokens::{Issuer, Tokens};
 use culver_mailbox::Accounts;
 use culver_mailbox::quota::Allowance;
 use culver_model::AccountId;
@@ -28,12 +29,13 @@ use culver_shard::sync::Notify;
 use culver_shard::tls::{CertificateFiles, Tickets};
 use culver_shard::{Queue, mesh, random, time};
 use culver_storage::Node;
-use culver_users::{Directory, Entry, PasswdFile, Stored};
+use culver_users::{Directory, Entry, PasswdFile, ScramSalts, Stored};
 use metrics::{Counters, count};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -54,10 +56,13 @@ pub struct Shard {
     directory: RefCell<Arc<Directory>>,
     /// The last reading of the users failed: whom `directory` does not know may be there all the same.
     directory_stale: Cell<bool>,
-    tls: RefCell<Option<Arc<rustls::ServerConfig>>>,
+    tls: RefCell<Option<Arc<Tls>>>,
     accounts: Rc<Accounts>,
     counters: Counters,
     home: auth::Home,
+    scram_salts: ScramSalts,
+    tokens: RefCell<Option<Arc<Tokens>>>,
+    issuer: Option<Issuer>,
     drain: Notify,
     draining: Cell<bool>,
     /// Its storage is started and its listeners are bound.
@@ -98,6 +103,8 @@ pub struct Peer {
     pub secure: bool,
     /// Of a network that is configured as secure: a proxy or webmail of the site, which makes logins for many.
     pub trusted: bool,
+    /// Whether it is asked for a certificate.
+    pub clients: Option<Arc<ClientCertificates>>,
     /// Counts the connection of its address, on whatever shard the session is.
     pub counted: Option<Arc<auth::AddressConnection>>,
 }
@@ -146,6 +153,20 @@ impl Shard {
         &self.home
     }
 
+    /// What tokens are verified with.
+    pub fn tokens(&self) -> Option<Arc<Tokens>> {
+        self.tokens.borrow().clone()
+    }
+
+    /// Who is asked about tokens.
+    pub fn issuer(&self) -> Option<&Issuer> {
+        self.issuer.as_ref()
+    }
+
+    pub fn scram_salts(&self) -> &ScramSalts {
+        &self.scram_salts
+    }
+
     pub fn directory(&self) -> Arc<Directory> {
         self.directory.borrow().clone()
     }
@@ -156,7 +177,15 @@ impl Shard {
     }
 
     pub fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
-        self.tls.borrow().clone()
+        self.tls.borrow().as_ref().map(|tls| tls.silent.clone())
+    }
+
+    /// The one for this client, who may be asked for a certificate.
+    pub fn tls_for(&self, peer: &Peer) -> Option<Arc<rustls::ServerConfig>> {
+        match &peer.clients {
+            None => self.tls(),
+            Some(clients) => self.tls.borrow().as_ref()?.asking.get(&clients.ca).cloned(),
+        }
     }
 
     /// The shard where this account lives.
@@ -291,8 +320,10 @@ pub fn run_file(file: &Path) -> Result<ExitCode> {
 struct Shared {
     config: Arc<Config>,
     directory: Mutex<Arc<Directory>>,
-    tls: Mutex<Option<Arc<rustls::ServerConfig>>>,
+    tls: Mutex<Option<Arc<Tls>>>,
     auth_key: [u8; 32],
+    scram_salts: ScramSalts,
+    tokens: Mutex<Option<Arc<Tokens>>>,
     tickets: Tickets,
     start: u32,
 }
@@ -308,6 +339,8 @@ pub fn run(
     let mut auth_key = [0; 32];
     random::fill(&mut auth_key);
     let directory = load_directory(&config)?;
+    let scram_salts = load_scram_salts(&config)?;
+    let tokens = auth::tokens::load_blocking(&config)?;
     let tickets = Tickets::new()?;
     let tls = load_tls(&config, &tickets)?;
     raise_descriptor_limit();
@@ -325,6 +358,8 @@ pub fn run(
         directory: Mutex::new(Arc::new(directory)),
         tls: Mutex::new(tls),
         auth_key,
+        scram_salts,
+        tokens: Mutex::new(tokens),
         tickets,
         start: time::wall().0 as u32,
     });
@@ -428,6 +463,9 @@ async fn serve_part<A: FnOnce()>(
             config.limits.connections_per_user_max,
             config.limits.connections_per_address_max,
         ),
+        scram_salts: shared.scram_salts.clone(),
+        tokens: RefCell::new(shared.tokens.lock().map(|it| it.clone()).unwrap_or_default()),
+        issuer: Issuer::open(&config).await?,
         drain: Notify::new(),
         draining: Cell::new(false),
         started: Cell::new(false),
@@ -600,7 +638,9 @@ async fn accept(shard: Rc<Shard>, listener: Listener, config: ListenerConfig) {
         let number = shard.counters.connections.get();
         let id = SessionId { start: shard.start, shard: culver_shard::shard() as u16, number };
         let address = address.ip().to_canonical();
-        let mut peer = Peer { id, address, tls: config.tls, secure: false, trusted: false, counted: None };
+        let clients = config.clients.clone();
+        let mut peer =
+            Peer { id, address, tls: config.tls, secure: false, trusted: false, clients, counted: None };
         peer.is_at(address, &shard.config);
         let proxied = config.proxy_networks.iter().any(|network| network.contains(Some(address)));
         let here = shard.clone();
@@ -647,7 +687,7 @@ async fn connection(
         }
     }
     if tls {
-        let Some(config) = shard.tls() else { return "no certificate".to_owned() };
+        let Some(config) = shard.tls_for(&peer) else { return "no certificate".to_owned() };
         if let Err(error) = conn.accept_tls(config, HANDSHAKE).await {
             return format!("TLS: {error}");
         }
@@ -710,16 +750,18 @@ async fn signals(shared: Arc<Shared>, terminate: Signals, hangup: Signals) {
     }
 }
 
-/// Users and certificates are read again, each for itself: what cannot be read stays as it was. Users that stayed may
-/// be out of date, so from then on nobody is told that there is no such user, or that a password is wrong.
+/// Users, certificates and what verifies tokens are read again, each for itself: what cannot be read stays as it was. Users that
+/// stayed may be out of date, so from then on nobody is told that there is no such user, or that a password is wrong.
 async fn reload(shared: &Arc<Shared>) {
     let (config, tickets) = (shared.config.clone(), shared.tickets.clone());
-    let read = shard::annex::run(move || (load_directory(&config), load_tls(&config, &tickets))).await;
-    let (directory, tls) = match read {
-        Ok((directory, tls)) => (Some(directory.map(Arc::new)), Some(tls)),
+    let read = shard::annex::run(move || {
+        (load_directory(&config), load_tls(&config, &tickets), auth::tokens::load_blocking(&config))
+    });
+    let (directory, tls, tokens) = match read.await {
+        Ok((directory, tls, tokens)) => (Some(directory.map(Arc::new)), Some(tls), Some(tokens)),
         Err(error) => {
             tracing::error!(%error, "reload: nothing could be read; send SIGHUP again");
-            (None, None)
+            (None, None, None)
         }
     };
     if let Some(Err(error)) = &directory {
@@ -728,10 +770,14 @@ async fn reload(shared: &Arc<Shared>) {
     if let Some(Err(error)) = &tls {
         tracing::error!(error = %one_line(error), "reload: the certificates stay as they were");
     }
-    let whole = matches!((&directory, &tls), (Some(Ok(_)), Some(Ok(_))));
-    let (directory, tls) = (directory.and_then(Result::ok), tls.and_then(Result::ok));
+    if let Some(Err(error)) = &tokens {
+        tracing::error!(error = %one_line(error), "reload: what verifies tokens stays as it was");
+    }
+    let whole = matches!((&directory, &tls, &tokens), (Some(Ok(_)), Some(Ok(_)), Some(Ok(_))));
+    let directory = directory.and_then(Result::ok);
+    let (tls, tokens) = (tls.and_then(Result::ok), tokens.and_then(Result::ok));
     for at in 0..shard::shards() {
-        let (directory, tls) = (directory.clone(), tls.clone());
+        let (directory, tls, tokens) = (directory.clone(), tls.clone(), tokens.clone());
         let _ = mesh::call(at, move || async move {
             let Some(shard) = Shard::here() else { return };
             shard.directory_stale.set(directory.is_none());
@@ -741,6 +787,9 @@ async fn reload(shared: &Arc<Shared>) {
             }
             if let Some(tls) = tls {
                 shard.tls.replace(tls);
+            }
+            if let Some(tokens) = tokens {
+                shard.tokens.replace(tokens);
             }
         })
         .await;
@@ -789,14 +838,37 @@ pub fn load_directory(config: &Config) -> Result<Directory> {
     if mistakes.is_empty() { Ok(directory) } else { bail!("users cannot be read:\n{}", mistakes.join("\n")) }
 }
 
-pub fn load_tls(config: &Config, tickets: &Tickets) -> Result<Option<Arc<rustls::ServerConfig>>> {
-    let Some(tls) = &config.tls else { return Ok(None) };
-    let files = |(chain, key): &(std::path::PathBuf, std::path::PathBuf)| CertificateFiles {
-        chain: chain.clone(),
-        key: key.clone(),
+/// The secret of salts: the file's, or one for this process alone.
+fn load_scram_salts(config: &Config) -> Result<ScramSalts> {
+    let secret = match &config.users.scram_secret_file {
+        Some(path) => std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?,
+        None => {
+            let mut secret = vec![0; 32];
+            random::fill(&mut secret);
+            secret
+        }
     };
+    Ok(ScramSalts::new(&secret))
+}
+
+/// How connections are encrypted.
+pub struct Tls {
+    /// Where no client is asked for a certificate.
+    silent: Arc<rustls::ServerConfig>,
+    /// Where they are asked, by the file of those who sign them.
+    asking: BTreeMap<PathBuf, Arc<rustls::ServerConfig>>,
+}
+
+pub fn load_tls(config: &Config, tickets: &Tickets) -> Result<Option<Arc<Tls>>> {
+    let Some(tls) = &config.tls else { return Ok(None) };
+    let files =
+        |(chain, key): &(PathBuf, PathBuf)| CertificateFiles { chain: chain.clone(), key: key.clone() };
     let files: Vec<CertificateFiles> = tls.certificates.iter().map(files).collect();
-    Ok(Some(shard::tls::load_blocking(&files, tickets)?))
+    let mut asking = BTreeMap::new();
+    for clients in config.listeners.iter().filter_map(|listener| listener.clients.as_ref()) {
+        asking.insert(clients.ca.clone(), shard::tls::load_asking_blocking(&files, &clients.ca)?);
+    }
+    Ok(Some(Arc::new(Tls { silent: shard::tls::load_blocking(&files, tickets)?, asking })))
 }
 
 /// As many descriptors as the system lets this process have.

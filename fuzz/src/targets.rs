@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use culver_model::mime::{self, Message, PartTable};
 use culver_model::{Guid, ListPattern, MailboxName, Section, SectionText, Uid};
-use culver_proto::{imap, lmtp, pop3};
+use culver_proto::{imap, lmtp, pop3, sasl};
 use culver_shard::disk;
 use culver_shard::sim::{Sim, SimConfig};
 
@@ -74,7 +74,7 @@ fn imap_events(limits: imap::Limits, stage: imap::Stage, input: &[u8], piece: us
                     return events;
                 }
                 imap::Event::AppendData(octets) => append += octets.len(),
-                imap::Event::Append(_) => {
+                imap::Event::Append(_) | imap::Event::AppendPiece(_) => {
                     after = Some(|server| {
                         let _ = server.accept_append();
                     });
@@ -135,9 +135,16 @@ pub fn imap_client(data: &[u8]) {
 /// The server's end of POP3.
 pub fn pop3(data: &[u8]) {
     let Some((piece, input)) = pieces(data) else { return };
-    let config = Arc::new(pop3::Config::default());
+    let channel = sasl::Channel {
+        offered: sasl::MECHANISMS.into_iter().collect(),
+        bindings: sasl::Bindings { exporter: Some(vec![7; 32]), end_point: Some(vec![9; 32]) },
+        certified: Some("u".to_owned()),
+        ..sasl::Channel::default()
+    };
+    let config =
+        pop3::Config { plaintext_allowed: true, channel: channel.clone(), ..pop3::Config::default() };
     let mut out = Vec::new();
-    let mut server = pop3::Server::new(config, false, &mut out);
+    let mut server = pop3::Server::new(Arc::new(config), false, &mut out);
     let mut buffer = Vec::new();
     for chunk in input.chunks(piece) {
         buffer.extend_from_slice(chunk);
@@ -153,9 +160,20 @@ pub fn pop3(data: &[u8]) {
                 pop3::Event::Close => return,
                 pop3::Event::StartTls => {
                     buffer.clear();
-                    server.tls_started();
+                    server.tls_started(channel.clone());
                 }
-                pop3::Event::Login(_) => {
+                pop3::Event::Keys { .. } => {
+                    let key = || sasl::Secret::new(vec![1; 32]);
+                    let (nonce, salt) = ("nonce".to_owned(), b"salt".to_vec());
+                    let keys =
+                        sasl::Keys { nonce, salt, iterations: 4096, stored_key: key(), server_key: key() };
+                    server.keys(keys, &mut out);
+                }
+                pop3::Event::Login(login) if matches!(login.proof, sasl::Proof::Token(_)) => {
+                    server.refuse(pop3::Refusal::AuthenticationFailed, &mut out);
+                }
+                pop3::Event::Login(login) => {
+                    assert!(login.proof != sasl::Proof::Scram(true), "nobody knows that password");
                     let mut maildrop = pop3::Maildrop::new();
                     for n in 1..4 {
                         let uid = Uid::new(n).expect("not 0");

@@ -18,12 +18,13 @@ use crate::quota::Usages;
 use crate::record::{Message, Record, StoreOp};
 use crate::state::{Applied, DELIVERIES_KEY, Refusal, State};
 use culver_index::Block as IndexBlock;
-use culver_model::{AccountId, Guid, MailboxName, PartitionId, SystemFlag};
+use culver_model::{AccountId, Guid, MailboxName, PartitionId, SystemFlag, UidSet, UidValidity};
 use culver_shard::shards;
 use culver_shard::sync::{Notify, Semaphore, oneshot};
 use culver_shard::time::{self, Instant};
 use culver_storage::{
     Body, CommitError, Committed, Haste, Loaded, Place, Position, ReadError, Standing, Storage, SubmitError,
+    Together,
 };
 use std::cell::{BorrowMutError, Cell, OnceCell, Ref, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -547,10 +548,7 @@ impl Accounts {
         let owner = id.clone();
         let on_commit = Box::new(move |committed: Result<Committed, CommitError>| {
             let result = committed
-                .map_err(|error| match error {
-                    CommitError::NoSpace => ChangeError::NoSpace,
-                    error => ChangeError::Unavailable(error.to_string()),
-                })
+                .map_err(not_committed)
                 .and_then(|committed| accounts.committed(&owner, &record, &committed));
             // Nobody waits any more where the session has ended; the change stands all the same.
             let _ = answer.send(result);
@@ -582,6 +580,57 @@ impl Accounts {
             Ok(Ok(Ok(result))) => result,
             Ok(Ok(Err(_))) => Err(ChangeError::Unavailable("the shard is stopping".into())),
         })
+    }
+
+    /// Commits several changes to an open account, all or none. What the account makes of each is its own: one may be refused
+    /// where another is carried out.
+    async fn commit_together(
+        self: &Rc<Self>,
+        id: &AccountId,
+        records: Vec<(Record, Body)>,
+    ) -> Result<Vec<Result<Applied, ChangeError>>, ChangeError> {
+        let partition = self.storage().partition_of(id);
+        let _pending = Pending::count(self.opened(id));
+        let (mut together, mut answers) =
+            (Vec::with_capacity(records.len()), Vec::with_capacity(records.len()));
+        for (record, body) in records {
+            let (record, numbers) = self.named(id, record);
+            let meta = record.encode();
+            let (answer, answered) = oneshot::channel();
+            let (accounts, owner) = (self.clone(), id.clone());
+            let on_commit = Box::new(move |committed: Result<Committed, CommitError>| {
+                let result = committed.map_err(not_committed);
+                let _ =
+                    answer.send(result.and_then(|committed| accounts.committed(&owner, &record, &committed)));
+            });
+            together.push(Together { meta, bodies: vec![body], numbers, on_commit });
+            answers.push(answered);
+        }
+        let committing = async {
+            let taken = self.storage().submit_together(partition, id, together, Haste::Interactive);
+            taken.await.map_err(|error| match error {
+                SubmitError::NoSpace => ChangeError::NoSpace,
+                SubmitError::NotHere => ChangeError::Away(self.standing(id).away()),
+                SubmitError::TooLarge { .. } => ChangeError::Refused(Refusal::Limit),
+                error => ChangeError::Unavailable(error.to_string()),
+            })?;
+            let mut outcomes = Vec::with_capacity(answers.len());
+            for answered in answers {
+                let stopping = |_| ChangeError::Unavailable("the shard is stopping".into());
+                match answered.await.map_err(stopping)? {
+                    Ok(Some(applied)) => outcomes.push(Ok(applied)),
+                    Ok(None) => return Err(ChangeError::Unavailable("the account is being rebuilt".into())),
+                    Err(ChangeError::Refused(refusal)) => outcomes.push(Err(ChangeError::Refused(refusal))),
+                    // What was under way when the partition went: who has it now knows what became of it.
+                    Err(ChangeError::Unavailable(_)) if self.standing(id) != Standing::Here => {
+                        return Err(ChangeError::Away(self.standing(id)));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(outcomes)
+        };
+        time::deadline(COMMIT_WITHIN, committing).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Applies a committed record where its account is open.
@@ -677,6 +726,13 @@ impl Accounts {
         let record = Record::Append { mailbox: target, message: Box::new(message) };
         let applied = self.commit(id, record, vec![body], Haste::Delivery).await?;
         Ok(applied == Some(Applied::Repeated))
+    }
+}
+
+fn not_committed(error: CommitError) -> ChangeError {
+    match error {
+        CommitError::NoSpace => ChangeError::NoSpace,
+        error => ChangeError::Unavailable(error.to_string()),
     }
 }
 
@@ -824,6 +880,41 @@ impl Session {
     /// The same, for a record that brings a message.
     pub async fn change_with(&self, record: Record, body: Option<Body>) -> Result<Applied, ChangeError> {
         self.change_or_late(record, body).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// Several messages that arrive together, all or none of them (RFC 3502), each with its body, in one mailbox. Where the
+    /// account refuses one of them, those that it has taken are expunged again.
+    pub async fn append_all(
+        &self,
+        mailbox: Guid,
+        messages: Vec<(Message, Body)>,
+    ) -> Result<(UidValidity, UidSet), ChangeError> {
+        if self.account.is_dropped() {
+            return Err(ChangeError::Unavailable("the account is being rebuilt".into()));
+        }
+        let record = |message| Record::Append { mailbox, message: Box::new(message) };
+        let records = messages.into_iter().map(|(message, body)| (record(message), body)).collect();
+        let outcomes = self.accounts.commit_together(&self.account.id, records).await?;
+        let (mut given, mut uid_validity, mut refused) = (UidSet::new(), None, None);
+        for outcome in outcomes {
+            match outcome {
+                Ok(Applied::Append { uid_validity: validity, uid }) => {
+                    given.insert(uid.get());
+                    uid_validity = Some(validity);
+                }
+                Ok(_) => refused = Some(ChangeError::Refused(Refusal::Cannot)),
+                Err(error) => refused = Some(error),
+            }
+        }
+        match (refused, uid_validity) {
+            (None, Some(uid_validity)) => Ok((uid_validity, given)),
+            (refused, _) => {
+                if !given.is_empty() {
+                    self.change(Record::Expunge { mailbox, uids: given, only_deleted: false }).await?;
+                }
+                Err(refused.unwrap_or(ChangeError::Refused(Refusal::Cannot)))
+            }
+        }
     }
 
     /// The same, for who wants to know what becomes of a change that has no outcome in time.

@@ -28,7 +28,6 @@ pub struct Arriving {
     writer: BodyWriter,
     scanner: Scanner,
     octets: u64,
-    inline_octets_max: u64,
     mailbox: Guid,
     /// Where it is not INBOX.
     mailbox_name: Option<MailboxName>,
@@ -76,13 +75,11 @@ impl Arriving {
         let storage = accounts.storage();
         let writer = storage.body_writer(storage.partition_of(account), account, Some(octets_hint));
         let scanner = Scanner::new(Limits::default());
-        let inline_octets_max = storage.limits().inline_body_max as u64;
         let mailbox = Guid::INBOX;
         Arriving {
             writer,
             scanner,
             octets: 0,
-            inline_octets_max,
             mailbox,
             mailbox_name: None,
             prefix_octets: 0,
@@ -95,6 +92,16 @@ impl Arriving {
     /// What the delivery is known by if its sender comes again.
     pub fn set_delivery(&mut self, id: Option<DeliveryId>) {
         self.delivery = id;
+    }
+
+    /// The body goes into a pack of its own, however short it is. Before its first octet.
+    pub fn pack(&mut self) {
+        self.writer.pack();
+    }
+
+    /// Octets so far.
+    pub fn octets(&self) -> u64 {
+        self.octets
     }
 
     /// So many octets at the front are the recipient's own.
@@ -135,7 +142,7 @@ impl Arriving {
             mailbox_name: self.mailbox_name,
             delivery: self.delivery,
         };
-        if self.octets <= self.inline_octets_max {
+        if !self.writer.is_packed() {
             return Ok((message, self.writer.finish().await?));
         }
         // In a pack of its own the message carries what its record says of it, so that the pack alone can tell.

@@ -93,6 +93,11 @@ impl Display for InWords<'_> {
                 }
                 message_in_words(f, message)
             }
+            Record::Replace { mailbox, message, from, uid } => {
+                let (to, from) = (mailbox_in_words(*mailbox), mailbox_in_words(*from));
+                write!(f, "Replace mailbox={to} uid=given when applied from={from} replaced={uid}")?;
+                message_in_words(f, message)
+            }
             Record::Store { mailbox, uids, op, flags, unchanged_since } => {
                 let op = match op {
                     StoreOp::Replace => "replace",

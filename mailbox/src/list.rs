@@ -37,6 +37,11 @@ pub struct Listed {
     pub child_subscribed: bool,
 }
 
+/// The line of one mailbox, with all that can be said of it. `None`: there is none.
+pub fn one(state: &State, name: &MailboxName) -> Option<Listed> {
+    state.entry(name).map(|entry| listed(state, name, Some(entry)))
+}
+
 /// The answer to LIST, by name.
 pub fn list(state: &State, query: &Query) -> Vec<Listed> {
     let matches = |name: &MailboxName| query.patterns.iter().any(|pattern| pattern.matches(name.as_str()));

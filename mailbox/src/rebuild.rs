@@ -339,7 +339,7 @@ fn take(met: Met, known: &mut HashSet<Guid>, report: &mut Rebuilt) -> Option<Fou
         other => other,
     };
     match told {
-        Ok(Record::Append { mailbox, mut message }) => {
+        Ok(Record::Append { mailbox, mut message } | Record::Replace { mailbox, mut message, .. }) => {
             // Of a delivery of long ago, and the record that restores it does not have it: a replay must do the same.
             message.delivery = None;
             known.insert(message.guid).then_some(FoundMessage { mailbox, place, message })

@@ -12,7 +12,8 @@
 use culver_index::annotations::{SERVER, VALUE_OCTETS_MAX};
 use culver_index::{NewMessage, PLACE_OCTETS};
 use culver_model::{
-    DeliveryId, EntryName, Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, Quota, UidSet,
+    DeliveryId, EntryName, Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, Quota, Uid,
+    UidSet,
 };
 use thiserror::Error;
 
@@ -120,6 +121,14 @@ pub enum Record {
         mailbox: Guid,
         message: Box<Message>,
     },
+    /// A message arrives in place of another, or neither happens (RFC 8508). Its bytes are the record's body.
+    Replace {
+        mailbox: Guid,
+        message: Box<Message>,
+        /// Where the other one is, and its UID.
+        from: Guid,
+        uid: Uid,
+    },
     Store {
         mailbox: Guid,
         uids: UidSet,
@@ -226,6 +235,13 @@ impl Record {
                     w.bytes(name.as_str().as_bytes());
                 }
             }
+            Record::Replace { mailbox, message, from, uid } => {
+                w.guid(mailbox);
+                w.guid(from);
+                w.u32(uid.get());
+                w.message(message);
+                w.bytes(message.mailbox_name.as_ref().map_or("", MailboxName::as_str).as_bytes());
+            }
             Record::Store { mailbox, uids, op, flags, unchanged_since } => {
                 w.guid(mailbox);
                 w.u8(*op as u8);
@@ -329,6 +345,7 @@ impl Record {
             Record::Late { .. } => LATE_KIND,
             Record::Annotate { .. } => 17,
             Record::SetQuota { .. } => 18,
+            Record::Replace { .. } => 20,
         }
     }
 
@@ -401,11 +418,7 @@ impl Record {
                 Record::Append { mailbox, message: Box::new(message) }
             }
             13 => {
-                let (mailbox, place, mut message) = (r.guid()?, r.array()?, r.message()?);
-                let name = r.text()?;
-                if !name.is_empty() {
-                    message.mailbox_name = Some(MailboxName::parse(name).map_err(|_| r.malformed())?);
-                }
+                let (mailbox, place, message) = (r.guid()?, r.array()?, r.named_message()?);
                 Record::Restore { mailbox, place, message: Box::new(message) }
             }
             14 => Record::Rebuilt,
@@ -443,6 +456,12 @@ impl Record {
                 let mut limit = || Ok(Some(r.u64()?).filter(|limit| *limit != u64::MAX));
                 let quota = Quota { octets: limit()?, messages: limit()?, mailboxes: limit()? };
                 Record::SetQuota { quota: has.then_some(quota) }
+            }
+            20 => {
+                let (mailbox, from) = (r.guid()?, r.guid()?);
+                let uid = Uid::new(r.u32()?).ok_or(r.malformed())?;
+                let message = r.named_message()?;
+                Record::Replace { mailbox, message: Box::new(message), from, uid }
             }
             kind => return Err(RecordError::Kind(kind)),
         };
@@ -620,6 +639,16 @@ impl<'a> Reader<'a> {
             uids.insert_range(first..=last);
         }
         Ok(uids)
+    }
+
+    /// A message and the name of its mailbox, empty where that is INBOX.
+    fn named_message(&mut self) -> Result<Message, RecordError> {
+        let mut message = self.message()?;
+        let name = self.text()?;
+        if !name.is_empty() {
+            message.mailbox_name = Some(MailboxName::parse(name).map_err(|_| self.malformed())?);
+        }
+        Ok(message)
     }
 
     fn message(&mut self) -> Result<Message, RecordError> {

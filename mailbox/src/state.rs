@@ -66,6 +66,12 @@ pub enum Applied {
         uid_validity: UidValidity,
         uid: Uid,
     },
+    /// `modseq` is that of the mailbox that the other message was in.
+    Replace {
+        uid_validity: UidValidity,
+        uid: Uid,
+        modseq: ModSeq,
+    },
     /// A delivery that was sent again: the account has its message, or had it, and nothing changed.
     Repeated,
     /// `modified`: failed UNCHANGEDSINCE.
@@ -286,6 +292,10 @@ impl State {
                 let place = places.first().copied().unwrap_or([0; PLACE_OCTETS]);
                 self.append(*mailbox, message, place)
             }
+            Record::Replace { mailbox, message, from, uid } => {
+                let place = places.first().copied().unwrap_or([0; PLACE_OCTETS]);
+                self.replace(*mailbox, message, place, *from, *uid)
+            }
             Record::Store { mailbox, uids, op, flags, unchanged_since } => {
                 self.store(*mailbox, uids, *op, flags, *unchanged_since)
             }
@@ -345,6 +355,29 @@ impl State {
             self.deliveries.note(id, message.save_date);
         }
         Ok(Applied::Append { uid_validity, uid })
+    }
+
+    fn replace(
+        &mut self,
+        guid: Guid,
+        message: &Message,
+        place: [u8; PLACE_OCTETS],
+        from: Guid,
+        uid: Uid,
+    ) -> Result<Applied, Refusal> {
+        if self.selectable(from).and_then(|index| index.get(uid)).is_none() {
+            self.untaken.push(place);
+            return Err(Refusal::Gone);
+        }
+        let appended = self.append(guid, message, place)?;
+        let gone = self.expunge(from, &std::iter::once(uid.get()..=uid.get()).collect(), false)?;
+        match (appended, gone) {
+            (Applied::Append { uid_validity, uid }, Applied::Expunge { modseq, .. }) => {
+                Ok(Applied::Replace { uid_validity, uid, modseq })
+            }
+            // A message without the id of a delivery is none that was sent again.
+            _ => Err(Refusal::Cannot),
+        }
     }
 
     fn store(

@@ -87,6 +87,11 @@ impl MailboxName {
         MailboxName::parse(&decode_mutf7(wire).ok_or(NameError::Encoding)?)
     }
 
+    /// From UTF-8 octets, as a client sends them that asked for that (RFC 9755 §3, RFC 9051 §5.1): `&` is a character like others.
+    pub fn from_utf8(wire: &[u8]) -> Result<MailboxName, NameError> {
+        MailboxName::parse(std::str::from_utf8(wire).map_err(|_| NameError::Encoding)?)
+    }
+
     /// As [`Self::from_wire`], for the argument of CREATE.
     // RFC 3501 §6.3.3: a trailing separator declares names under this one, and is ignored where that needs nothing.
     pub fn from_wire_create(wire: &[u8]) -> Result<MailboxName, NameError> {
@@ -323,6 +328,12 @@ impl ListPattern {
         let reference = decode_mutf7(reference).ok_or(NameError::Encoding)?;
         let pattern = decode_mutf7(pattern).ok_or(NameError::Encoding)?;
         ListPattern::new(&(reference + &pattern))
+    }
+
+    /// The same of UTF-8 octets.
+    pub fn from_utf8(reference: &[u8], pattern: &[u8]) -> Result<ListPattern, NameError> {
+        let text = |octets| std::str::from_utf8(octets).map_err(|_| NameError::Encoding);
+        ListPattern::new(&(text(reference)?.to_owned() + text(pattern)?))
     }
 
     /// Whether the whole of `name` (in stored form) matches. A first level INBOX is compared without regard to case.

@@ -52,9 +52,23 @@ impl SequenceSet {
             .collect()
     }
 
+    /// Whether it is one number, or `*`.
+    pub fn is_single(&self) -> bool {
+        matches!(self.0.as_slice(), [(first, last)] if first == last)
+    }
+
     /// Whether `*` stands anywhere in it.
     pub fn has_star(&self) -> bool {
         self.0.iter().any(|(first, last)| *first == Bound::Star || *last == Bound::Star)
+    }
+}
+
+impl From<&UidSet> for SequenceSet {
+    fn from(set: &UidSet) -> SequenceSet {
+        let ranges = set.ranges();
+        SequenceSet(
+            ranges.map(|range| (Bound::Number(*range.start()), Bound::Number(*range.end()))).collect(),
+        )
     }
 }
 

@@ -80,7 +80,7 @@ fn read_commands((count, input): &(usize, Vec<u8>)) {
                 std::hint::black_box(&request);
                 seen += 1;
             }
-            imap::Event::AppendEnd => seen += 1,
+            imap::Event::AppendPiece(_) => seen += 1,
             other => panic!("{other:?}"),
         }
     }

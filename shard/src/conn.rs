@@ -1,4 +1,4 @@
-//! A connection with its read buffer, its write buffer and perhaps TLS; it can go to another shard.
+//! A connection with its read buffer, its write buffer, perhaps compression and perhaps TLS; it can go to another shard.
 //!
 //! # Invariants
 //! All state is in the value, none in a future: [`Conn::fill`] and [`Conn::flush`] may be dropped at any await
@@ -8,6 +8,7 @@
 //! # Limits
 //! [`RX_MAX`] octets read and not consumed, [`BACKLOG_MAX`] octets written and not sent.
 
+mod deflate;
 mod tls;
 
 use std::future::poll_fn;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 
+use self::deflate::Deflate;
 use self::tls::Tls;
 use crate::net::{Detached, Stream};
 use crate::time;
@@ -46,6 +48,7 @@ const SHUTDOWN_WITHIN: Duration = Duration::from_secs(2);
 pub struct Conn {
     stream: Stream,
     tls: Option<Box<Tls>>,
+    deflate: Option<Box<Deflate>>,
     rx: Vec<u8>,
     rx_at: usize,
     read_next: usize,
@@ -79,6 +82,15 @@ pub struct TlsInfo {
     pub resumed: bool,
 }
 
+/// What the two ends of a TLS connection can bind an exchange of SASL to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsBindings {
+    /// tls-exporter (RFC 9266): of TLS 1.3.
+    pub exporter: Option<[u8; 32]>,
+    /// tls-server-end-point (RFC 5929 §4): where the certificate's signature has a hash.
+    pub end_point: Option<Vec<u8>>,
+}
+
 /// What [`Conn::take_rx`] lent.
 pub struct Taken {
     bytes: Vec<u8>,
@@ -97,6 +109,7 @@ impl std::ops::Deref for Taken {
 pub struct Moved {
     stream: Detached,
     tls: Option<Box<Tls>>,
+    deflate: Option<Box<Deflate>>,
     rx: Vec<u8>,
     eof: bool,
 }
@@ -106,6 +119,7 @@ impl Conn {
         Conn {
             stream,
             tls: None,
+            deflate: None,
             rx: Vec::new(),
             rx_at: 0,
             read_next: READ_FIRST,
@@ -187,9 +201,9 @@ impl Conn {
             self.rx.drain(..self.rx_at);
             self.rx_at = 0;
         }
-        let result = match self.tls {
-            Some(_) => self.poll_fill_tls(cx),
-            None => self.poll_fill_plain(cx),
+        let result = match self.deflate {
+            Some(_) => self.poll_fill_deflated(cx),
+            None => self.poll_fill_wire(cx),
         };
         match &result {
             Poll::Ready(Ok(0)) => self.eof = true,
@@ -207,6 +221,32 @@ impl Conn {
             Poll::Ready(_) => {}
         }
         result
+    }
+
+    fn poll_fill_wire(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match self.tls {
+            Some(_) => self.poll_fill_tls(cx),
+            None => self.poll_fill_plain(cx),
+        }
+    }
+
+    fn poll_fill_deflated(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            let held = self.rx.len();
+            let deflate = self.deflate.as_mut().expect("checked by the caller");
+            deflate.open(&mut self.rx, READ_MAX.min(RX_MAX - held))?;
+            if self.rx.len() > held || deflate.has_ended() {
+                return Poll::Ready(Ok(self.rx.len() - held));
+            }
+            // What comes from the wire is read where plain octets are.
+            std::mem::swap(&mut self.rx, &mut deflate.wire);
+            let read = self.poll_fill_wire(cx);
+            let deflate = self.deflate.as_mut().expect("checked by the caller");
+            std::mem::swap(&mut self.rx, &mut deflate.wire);
+            if ready!(read)? == 0 {
+                return Poll::Ready(Ok(0));
+            }
+        }
     }
 
     fn poll_fill_plain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -276,11 +316,15 @@ impl Conn {
         if self.backlog() + bytes.len() > BACKLOG_MAX {
             return Err(BacklogFull);
         }
-        match self.tls {
-            Some(_) => self.plain.extend_from_slice(bytes),
-            None => self.tx.extend_from_slice(bytes),
+        let wire = if self.tls.is_some() { &mut self.plain } else { &mut self.tx };
+        match &mut self.deflate {
+            // It fails only where the library is used wrongly.
+            Some(deflate) => deflate.seal(bytes, wire).map_err(|_| BacklogFull),
+            None => {
+                wire.extend_from_slice(bytes);
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// Octets written and not sent.
@@ -308,6 +352,11 @@ impl Conn {
         if self.backlog() > 0 {
             ready!(self.poll_flush(cx))?;
         }
+        if self.deflate.is_some() {
+            let piece = &bytes[..bytes.len().min(PIECE)];
+            self.write(piece)?;
+            return Poll::Ready(Ok(piece.len()));
+        }
         let Some(tls) = self.tls.as_mut() else { return self.stream.poll_write(cx, bytes) };
         let piece = &bytes[..bytes.len().min(PIECE)];
         tls.seal(piece, &mut self.tx)?;
@@ -317,10 +366,27 @@ impl Conn {
     /// Sends what was written and then `bytes`, waiting for the peer as needed. If dropped, an unknown part of
     /// `bytes` was sent: the connection is then of no further use.
     pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.deflate.is_none() {
+            return self.write_all_wire(bytes).await;
+        }
+        for piece in bytes.chunks(PIECE) {
+            let mut wire = Vec::new();
+            if let Some(deflate) = self.deflate.as_mut() {
+                deflate.seal(piece, &mut wire)?;
+            }
+            // A piece is a millisecond's work.
+            crate::yield_if_needed().await;
+            self.write_all_wire(&wire).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_all_wire(&mut self, bytes: &[u8]) -> io::Result<()> {
         // What was written already goes with it where both are small.
         if self.backlog() > 0 {
             if self.backlog() + bytes.len() <= PIECE {
-                self.write(bytes)?;
+                let wire = if self.tls.is_some() { &mut self.plain } else { &mut self.tx };
+                wire.extend_from_slice(bytes);
                 return self.flush().await;
             }
             self.flush().await?;
@@ -412,6 +478,30 @@ impl Conn {
         time::deadline(within, shake).await?
     }
 
+    /// From now on what is written is compressed, and what is read has been (RFC 4978 §3). Flush before.
+    pub fn start_deflate(&mut self) {
+        let wire = std::mem::take(&mut self.rx).split_off(std::mem::take(&mut self.rx_at));
+        self.deflate = Some(Box::new(Deflate::new(wire)));
+    }
+
+    /// The end of that. What was read and not inflated counts as it stands. Flush before.
+    pub fn end_deflate(&mut self) {
+        if let Some(deflate) = self.deflate.take() {
+            self.rx.extend(deflate.into_wire());
+        }
+    }
+
+    pub fn is_deflated(&self) -> bool {
+        self.deflate.is_some()
+    }
+
+    /// The connection will be silent: what can be made again takes no memory. Everything is sent and consumed.
+    pub fn rest(&mut self) {
+        if let Some(deflate) = self.deflate.as_mut() {
+            deflate.rest();
+        }
+    }
+
     pub fn is_tls(&self) -> bool {
         self.tls.is_some()
     }
@@ -420,10 +510,21 @@ impl Conn {
         self.tls.as_ref().map(|tls| tls.info())
     }
 
+    /// What an exchange of SASL can be bound to; nothing without TLS.
+    pub fn tls_bindings(&self) -> TlsBindings {
+        self.tls.as_ref().map(|tls| tls.bindings()).unwrap_or_default()
+    }
+
+    /// The peer's certificate in DER, where it has shown one and TLS has verified it.
+    pub fn peer_certificate(&self) -> Option<&[u8]> {
+        self.tls.as_ref()?.peer_certificate()
+    }
+
     /// Octets of memory that its buffers take: none where nothing waits to be consumed or sent, once [`Conn::fill`] waits.
     pub fn buffers(&self) -> usize {
         let tls = self.tls.as_ref().map_or(0, |tls| tls.buffers());
-        self.rx.capacity() + self.plain.capacity() + self.tx.capacity() + tls
+        let deflate = self.deflate.as_ref().map_or(0, |deflate| deflate.buffers());
+        self.rx.capacity() + self.plain.capacity() + self.tx.capacity() + tls + deflate
     }
 
     /// Takes the connection off this shard, everything sent, nothing read lost.
@@ -433,13 +534,13 @@ impl Conn {
         if let Some(tls) = self.tls.as_mut() {
             tls.rest();
         }
-        Ok(Moved { stream: self.stream.detach()?, tls: self.tls, rx, eof: self.eof })
+        Ok(Moved { stream: self.stream.detach()?, tls: self.tls, deflate: self.deflate, rx, eof: self.eof })
     }
 
     /// Takes a connection on to this shard.
     pub fn attach(moved: Moved) -> Conn {
-        let Moved { stream, tls, rx, eof } = moved;
-        Conn { tls, rx, eof, ..Conn::new(Stream::attach(stream)) }
+        let Moved { stream, tls, deflate, rx, eof } = moved;
+        Conn { tls, deflate, rx, eof, ..Conn::new(Stream::attach(stream)) }
     }
 
     /// Sends what was written, says goodbye in TLS, and tells the peer that nothing follows. Drop it then.

@@ -10,10 +10,12 @@
 //! glommio and clocks occur in this crate and nowhere else. No noun of mail occurs here.
 
 pub mod annex;
+pub mod certificate;
 pub mod conn;
 mod context;
 pub mod disk;
 pub mod exec;
+pub mod http;
 mod limits;
 mod linger;
 pub mod map;

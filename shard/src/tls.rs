@@ -12,14 +12,18 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ::ring::{digest, hkdf};
 use rustls::client::verify_server_name;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{
-    ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert,
+    ClientHello, NoClientAuth, NoServerSessionStorage, ParsedCertificate, ProducesTickets,
+    ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::{CertifiedKey, SigningKey};
-use rustls::{CipherSuite, ClientConfig, RootCertStore, ServerConfig, crypto::ring};
+use rustls::{CipherSuite, ClientConfig, KeyLog, RootCertStore, ServerConfig, crypto::ring};
 
 use crate::annex;
 
@@ -76,25 +80,71 @@ pub async fn load(files: Vec<CertificateFiles>, tickets: Tickets) -> Result<Arc<
 
 /// [`load`], before the shards run.
 pub fn load_blocking(files: &[CertificateFiles], tickets: &Tickets) -> Result<Arc<ServerConfig>, TlsError> {
-    let certified = files.iter().map(certified).collect::<Result<Vec<_>, _>>()?;
-    if certified.is_empty() {
-        return Err(TlsError::None);
-    }
+    let provider = Arc::new(provider());
+    let mut config = configure(files, provider.clone(), Arc::new(NoClientAuth))?;
+    config.ticketer = tickets.0.clone();
+    config.send_tls13_tickets = 1;
+    Ok(Arc::new(config))
+}
+
+/// The same, for a listener that asks its clients for certificates that one of those in a PEM file has signed. A client may have none.
+/// It gives no tickets: whoever comes back shows his certificate again, and it is looked at again.
+pub fn load_asking_blocking(files: &[CertificateFiles], ca: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)?), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| unusable(ca, e))?;
+    let mut config = configure(files, provider, verifier)?;
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+fn provider() -> CryptoProvider {
     let mut provider = ring::default_provider();
     // AES-128 with SHA-256 first, for the processor's own instructions: with SHA-384 the key schedule alone costs a tenth of a
     // handshake. A stable sort: all else keeps its order.
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+    provider
+}
+
+fn configure(
+    files: &[CertificateFiles],
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<dyn ClientCertVerifier>,
+) -> Result<ServerConfig, TlsError> {
+    let certified = files.iter().map(certified).collect::<Result<Vec<_>, _>>()?;
+    if certified.is_empty() {
+        return Err(TlsError::None);
+    }
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("ring has suites for both versions")
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(ByName(certified)));
-    config.ticketer = tickets.0.clone();
-    config.send_tls13_tickets = 1;
+    config.key_log = Arc::new(Exporter);
     // Tickets hold the state, so no memory is kept for sessions and any shard resumes any of them.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ignore_client_order = true;
-    Ok(Arc::new(config))
+    Ok(config)
+}
+
+/// All that is wrong with a file of certificates to trust.
+pub fn check_ca_blocking(ca: &Path) -> Option<TlsError> {
+    roots(ca).err()
+}
+
+/// The certificates of a PEM file, to be trusted.
+fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&read(path)?) {
+        let certificate = certificate.map_err(|e| unusable(path, e))?;
+        roots.add(certificate).map_err(|e| unusable(path, e))?;
+    }
+    match roots.is_empty() {
+        true => Err(TlsError::NoCertificate { path: path.to_owned() }),
+        false => Ok(roots),
+    }
 }
 
 /// What a client trusts: the certificates of a PEM file, or the system's.
@@ -107,26 +157,19 @@ pub async fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
 }
 
 fn client_blocking(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(path) => {
-            for certificate in CertificateDer::pem_slice_iter(&read(path)?) {
-                let certificate = certificate.map_err(|e| unusable(path, e))?;
-                roots.add(certificate).map_err(|e| unusable(path, e))?;
-            }
-            if roots.is_empty() {
-                return Err(TlsError::NoCertificate { path: path.to_owned() });
-            }
-        }
+    let roots = match ca {
+        Some(path) => roots(path)?,
         None => {
             let found = rustls_native_certs::load_native_certs();
+            let mut roots = RootCertStore::empty();
             // One that cannot be read is no reason to trust none.
             roots.add_parsable_certificates(found.certs);
             if roots.is_empty() {
                 return Err(TlsError::NoRoots);
             }
+            roots
         }
-    }
+    };
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring has suites for both versions")
@@ -191,30 +234,101 @@ fn matched(
     }
 }
 
-thread_local! {
-    /// What the client whose handshake is under way asked for. Nothing stays here over a call of [`name_asked_for`].
-    static NAME: RefCell<Option<Box<str>>> = const { RefCell::new(None) };
+/// What rustls' unbuffered connections show to nobody but those whom they ask on the way of a handshake: who chooses a certificate,
+/// which is done for resumed sessions as well, and who is told secrets.
+#[derive(Default)]
+pub(crate) struct Seen {
+    /// The name that the client gave.
+    pub name: Option<Box<str>>,
+    /// The certificate that was chosen for it.
+    pub certificate: Option<Arc<CertifiedKey>>,
+    /// tls-exporter (RFC 9266), of TLS 1.3.
+    pub exporter: Option<[u8; 32]>,
 }
 
-/// Does a step of a server's handshake, and tells the name that the client gave in it: rustls' unbuffered connections show it to
-/// nobody but the one who chooses a certificate, which is done for resumed sessions as well.
-pub(crate) fn name_asked_for<T>(step: impl FnOnce() -> T) -> (T, Option<Box<str>>) {
-    NAME.set(None);
+thread_local! {
+    /// What was seen of the handshake that is under way. Nothing stays here over a call of [`seen_by`].
+    static SEEN: RefCell<Seen> = const { RefCell::new(Seen { name: None, certificate: None, exporter: None }) };
+}
+
+/// Does a step of a server's handshake, and tells what was to be seen of it.
+pub(crate) fn seen_by<T>(step: impl FnOnce() -> T) -> (T, Seen) {
+    SEEN.take();
     let done = step();
-    (done, NAME.take())
+    (done, SEEN.take())
+}
+
+/// Makes what a channel is bound to from the secret that TLS 1.3 has for such ends; the secret itself goes nowhere.
+#[derive(Debug)]
+struct Exporter;
+
+/// The name of that secret, in rustls as in logs of keys.
+const EXPORTER_SECRET: &str = "EXPORTER_SECRET";
+
+impl KeyLog for Exporter {
+    fn will_log(&self, label: &str) -> bool {
+        label == EXPORTER_SECRET
+    }
+
+    fn log(&self, label: &str, _: &[u8], secret: &[u8]) {
+        if label == EXPORTER_SECRET {
+            SEEN.with_borrow_mut(|seen| seen.exporter = exporter(secret));
+        }
+    }
+}
+
+/// RFC 9266 §2, RFC 8446 §7.5: `TLS-Exporter("EXPORTER-Channel-Binding", "", 32)`.
+fn exporter(secret: &[u8]) -> Option<[u8; 32]> {
+    let (derivation, hash) = match secret.len() {
+        32 => (hkdf::HKDF_SHA256, &digest::SHA256),
+        48 => (hkdf::HKDF_SHA384, &digest::SHA384),
+        _ => return None,
+    };
+    let nothing = digest::digest(hash, b"");
+    let mut derived = vec![0; secret.len()];
+    expand(derivation, secret, b"tls13 EXPORTER-Channel-Binding", nothing.as_ref(), &mut derived)?;
+    let mut binding = [0; 32];
+    expand(derivation, &derived, b"tls13 exporter", nothing.as_ref(), &mut binding)?;
+    Some(binding)
+}
+
+/// RFC 8446 §7.1: HKDF-Expand-Label.
+fn expand(
+    derivation: hkdf::Algorithm,
+    secret: &[u8],
+    label: &[u8],
+    context: &[u8],
+    out: &mut [u8],
+) -> Option<()> {
+    struct Octets(usize);
+    impl hkdf::KeyType for Octets {
+        fn len(&self) -> usize {
+            self.0
+        }
+    }
+    let octets = u16::try_from(out.len()).ok()?.to_be_bytes();
+    let (label_octets, context_octets) =
+        ([u8::try_from(label.len()).ok()?], [u8::try_from(context.len()).ok()?]);
+    let wanted = [&octets[..], &label_octets, label, &context_octets, context];
+    let secret = hkdf::Prk::new_less_safe(derivation, secret);
+    secret.expand(&wanted, Octets(out.len())).and_then(|made| made.fill(out)).ok()
 }
 
 struct ByName(Vec<Arc<CertifiedKey>>);
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        NAME.set(hello.server_name().map(Into::into));
         let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
         let has_name = |key: &&Arc<CertifiedKey>| {
             let (Some(name), Some(leaf)) = (&name, key.cert.first()) else { return false };
             ParsedCertificate::try_from(leaf).is_ok_and(|cert| verify_server_name(&cert, name).is_ok())
         };
-        self.0.iter().find(has_name).or(self.0.first()).cloned()
+        let chosen = self.0.iter().find(has_name).or(self.0.first()).cloned();
+        SEEN.with_borrow_mut(|seen| {
+            seen.name = hello.server_name().map(Into::into);
+            seen.certificate = chosen.clone();
+        });
+        chosen
     }
 }
 

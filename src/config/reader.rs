@@ -135,6 +135,11 @@ impl Section {
         self.has(key)
     }
 
+    /// Where the key stands; the section, where it does not.
+    pub fn line_of(&self, key: &str) -> usize {
+        self.entries.iter().find(|entry| entry.key == key).map_or(self.line, |entry| entry.line)
+    }
+
     pub fn missing(&self, key: &str, remedy: &str, problems: &mut Problems) {
         problems.at(self.line, &self.name(key), "is missing", &format!("write {remedy}"));
     }

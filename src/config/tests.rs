@@ -53,6 +53,118 @@ fn durations_have_bounds() {
 }
 
 #[test]
+fn mechanisms_are_what_can_work() {
+    // The line is the 9th.
+    let users = |line: &str| mistakes(&GOOD.replace("[users]\n", &format!("[users]\n{line}\n")));
+    for good in ["[\"plain\"]", "[\"PLAIN\", \"scram-sha-1\"]", "[\"scram-sha-256\", \"login\"]"] {
+        assert_eq!(users(&format!("mechanisms = {good}")), [], "{good}");
+    }
+    for bad in
+        ["[]", "[\"cram-md5\"]", "[\"scram-sha-1-plus\"]", "[\"oauthbearer\"]", "[\"external\"]", "\"plain\""]
+    {
+        assert_eq!(users(&format!("mechanisms = {bad}")), [(9, "users.mechanisms".to_owned())], "{bad}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let secret = |octets: usize| {
+        let file = dir.path().join("secret");
+        std::fs::write(&file, vec![b'x'; octets]).unwrap();
+        users(&format!("scram_secret_file = \"{}\"", file.display()))
+    };
+    assert_eq!(secret(16), []);
+    assert_eq!(secret(15), [(9, "users.scram_secret_file".to_owned())]);
+}
+
+#[test]
+fn tokens_are_verified_in_one_way_that_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let secret = file("secret", "s");
+    let empty = file("empty", "\n");
+    let keys = file(
+        "jwks",
+        r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#,
+    );
+    // The header stands in line 12.
+    let oauth2 = |lines: &str| {
+        let mut found = mistakes(&format!("{GOOD}[oauth2]\n{lines}\n"));
+        found.sort();
+        found
+    };
+    let url = "introspection_url = \"https://id.example.net/introspect\"";
+    let whole = format!("keys_file = \"{keys}\"\nissuer = \"i\"\naudience = \"a\"");
+    for good in [
+        url.to_owned(),
+        "introspection_url = \"http://127.0.0.1:8080\"\ncache = \"0s\"\nleeway = \"0s\"".to_owned(),
+        format!(
+            "{url}\nclient_id = \"c\"\nclient_secret_file = \"{secret}\"\ntimeout = \"1s\"\nscope = \"a b\""
+        ),
+        format!("{whole}\nusername_claim = \"sub\"\nopenid_configuration = \"https://id.example.net/x\""),
+    ] {
+        assert_eq!(oauth2(&good), [], "{good}");
+    }
+    for (lines, wanted) in [
+        ("issuer = \"i\"".to_owned(), &[(12, "introspection_url")][..]),
+        (format!("{url}\n{whole}"), &[(14, "keys_file")]),
+        (format!("keys_file = \"{keys}\""), &[(13, "keys_file"), (13, "keys_file")]),
+        (format!("keys_file = \"{secret}\"\nissuer = \"i\"\naudience = \"a\""), &[(13, "keys_file")]),
+        ("introspection_url = \"http://id.example.net/x\"".to_owned(), &[(13, "introspection_url")]),
+        ("introspection_url = \"id.example.net\"".to_owned(), &[(13, "introspection_url")]),
+        (format!("{url}\nclient_id = \"c\""), &[(14, "client_id")]),
+        (format!("{url}\nclient_secret_file = \"{secret}\""), &[(14, "client_secret_file")]),
+        (
+            format!("{url}\nclient_id = \"c\"\nclient_secret_file = \"{empty}\""),
+            &[(15, "client_secret_file")],
+        ),
+        (
+            format!("{url}\nca = \"/nonexistent\"\ncache = \"2h\"\nleeway = \"1h\"\nusername_claim = \"\""),
+            &[(14, "ca"), (15, "cache"), (16, "leeway"), (17, "username_claim")],
+        ),
+        (
+            format!("{url}\nopenid_configuration = \"http://x\"\njwks = 1"),
+            &[(14, "openid_configuration"), (15, "jwks")],
+        ),
+    ] {
+        let wanted: Vec<_> = wanted.iter().map(|(line, key)| (*line, format!("oauth2.{key}"))).collect();
+        assert_eq!(oauth2(&lines), wanted, "{lines}");
+    }
+    let offered = GOOD.replace("[users]\n", "[users]\nmechanisms = [\"oauthbearer\", \"xoauth2\"]\n");
+    assert_eq!(mistakes(&format!("{offered}[oauth2]\n{url}\n")), []);
+}
+
+#[test]
+fn clients_are_asked_for_certificates_where_they_can_show_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (chain, key) = (file("crt", &made.cert.pem()), file("key", &made.signing_key.serialize_pem()));
+    let tls = format!("[[tls.certificate]]\nchain = \"{chain}\"\nkey = \"{key}\"\n");
+    // The first line is 8.
+    let listener = |lines: &str, tls: &str| {
+        let text =
+            GOOD.replace("[users]\n", &format!("{lines}\n[users]\nmechanisms = [\"plain\", \"external\"]\n"));
+        mistakes(&format!("{text}{tls}"))
+    };
+    let ca = format!("client_ca = \"{chain}\"");
+    assert_eq!(listener(&ca, &tls), []);
+    assert_eq!(listener(&format!("{ca}\nclient_name = \"common-name\""), &tls), []);
+    let wrong = |line, key: &str| (line, key.to_owned());
+    assert_eq!(listener(&ca, ""), [wrong(8, "listener.client_ca")]);
+    assert_eq!(listener(&format!("client_ca = \"{key}\""), &tls), [wrong(8, "listener.client_ca")]);
+    let found = listener("client_name = \"email\"", &tls);
+    assert_eq!(found, [wrong(8, "listener.client_name"), wrong(10, "users.mechanisms")]);
+    let lmtp = format!("[[listener]]\nservice = \"lmtp\"\naddress = \"127.0.0.1:24\"\n{ca}");
+    assert!(listener(&lmtp, &tls).contains(&wrong(11, "listener.client_ca")));
+}
+
+#[test]
 fn a_syntax_error_names_its_line() {
     assert_eq!(mistakes("a = 1\nb = = 2\n").first().map(|found| found.0), Some(2));
 }

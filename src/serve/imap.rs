@@ -11,10 +11,12 @@
 
 mod append;
 mod asleep;
+mod context;
 mod fetch;
 mod late;
 mod list;
 mod metadata;
+mod notify;
 mod quota;
 mod search;
 mod select;
@@ -33,7 +35,7 @@ use culver_proto::imap::command::{Command, Hidden, Request};
 use culver_proto::imap::{
     Code, Event, Limits, Reason, Refusal, Server, Stage, Status, capability, encode, response,
 };
-use culver_proto::sasl::{Exchange, Mechanism, Secret, Step};
+use culver_proto::sasl::{Exchange, Mechanism, Mechanisms, Proof, Step};
 use culver_shard as shard;
 use culver_shard::conn::{Conn, Moved};
 use culver_shard::{random, time};
@@ -48,6 +50,9 @@ const OUT_OCTETS_MAX: usize = 64 * 1024;
 const LITERAL_OCTETS_MAX: u32 = (culver_shard::conn::RX_MAX - 256 * 1024) as u32;
 /// Octets of a client's ID that are logged.
 const ID_OCTETS_LOGGED: usize = 512;
+/// The languages of what is said to people (RFC 5255 §3.1, RFC 2277 §4.5): one text serves both.
+const ENGLISH: &str = "EN";
+const I_DEFAULT: &str = "i-default";
 /// What an idle session keeps of its send buffer.
 const OUT_OCTETS_KEPT: usize = 4 * 1024;
 
@@ -95,6 +100,9 @@ struct User {
     late: Vec<late::LateAppend>,
     /// With ENABLE METADATA: changes of annotations up to here were told.
     metadata_told: ModSeq,
+    /// NOTIFY was given.
+    notify: Option<Box<notify::Notifying>>,
+    contexts: context::Contexts,
 }
 
 struct Selected {
@@ -107,7 +115,13 @@ enum Flow {
     Go,
     Idle,
     StartTls,
-    HandOver { tag: String, account: AccountId, connection: super::auth::Connection },
+    /// COMPRESS was answered: on; or UNAUTHENTICATE: off.
+    Deflate(bool),
+    HandOver {
+        tag: String,
+        account: AccountId,
+        connection: super::auth::Connection,
+    },
     Append(Box<append::Incoming>),
     End(End),
 }
@@ -123,6 +137,8 @@ struct Idling {
 /// How a wait for the client ended.
 enum Waited {
     Go,
+    /// The account has changed, of which the client wants to hear.
+    Changed,
     End(End),
     /// The client has been silent for so long that the session is put away.
     Sleep,
@@ -188,9 +204,14 @@ impl Imap {
             mask: capability::Mask::default(),
             starttls: self.shard.tls().is_some(),
             plaintext: self.peer.secure,
+            mechanisms: match self.user {
+                None => auth::channel(&self.shard, &self.conn, &self.peer).offered,
+                Some(_) => Mechanisms::NONE,
+            },
             literal_minus: false,
             append_octets_max: self.shard.config().imap.append_octets_max,
             quota_set: self.sets_quota(),
+            compress: self.shard.config().imap.compress && !self.conn.is_deflated(),
         };
         capability::capabilities(self.server.state(), &offer)
     }
@@ -280,6 +301,10 @@ impl Imap {
                     self.flush().await?;
                     match self.wait().await? {
                         Waited::Go => continue,
+                        Waited::Changed => {
+                            self.notify_now(false).await?;
+                            continue;
+                        }
                         Waited::End(end) => return Ok(Ending::End(end)),
                         Waited::Sleep => return Ok(Ending::Sleep(None)),
                     }
@@ -292,7 +317,10 @@ impl Imap {
                     self.out.extend_from_slice(response::CONTINUE);
                     Flow::Go
                 }
-                Event::Append(offer) => self.append_offered(offer).await?,
+                Event::Append(offer) => match self.append_offered(offer, pipelined).await? {
+                    Some(incoming) => Flow::Append(incoming),
+                    None => Flow::Go,
+                },
                 Event::Response(Hidden(line)) => self.sasl_response(line).await,
                 Event::ResponseTooLong => {
                     if let Some((tag, _)) = self.exchange.take() {
@@ -309,11 +337,13 @@ impl Imap {
                 }
                 Event::Bye(reason) => Flow::End(End::Bye(reason)),
                 // These answer only what `append_body` and `idle` ask for.
-                Event::AppendData(_) | Event::AppendEnd | Event::AppendFailed(_) | Event::Done { .. } => {
-                    Flow::Go
-                }
+                Event::AppendData(_)
+                | Event::AppendPiece(_)
+                | Event::AppendFailed(_)
+                | Event::Done { .. } => Flow::Go,
             };
             self.conn.put_rx(input, used);
+            self.update_contexts().await?;
             self.flush_full().await?;
             match flow {
                 Flow::Go => {}
@@ -326,10 +356,17 @@ impl Imap {
                 Flow::StartTls => {
                     self.flush().await?;
                     // RFC 3501 §6.2.1: what came before the handshake ended never counts.
-                    let Some(tls) = self.shard.tls() else { return Ok(Ending::End(End::Closed)) };
+                    let Some(tls) = self.shard.tls_for(&self.peer) else {
+                        return Ok(Ending::End(End::Closed));
+                    };
                     self.conn.start_tls(tls, super::HANDSHAKE).await?;
                     self.server.starttls_done();
                     self.peer.tls = true;
+                }
+                Flow::Deflate(on) => {
+                    // RFC 4978 §3: from right after the answer on.
+                    self.flush().await?;
+                    if on { self.conn.start_deflate() } else { self.conn.end_deflate() }
                 }
                 Flow::HandOver { tag, account, connection } => {
                     let target = self.shard.shard_of(&account);
@@ -368,8 +405,10 @@ impl Imap {
             Time,
             Stop,
             Dropped,
+            Changed,
         }
         let Imap { conn, shard, user, .. } = self;
+        let user = user.as_ref();
         let stopping = async {
             shard.draining().await;
             Woken::Stop
@@ -381,12 +420,20 @@ impl Imap {
             }
             Woken::Dropped
         };
+        let changed = async {
+            match user {
+                Some(user) => Imap::notified(user).await,
+                None => std::future::pending().await,
+            }
+            Woken::Changed
+        };
         let time = async {
             time::sleep(sleepy).await;
             Woken::Time
         };
         let read = async { Woken::Read(conn.fill().await) };
-        Ok(match or(read, or(dropped, or(stopping, time))).await {
+        Ok(match or(read, or(dropped, or(changed, or(stopping, time)))).await {
+            Woken::Changed => Waited::Changed,
             Woken::Read(Ok(0)) => Waited::End(End::Closed),
             Woken::Read(Ok(_)) => Waited::Go,
             Woken::Read(Err(error)) => return Err(error),
@@ -428,6 +475,8 @@ impl Imap {
                     connection,
                     late: Vec::new(),
                     metadata_told: ModSeq::ZERO,
+                    notify: None,
+                    contexts: context::Contexts::default(),
                 });
                 let capabilities = self.capabilities();
                 let code = Code::Capability(&capabilities);
@@ -484,6 +533,14 @@ impl Imap {
             response::tagged(&mut self.out, tag, Status::Ok, None, "Logged out");
             return Ok(Flow::End(End::Logout));
         }
+        if matches!(command, Command::Unauthenticate) && stage != Stage::NotAuthenticated {
+            // RFC 8437 §3: never NO, for a login may be pipelined behind it.
+            (self.user, self.began) = (None, time::now());
+            self.server.unauthenticate();
+            response::tagged(&mut self.out, tag, Status::Ok, None, "Logged out of the account");
+            // RFC 8437 §4.1.
+            return Ok(if self.conn.is_deflated() { Flow::Deflate(false) } else { Flow::Go });
+        }
         if self.user.as_ref().is_some_and(|user| user.session.account().is_dropped()) {
             return Ok(Flow::End(self.dropped_end().await));
         }
@@ -506,6 +563,10 @@ impl Imap {
         if self.deleted_under_us() {
             return Ok(Flow::End(End::Bye(Reason::MailboxDeleted)));
         }
+        if self.server.state().enabled.uid_only && command.needs_sequence_numbers() {
+            Reason::UidRequired.write(tag, &mut self.out);
+            return Ok(Flow::Go);
+        }
         self.uid_command = command.is_uid();
         match &command {
             // It leaves the mailbox that is selected: where that one stands would be taken for where the new one does.
@@ -520,7 +581,7 @@ impl Imap {
                 self.done(tag, pipelined, true, "Capabilities listed");
             }
             Command::Noop | Command::Check => self.done(tag, pipelined, true, "Done"),
-            Command::Logout => {}
+            Command::Logout | Command::Unauthenticate => {}
             Command::Id(fields) => {
                 if let Some(fields) = fields {
                     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
@@ -551,11 +612,16 @@ impl Imap {
                     Reason::PrivacyRequired.write(tag, &mut self.out);
                     return Ok(Flow::Go);
                 }
+                if !auth::channel(&self.shard, &self.conn, &self.peer).offered.take_passwords() {
+                    Reason::LoginDisabled.write(tag, &mut self.out);
+                    return Ok(Flow::Go);
+                }
                 let Ok(user) = std::str::from_utf8(&user) else {
                     Reason::AuthenticationFailed.write(tag, &mut self.out);
                     return Ok(Flow::Go);
                 };
-                return Ok(self.login(tag, user, &password).await);
+                let exchange = Exchange::over();
+                return Ok(self.login(tag.to_owned(), exchange, user, &Proof::Password(password)).await);
             }
             Command::Authenticate { mechanism, initial } => {
                 if !self.password_allowed() {
@@ -566,7 +632,8 @@ impl Imap {
                     Reason::MechanismUnknown.write(tag, &mut self.out);
                     return Ok(Flow::Go);
                 };
-                let (exchange, step) = Exchange::start(mechanism, initial.map(|initial| initial.0));
+                let channel = auth::channel(&self.shard, &self.conn, &self.peer);
+                let (exchange, step) = Exchange::start(mechanism, initial.map(|initial| initial.0), &channel);
                 self.exchange = Some((tag.to_owned(), exchange));
                 return Ok(self.sasl_step(step).await);
             }
@@ -583,12 +650,64 @@ impl Imap {
                     self.enable_metadata();
                     enabled.push("METADATA");
                 }
+                let now = self.server.enabled_mut();
+                for (asked, have, name) in [
+                    (enable.rev2, &mut now.rev2, "IMAP4rev2"),
+                    (enable.utf8_accept, &mut now.utf8_accept, "UTF8=ACCEPT"),
+                    (enable.uid_only, &mut now.uid_only, "UIDONLY"),
+                ] {
+                    if asked {
+                        *have = true;
+                        enabled.push(name);
+                    }
+                }
                 encode::enabled(&mut self.out, &enabled);
                 self.done(tag, pipelined, true, "Enabled");
             }
             Command::Namespace => {
                 encode::namespace(&mut self.out, [&[""], &[], &[]]);
                 self.done(tag, pipelined, true, "Namespaces listed");
+            }
+            Command::Language(ranges) if ranges.is_empty() => {
+                encode::language(&mut self.out, &[ENGLISH, I_DEFAULT]);
+                self.done(tag, pipelined, true, "Languages listed");
+            }
+            Command::Language(ranges) => {
+                // RFC 5255 §3.2 with RFC 4647 §3.4: a range loses subtags from its end until it is known.
+                let known = |range: &String| {
+                    let first = range.split('-').next().unwrap_or_default();
+                    let default = range.eq_ignore_ascii_case("default") || range == "*";
+                    if default || range.eq_ignore_ascii_case(I_DEFAULT) {
+                        Some(I_DEFAULT)
+                    } else {
+                        first.eq_ignore_ascii_case(ENGLISH).then_some(ENGLISH)
+                    }
+                };
+                match ranges.iter().find_map(known) {
+                    Some(language) => {
+                        encode::language(&mut self.out, &[language]);
+                        self.done(tag, pipelined, true, "Language set");
+                    }
+                    None => Reason::LanguageUnknown.write(tag, &mut self.out),
+                }
+            }
+            Command::CancelUpdate(tags) => self.cancel_update(tag, &tags, pipelined),
+            Command::Notify(notify) => self.notify(tag, notify).await?,
+            Command::Compress { deflate } => {
+                let refused = match deflate {
+                    false => Some(Reason::CompressionUnknown),
+                    true if self.conn.is_deflated() => Some(Reason::CompressionActive),
+                    true if !self.shard.config().imap.compress => Some(Reason::CompressionOff),
+                    true => None,
+                };
+                match refused {
+                    Some(reason) => reason.write(tag, &mut self.out),
+                    None => {
+                        self.sync(!pipelined);
+                        response::tagged(&mut self.out, tag, Status::Ok, None, "DEFLATE active");
+                        return Ok(Flow::Deflate(true));
+                    }
+                }
             }
             Command::Idle => {
                 self.sync(!pipelined);
@@ -604,13 +723,17 @@ impl Imap {
                 self.deselect();
                 response::tagged(&mut self.out, tag, Status::Ok, None, "Unselected");
             }
-            Command::Create(name) => self.create(tag, name, pipelined).await,
+            Command::Create { mailbox, special_use } => {
+                self.create(tag, mailbox, &special_use, pipelined).await;
+            }
             Command::Delete(name) => self.delete(tag, name, pipelined).await,
             Command::Rename { from, to } => self.rename(tag, from, to, pipelined).await,
             Command::Subscribe(name) => self.subscribe(tag, name, true, pipelined).await,
             Command::Unsubscribe(name) => self.subscribe(tag, name, false, pipelined).await,
             Command::List(list) => self.list(tag, &list, pipelined).await?,
-            Command::Lsub { reference, pattern } => self.lsub(tag, &reference, &pattern, pipelined).await?,
+            Command::Lsub { reference, pattern, utf8 } => {
+                self.lsub(tag, &reference, &pattern, utf8, pipelined).await?;
+            }
             Command::Status { mailbox, items } => self.status(tag, &mailbox, items, pipelined),
             Command::GetQuota(root) => self.get_quota(tag, root, pipelined).await,
             Command::GetQuotaRoot(name) => self.get_quota_root(tag, &name, pipelined),
@@ -620,6 +743,7 @@ impl Imap {
             Command::Expunge => self.expunge(tag, None).await,
             Command::UidExpunge(set) => self.expunge(tag, Some(set)).await,
             Command::Search(search) => self.search(tag, &search, pipelined).await?,
+            Command::Esearch(esearch) => self.esearch(tag, &esearch, pipelined).await?,
             Command::Sort(sort) => self.sort(tag, &sort, pipelined).await?,
             Command::Thread(thread) => self.thread(tag, &thread, pipelined).await?,
             Command::Fetch(fetch) => self.fetch(tag, &fetch, pipelined).await?,
@@ -651,13 +775,33 @@ impl Imap {
     async fn sasl_step(&mut self, step: Step) -> Flow {
         match step {
             Step::Challenge(challenge) => {
-                response::challenge(&mut self.out, challenge);
+                response::challenge(&mut self.out, &challenge);
                 self.server.begin_response();
                 Flow::Go
             }
+            Step::Keys { user, hash } => {
+                // What was answered so far must not wait for a slow hash.
+                if self.flush().await.is_err() {
+                    return Flow::End(End::Closed);
+                }
+                let keys = auth::scram_keys(&self.shard, &user, hash, &self.peer).await;
+                let Some((tag, exchange)) = &mut self.exchange else { return Flow::Go };
+                match keys.map(|keys| exchange.keys(keys)) {
+                    // What follows keys is a challenge.
+                    Some(Step::Challenge(challenge)) => {
+                        response::challenge(&mut self.out, &challenge);
+                        self.server.begin_response();
+                    }
+                    _ => {
+                        Reason::UsersUnavailable.write(tag, &mut self.out);
+                        self.exchange = None;
+                    }
+                }
+                Flow::Go
+            }
             Step::Done(credentials) => {
-                let Some((tag, _)) = self.exchange.take() else { return Flow::Go };
-                self.login(&tag, &credentials.user, &credentials.password).await
+                let Some((tag, exchange)) = self.exchange.take() else { return Flow::Go };
+                self.login(tag, exchange, &credentials.user, &credentials.proof).await
             }
             Step::Failed(failure) => {
                 use culver_proto::sasl::Failure;
@@ -665,7 +809,12 @@ impl Imap {
                 let reason = match failure {
                     Failure::Cancelled => Reason::AuthenticationCancelled,
                     Failure::AuthorizationRefused => Reason::AuthorizationFailed,
-                    _ => Reason::AuthenticationMalformed,
+                    Failure::NotOffered => Reason::MechanismUnknown,
+                    Failure::TokenRefused => Reason::AuthenticationFailed,
+                    Failure::Downgraded | Failure::BindingUnknown => Reason::ChannelBinding,
+                    Failure::Malformed | Failure::TooLong | Failure::InitialRefused => {
+                        Reason::AuthenticationMalformed
+                    }
                 };
                 reason.write(&tag, &mut self.out);
                 Flow::Go
@@ -673,30 +822,29 @@ impl Imap {
         }
     }
 
-    async fn login(&mut self, tag: &str, user: &str, password: &Secret) -> Flow {
+    async fn login(&mut self, tag: String, mut exchange: Exchange, user: &str, proof: &Proof) -> Flow {
         // What was answered so far must not wait for a slow hash.
         if self.flush().await.is_err() {
             return Flow::End(End::Closed);
         }
-        match auth::login(&self.shard, user, password, &self.peer, "imap").await {
-            Login::Ok(account, connection) => Flow::HandOver { tag: tag.to_owned(), account, connection },
+        let reason = match auth::login(&self.shard, user, proof, &self.peer, "imap").await {
+            Login::Ok(account, connection) => return Flow::HandOver { tag, account, connection },
             Login::Failed => {
-                Reason::AuthenticationFailed.write(tag, &mut self.out);
-                Flow::Go
+                // RFC 7628 §3.2.3: the client hears why, and answers, before it is told no.
+                if let Some(Step::Challenge(challenge)) = exchange.refuse_token() {
+                    response::challenge(&mut self.out, &challenge);
+                    self.server.begin_response();
+                    self.exchange = Some((tag, exchange));
+                    return Flow::Go;
+                }
+                Reason::AuthenticationFailed
             }
-            Login::Unavailable => {
-                Reason::UsersUnavailable.write(tag, &mut self.out);
-                Flow::Go
-            }
-            Login::Disabled => {
-                Reason::AccountDisabled.write(tag, &mut self.out);
-                Flow::Go
-            }
-            Login::TooMany => {
-                Reason::TooManyConnections.write(tag, &mut self.out);
-                Flow::Go
-            }
-        }
+            Login::Unavailable => Reason::UsersUnavailable,
+            Login::Disabled => Reason::AccountDisabled,
+            Login::TooMany => Reason::TooManyConnections,
+        };
+        reason.write(&tag, &mut self.out);
+        Flow::Go
     }
 
     fn enable_condstore(&mut self) {
@@ -721,10 +869,19 @@ impl Imap {
     /// Tells the session what happened in its mailbox, and with annotations.
     fn sync(&mut self, expunges: bool) {
         self.tell_metadata(None);
-        let Some(User { session, selected: Some(selected), .. }) = &mut self.user else { return };
+        let Some(User { session, selected: Some(selected), notify, contexts, .. }) = &mut self.user else {
+            return;
+        };
+        // RFC 5465 §3.1: of the selected mailbox what NOTIFY asked for.
+        let told = notify.as_ref().map(|notify| notify.told());
+        if told.is_some_and(|told| !told.messages) {
+            return;
+        }
         let account = session.account().clone();
         let state = account.state();
         let Some(index) = state.selectable(selected.view.mailbox()) else { return };
+        let last = selected.view.last_uid();
+        let before = (!contexts.is_empty()).then(|| selected.view.clone());
         let changes = selected.view.sync(index, expunges);
         if changes.is_empty() {
             return;
@@ -732,34 +889,50 @@ impl Imap {
         let enabled = self.server.state().enabled;
         let Changes { expunged, vanished, exists, flags, keywords } = changes;
         let out = &mut self.out;
-        if enabled.qresync {
+        if let Some(before) = before {
+            contexts.expunged(out, &before, &vanished);
+            contexts.touch(&flags);
+        }
+        // RFC 9586 §3.3.
+        if enabled.qresync || enabled.uid_only {
             encode::vanished(out, false, &vanished);
         } else {
             expunged.iter().for_each(|sequence| encode::expunge(out, *sequence));
         }
         if let Some(exists) = exists {
-            let next = index.uid_next().get();
-            let recent = account.take_recent(index.guid(), next, selected.read_only);
-            if !recent.is_empty() {
-                selected.view.add_recent(&std::iter::once(recent.start..=recent.end - 1).collect());
-            }
             encode::exists(out, exists);
-            encode::recent(out, selected.view.recent_count());
+            if !enabled.rev2 {
+                let next = index.uid_next().get();
+                let recent = account.take_recent(index.guid(), next, selected.read_only);
+                if !recent.is_empty() {
+                    selected.view.add_recent(&std::iter::once(recent.start..=recent.end - 1).collect());
+                }
+                encode::recent(out, selected.view.recent_count());
+            }
         }
         if keywords {
             select::write_flags(out, index, selected.read_only);
         }
-        // RFC 7162 §3.2.4: with CONDSTORE enabled the UID stands in what others' changes cause too.
-        let uid = enabled.condstore || self.uid_command;
+        if exists.is_some() && (notify.is_some() || !contexts.is_empty()) {
+            let new = selected.view.uids_in(&std::iter::once(last.saturating_add(1)..=u32::MAX).collect());
+            contexts.touch(&new);
+            if let Some(notify) = notify {
+                notify.arrived(&new);
+            }
+        }
+        if told.is_some_and(|told| !told.flags) {
+            return;
+        }
+        // RFC 5465 §5.1: with the UID.
+        let manner = fetch::Manner::unasked(enabled, self.uid_command || told.is_some());
         for row in index.rows(&flags) {
-            fetch::write_flags(out, &selected.view, &row, enabled.condstore, uid);
+            fetch::write_flags(out, &selected.view, &row, manner);
         }
     }
 
     fn idle_tag(&mut self, tag: &str) {
         // An IDLE is an exchange of one response: its tag waits in the same place.
-        let (exchange, _) = Exchange::start(Mechanism::Login, None);
-        self.exchange = Some((tag.to_owned(), exchange));
+        self.exchange = Some((tag.to_owned(), Exchange::over()));
     }
 
     /// RFC 2177: until DONE, changes are told as they come. `None`: it was ended by the client.
@@ -798,7 +971,13 @@ impl Imap {
                 }
                 return Ok(None);
             }
-            self.sync(true);
+            match self.user.as_ref().is_some_and(|user| user.notify.is_some()) {
+                true => self.notify_now(true).await?,
+                false => {
+                    self.sync(true);
+                    self.update_contexts().await?;
+                }
+            }
             if !self.out.is_empty() {
                 spoke = time::now();
                 self.flush().await?;

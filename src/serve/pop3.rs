@@ -10,7 +10,7 @@
 //! One chunk of a message is in memory; a client that does not read for `pop3.inactivity` loses its connection.
 //!
 //! # RFC
-//! 1939, 2449, 2595.
+//! 1939, 2449, 2595, 5034.
 
 mod lock;
 mod maildrop;
@@ -112,7 +112,7 @@ enum Turn {
 impl Pop3 {
     /// A connection that was just accepted.
     pub async fn serve(shard: Rc<Shard>, conn: Conn, peer: Peer) -> End {
-        let config = config(&shard, &peer);
+        let config = config(&shard, &conn, &peer);
         let mut out = Vec::new();
         let server = Server::new(config, conn.is_tls(), &mut out);
         Pop3 { shard, conn, peer, server, out, user: None, began: time::now() }.run().await
@@ -170,10 +170,17 @@ impl Pop3 {
                     continue;
                 }
                 Event::Write => self.flush().await?,
+                Event::Keys { user, hash } => {
+                    self.flush().await?;
+                    match auth::scram_keys(&self.shard, &user, hash, &self.peer).await {
+                        Some(keys) => self.server.keys(keys, &mut self.out),
+                        None => self.refuse(Refusal::Unavailable),
+                    }
+                }
                 Event::Login(login) => {
                     // What was answered so far must not wait for a slow hash.
                     self.flush().await?;
-                    match auth::login(&self.shard, &login.user, &login.password, &self.peer, "pop3").await {
+                    match auth::login(&self.shard, &login.user, &login.proof, &self.peer, "pop3").await {
                         Login::Ok(account, connection) => {
                             let target = self.shard.shard_of(&account);
                             if target != shard::shard() {
@@ -189,10 +196,10 @@ impl Pop3 {
                 }
                 Event::StartTls => {
                     self.flush().await?;
-                    let Some(tls) = self.shard.tls() else { return Ok(Turn::End(End::Closed)) };
+                    let Some(tls) = self.shard.tls_for(&self.peer) else { return Ok(Turn::End(End::Closed)) };
                     // RFC 2595 §4: what came before the handshake ended never counts; `start_tls` forgets it.
                     self.conn.start_tls(tls, super::HANDSHAKE).await?;
-                    self.server.tls_started();
+                    self.server.tls_started(auth::channel(&self.shard, &self.conn, &self.peer));
                     self.peer.tls = true;
                 }
                 Event::Message { uid, size, top, .. } => self.message(uid, size, top).await?,
@@ -442,7 +449,7 @@ impl Pop3 {
     /// Takes the session through its stored form, where it stands between two commands.
     fn exercise_state(&mut self) {
         if let Ok(bytes) = self.server.encode() {
-            let config = config(&self.shard, &self.peer);
+            let config = config(&self.shard, &self.conn, &self.peer);
             self.server = Server::decode(config, &bytes).expect("what was just encoded");
         }
     }
@@ -472,13 +479,15 @@ impl fmt::Display for Unread {
 }
 
 /// What this connection is offered.
-fn config(shard: &Shard, peer: &Peer) -> Arc<proto::Config> {
+fn config(shard: &Shard, conn: &Conn, peer: &Peer) -> Arc<proto::Config> {
+    let channel = auth::channel(shard, conn, peer);
     let config = shard.config();
     let idle_ms_max = u64::try_from(config.pop3.inactivity.as_millis()).unwrap_or(u64::MAX);
     Arc::new(proto::Config {
         greeting: format!("{} Culver ready", config.hostname),
         starttls: shard.tls().is_some(),
         plaintext_allowed: peer.secure,
+        channel,
         limits: proto::Limits { idle_ms_max, ..proto::Limits::default() },
         ..proto::Config::default()
     })

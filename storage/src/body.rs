@@ -138,6 +138,8 @@ pub struct BodyWriter {
     buffer: Vec<u8>,
     memory: Vec<Permit>,
     stream: Option<Stream>,
+    /// It never stays in memory.
+    packed: bool,
 }
 
 /// A pack of one being written.
@@ -160,12 +162,32 @@ impl BodyWriter {
         hint: Option<u64>,
     ) -> BodyWriter {
         let hint = hint.unwrap_or(0).min(inner.limits.inline_body_max as u64) as usize;
-        let mut writer =
-            BodyWriter { inner, partition, account, buffer: Vec::new(), memory: Vec::new(), stream: None };
+        let mut writer = BodyWriter {
+            inner,
+            partition,
+            account,
+            buffer: Vec::new(),
+            memory: Vec::new(),
+            stream: None,
+            packed: false,
+        };
         if hint > 0 && writer.remember(hint) {
             writer.buffer.reserve_exact(hint);
         }
         writer
+    }
+
+    /// From now on it goes into a pack of one, however short it is: what goes into the journal with many others has little
+    /// room. Before its first octet.
+    pub fn pack(&mut self) {
+        self.packed = true;
+        self.buffer = Vec::new();
+        self.memory.clear();
+    }
+
+    /// Whether it stands in a pack of one.
+    pub fn is_packed(&self) -> bool {
+        self.stream.is_some()
     }
 
     /// Plain octets taken so far.
@@ -184,7 +206,7 @@ impl BodyWriter {
         }
         if self.stream.is_none() {
             let octets = self.buffer.len() + bytes.len();
-            if octets <= self.inner.limits.inline_body_max && self.remember(octets) {
+            if !self.packed && octets <= self.inner.limits.inline_body_max && self.remember(octets) {
                 self.buffer.extend_from_slice(bytes);
                 return Ok(());
             }

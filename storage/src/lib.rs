@@ -61,5 +61,5 @@ pub use shared::journal::{NUMBERS_MAX, Unsent, Windows};
 pub use shared::node::{Ack, Late, Node, NodeConfig, NodeShare};
 pub use shared::seal::SealError;
 pub use source::{AccountBlocks, BlockKind, LateRecord, LocalFuture, Merged, Source};
-pub use storage::{Committed, Loaded, LoadedRecord, Status, Storage};
+pub use storage::{Committed, Loaded, LoadedRecord, Status, Storage, Together};
 pub use table::Block;

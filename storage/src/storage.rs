@@ -84,6 +84,15 @@ pub struct Status {
     pub panics: u64,
 }
 
+/// One of several records for [`Storage::submit_together`].
+pub struct Together {
+    pub meta: Vec<u8>,
+    pub bodies: Vec<Body>,
+    /// As for [`Storage::submit_numbered`].
+    pub numbers: Option<u32>,
+    pub on_commit: OnCommit,
+}
+
 /// The storage of this shard. Clones are the same storage.
 #[derive(Clone)]
 pub struct Storage(pub(crate) Rc<Inner>);
@@ -382,6 +391,35 @@ impl Storage {
         let mut pending = pending.giving(numbers);
         let gate = self.0.wait_for_room(&mut pending).await?;
         self.0.enqueue(pending);
+        drop(gate);
+        Ok(())
+    }
+
+    /// Records of one account that are committed together or not at all: one batch. `TooLarge` where they need more than
+    /// half of what may be pending.
+    pub async fn submit_together(
+        &self,
+        partition: PartitionId,
+        account: &AccountId,
+        records: Vec<Together>,
+        haste: Haste,
+    ) -> Result<(), SubmitError> {
+        let mut pending = Vec::with_capacity(records.len());
+        for Together { meta, bodies, numbers, on_commit } in records {
+            let one = self.0.pending(partition, account, meta, bodies, haste, on_commit)?;
+            pending.push(one.giving(numbers));
+        }
+        let (octets, limit) =
+            (pending.iter().map(|one| one.octets).sum(), self.0.limits.pending_octets_max / 2);
+        if octets > limit {
+            return Err(SubmitError::TooLarge { octets, limit });
+        }
+        let (gate, mut room) = self.0.room_for(octets, haste).await?;
+        let last = pending.len().saturating_sub(1);
+        for (at, one) in pending.into_iter().enumerate() {
+            let room = if at == last { room.take() } else { None };
+            self.0.enqueue(one.joined(at != last).in_room(room));
+        }
         drop(gate);
         Ok(())
     }

@@ -15,7 +15,6 @@ mod cost;
 mod credentials;
 mod fs;
 mod hedge;
-mod http;
 pub(crate) mod op;
 mod pace;
 mod probe;
@@ -31,6 +30,8 @@ use std::time::Duration;
 
 use culver_model::AccountId;
 use culver_shard::disk::File;
+use culver_shard::http::HttpError;
+pub use culver_shard::http::{Endpoint, Octets};
 use culver_shard::{random, time};
 
 use crate::fault::{self, Fault};
@@ -38,12 +39,11 @@ use crate::source::LocalFuture;
 
 pub use self::cost::{Bills, Cost, Costs};
 use self::hedge::Hedge;
-pub use self::http::Octets;
 use self::op::{Abilities, Failure, Op, Outcome, PART_OCTETS, attempt_within};
 pub use self::op::{Kind, Listed, Refusal};
 use self::pace::Pace;
 pub use self::probe::{Dialect, ProbeError};
-pub use self::url::{Endpoint, S3Url, SproxydUrl, StoreUrl, UrlError};
+pub use self::url::{S3Url, SproxydUrl, StoreUrl, UrlError};
 
 /// The first pause after a failure is up to this long, and up to twice as long after each further one.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
@@ -506,7 +506,7 @@ async fn same(octets: &Octets, found: &[u8]) -> bool {
     read.await.is_ok() && same
 }
 
-fn unusable(error: http::HttpError) -> StoreError {
+fn unusable(error: HttpError) -> StoreError {
     StoreError::Refused(Refusal { what: error.to_string(), remedy: "mend the store's address".to_owned() })
 }
 

@@ -126,6 +126,22 @@ fn quota_enforced() -> Fallible {
     imap.must("EXPUNGE")?;
     let told = roots(&mut imap)?;
     ensure!(told.ends_with("(STORAGE 4 10 MESSAGE 1 6 MAILBOX 3 3)"), "{told}");
+    // RFC 3502: all of them or none.
+    let (head, body) = ("Subject: x\r\n\r\n", "z".repeat(3486));
+    let several = format!("m APPEND INBOX {{3500+}}\r\n{head}{body} {{3500+}}\r\n{head}{body}");
+    imap.connection.send_line(&several)?;
+    let line = imap.connection.read_line()?;
+    ensure!(line.starts_with("m NO [OVERQUOTA]"), "{line}");
+    let told = roots(&mut imap)?;
+    ensure!(told.ends_with("(STORAGE 4 10 MESSAGE 1 6 MAILBOX 3 3)"), "{told}");
+    // RFC 8508: what goes makes room for what comes.
+    imap.must("SELECT c")?;
+    imap.connection.send_line(&format!("r REPLACE 1 c {{9014+}}\r\n{head}{}", "z".repeat(9000)))?;
+    let answer = imap.answer("r")?;
+    ensure!(answer.ok(), "{}", answer.result);
+    imap.connection.send_line(&format!("r REPLACE 1 c {{4000+}}\r\n{head}{}", "z".repeat(3986)))?;
+    let answer = imap.answer("r")?;
+    ensure!(answer.ok(), "{}", answer.result);
     // By LMTP: the recipient who has no room is told so, the other has his mail; the sender comes again.
     let mut lmtp = Lmtp::open(culver.ports.lmtp)?;
     let (full, free) = (user(0), user(1));

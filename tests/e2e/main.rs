@@ -13,6 +13,7 @@ mod durability;
 mod hostile;
 mod lifecycle;
 mod nodes;
+mod sasl;
 mod support;
 mod transcript;
 
@@ -143,6 +144,7 @@ fn main() {
     tests.extend(lifecycle::tests());
     tests.extend(allowance::tests());
     tests.extend(configured::tests());
+    tests.extend(sasl::tests());
     tests.extend(durability::tests());
     tests.extend(nodes::tests());
     tests.extend(hostile::tests());

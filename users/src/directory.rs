@@ -7,14 +7,15 @@
 //! # Cost
 //! A look-up is one hash of the name. About 300 octets for a user without extra fields.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use culver_model::AccountId;
 
 use crate::quota::QuotaFields;
-use crate::scheme::{Scheme, SchemeError, Stored, verify};
+use crate::scheme::{Scheme, SchemeError, ScramHash, ScramKeys, ScramSalts, Stored, verify};
+use crate::secret::Secret;
 
 /// What a login gives to a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,7 +127,39 @@ pub struct Duplicate(pub AccountId);
 pub struct Directory {
     entries: HashMap<AccountId, Arc<Entry>>,
     decoy: Option<Stored>,
+    scram: Scram,
 }
+
+/// What is known of all users together that matters to SCRAM.
+#[derive(Clone, Debug, Default)]
+struct Scram {
+    passwords: usize,
+    /// Of them, those that are stored as they are.
+    plain: usize,
+    /// For each hash, how many have which iterations and octets of salt.
+    shapes: [BTreeMap<(u32, usize), usize>; 2],
+}
+
+impl Scram {
+    fn add(&mut self, stored: &Stored) {
+        self.passwords += 1;
+        if let Some(keys) = stored.scram() {
+            *self.shapes[keys.hash as usize]
+                .entry((keys.iterations, keys.salt.expose().len()))
+                .or_default() += 1;
+        }
+        self.plain += usize::from(stored.plain_text().is_some());
+    }
+
+    /// What most users have.
+    fn shape(&self, hash: ScramHash) -> (u32, usize) {
+        let most = self.shapes[hash as usize].iter().max_by_key(|(_, users)| **users);
+        most.filter(|(_, users)| **users > self.plain).map_or(DERIVED, |(shape, _)| *shape)
+    }
+}
+
+/// Iterations and octets of salt where keys are made from the password.
+const DERIVED: (u32, usize) = (crate::scheme::SCRAM_DERIVED_ITERATIONS, crate::scheme::SCRAM_SALT_OCTETS);
 
 impl Directory {
     pub fn new() -> Directory {
@@ -144,6 +177,9 @@ impl Directory {
             && self.decoy.as_ref().is_none_or(|decoy| weight(stored.scheme()) > weight(decoy.scheme()))
         {
             self.decoy = Some(stored.clone());
+        }
+        if let Some(stored) = &entry.stored {
+            self.scram.add(stored);
         }
         self.entries.insert(account, Arc::new(entry));
         Ok(())
@@ -167,6 +203,36 @@ impl Directory {
         self.entries.keys()
     }
 
+    /// Whether every user who has a password can use SCRAM with this hash.
+    pub fn all_can_scram(&self, hash: ScramHash) -> bool {
+        let stored: usize = self.scram.shapes[hash as usize].values().sum();
+        self.scram.passwords > 0 && stored + self.scram.plain == self.scram.passwords
+    }
+
+    /// Begins a login by SCRAM: `name` as the client sent it.
+    pub fn scram(&self, name: &str, hash: ScramHash, salts: &ScramSalts) -> ScramCheck {
+        let account = AccountId::parse(name).ok();
+        let stored = account.as_ref().and_then(|account| self.entries.get(account)?.stored.as_ref());
+        // Names that cannot be an account's are told apart as far as they would be, were they one's.
+        let name =
+            account.as_ref().map_or_else(|| name.to_lowercase(), |account| account.as_str().to_owned());
+        let known = stored.and_then(Stored::scram).filter(|keys| keys.hash == hash);
+        let (found, derived) = match (known, stored.and_then(Stored::plain_text)) {
+            (Some(keys), _) => (Found::Keys(keys.clone()), None),
+            (None, Some(password)) => {
+                (Found::Password(password.clone()), Some(salts.salt(hash, &name, DERIVED.1)))
+            }
+            (None, None) => {
+                let (iterations, octets) = self.scram.shape(hash);
+                let salt = salts.salt(hash, &name, octets);
+                (Found::Keys(salts.unknown(hash, &name, salt, iterations)), None)
+            }
+        };
+        // Where one name costs a derivation, all do.
+        let salt = derived.or_else(|| (self.scram.plain > 0).then(|| vec![0; DERIVED.1]));
+        ScramCheck { hash, found, salt }
+    }
+
     /// Begins a login: `name` as the client sent it, `peer` its address if it has one.
     pub fn check(&self, name: &str, peer: Option<IpAddr>) -> Check {
         let entry = AccountId::parse(name).ok().and_then(|account| self.entries.get(&account)).cloned();
@@ -183,10 +249,46 @@ impl Directory {
 fn weight(scheme: Scheme) -> u8 {
     match scheme {
         Scheme::Plain | Scheme::Ssha512 => 0,
-        Scheme::ScramSha256 => 1,
+        Scheme::ScramSha1 | Scheme::ScramSha256 => 1,
         Scheme::Sha512Crypt => 2,
         Scheme::Argon2id => 3,
         Scheme::BlfCrypt => 4,
+    }
+}
+
+/// A login by SCRAM whose name is looked up. It may be sent to the annex.
+#[derive(Clone, Debug)]
+pub struct ScramCheck {
+    hash: ScramHash,
+    found: Found,
+    /// There is a derivation to be made.
+    salt: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Debug)]
+enum Found {
+    Keys(ScramKeys),
+    Password(Secret),
+}
+
+impl ScramCheck {
+    /// Whether [`run`](ScramCheck::run) blocks.
+    pub fn blocks(&self) -> bool {
+        self.salt.is_some()
+    }
+
+    /// The user's keys, or where there is none, keys that nobody can prove.
+    pub fn run(self) -> ScramKeys {
+        let derive = |password: &[u8]| {
+            self.salt.as_ref().map(|salt| ScramKeys::derive(self.hash, password, salt, DERIVED.0))
+        };
+        match &self.found {
+            Found::Keys(keys) => {
+                std::hint::black_box(derive(b""));
+                keys.clone()
+            }
+            Found::Password(password) => derive(password.expose()).expect("a password has a salt"),
+        }
     }
 }
 
@@ -233,15 +335,18 @@ impl Check {
 
     /// What the login comes to, given what [`run`](Check::run) or the cache said of the password.
     pub fn outcome(self, right: Result<bool, SchemeError>) -> Outcome {
-        match (self.entry, right) {
-            (_, Err(_)) => Outcome::Unavailable,
-            (Some(entry), Ok(true)) if self.allowed && entry.stored.is_some() => {
-                if entry.disabled {
-                    Outcome::Disabled
-                } else {
-                    Outcome::Ok(entry)
-                }
-            }
+        match right {
+            Err(_) => Outcome::Unavailable,
+            Ok(true) if self.entry.as_ref().is_some_and(|entry| entry.stored.is_some()) => self.vouched(),
+            Ok(_) => Outcome::Fail,
+        }
+    }
+
+    /// The same where a token or a certificate has proved who it is: the user needs no password then.
+    pub fn vouched(self) -> Outcome {
+        match self.entry {
+            Some(entry) if self.allowed && entry.disabled => Outcome::Disabled,
+            Some(entry) if self.allowed => Outcome::Ok(entry),
             _ => Outcome::Fail,
         }
     }
@@ -302,6 +407,94 @@ mod tests {
         ] {
             assert_eq!(login(name, password, peer), outcome, "{name} {password} {peer:?}");
         }
+    }
+
+    #[test]
+    fn a_token_needs_no_password_but_all_else() {
+        for (name, peer, expected) in [
+            ("bob@example.test", None, "ok"),
+            ("list@example.test", None, "ok"),
+            ("old@example.test", None, "disabled"),
+            ("eve@example.test", None, "fail"),
+            ("office@example.test", Some("192.0.3.1"), "fail"),
+        ] {
+            let check = directory().check(name, peer.map(|peer: &str| peer.parse().expect("an address")));
+            let outcome = match check.vouched() {
+                Outcome::Ok(_) => "ok",
+                Outcome::Fail => "fail",
+                Outcome::Disabled => "disabled",
+                Outcome::Unavailable => "unavailable",
+            };
+            assert_eq!(outcome, expected, "{name}");
+        }
+    }
+
+    /// RFC 5803 keys of `pencil`, in Dovecot's order.
+    const STORED: &str = "{SCRAM-SHA-256}4096,W22ZaJ0SNY7soEsUEjb6gQ==,WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=,wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
+
+    fn stored(text: &str) -> Stored {
+        Stored::parse(text).expect("well formed").expect("not locked")
+    }
+
+    #[test]
+    fn scram_has_the_keys_of_who_can_use_it() {
+        use ScramHash::{Sha1, Sha256};
+        let salts = ScramSalts::new(b"secret");
+        let mut directory = directory();
+        directory.insert(Entry::fixed(account("keys@x"), stored(STORED))).expect("new");
+        let keys = |name: &str, hash| directory.scram(name, hash, &salts).run();
+        let known = keys("KEYS@x", Sha256);
+        assert_eq!(format!("{{SCRAM-SHA-256}}{}", known.stored()), STORED);
+        for hash in [Sha1, Sha256] {
+            let derived = keys("Bob@example.test", hash);
+            let again = ScramKeys::derive(hash, b"secret", derived.salt.expose(), 4096);
+            assert_eq!(derived.stored(), again.stored());
+            assert_eq!(derived.stored(), keys("bob@example.test", hash).stored());
+            assert_ne!(derived.salt.expose(), keys("old@example.test", hash).salt.expose());
+        }
+        // Of a mechanism that the stored form cannot do, there are none.
+        let none = keys("keys@x", Sha1);
+        let derived = ScramKeys::derive(Sha1, b"pencil", none.salt.expose(), none.iterations);
+        assert_ne!(none.stored(), derived.stored());
+    }
+
+    #[test]
+    fn an_unknown_name_looks_like_a_known_one() {
+        let salts = ScramSalts::new(b"secret");
+        let shape = |keys: &ScramKeys| (keys.hash, keys.iterations, keys.salt.expose().len());
+        let mut directory = directory();
+        let unknown =
+            |directory: &Directory, name: &str| directory.scram(name, ScramHash::Sha256, &salts).run();
+        let (bob, eve) = (unknown(&directory, "bob@example.test"), unknown(&directory, "eve@example.test"));
+        assert_eq!(shape(&bob), shape(&eve));
+        assert_eq!(eve.stored(), unknown(&directory, "EVE@example.test").stored(), "the same each time");
+        assert_ne!(eve.stored(), unknown(&directory, "eva@example.test").stored());
+        assert_eq!(unknown(&directory, "../x").stored(), unknown(&directory, "../X").stored());
+        assert!(directory.scram("eve@example.test", ScramHash::Sha256, &salts).blocks(), "as bob's does");
+        // Most have stored keys of another shape.
+        for n in 0..9 {
+            let more = STORED.replace("4096,W22ZaJ0SNY7soEsUEjb6gQ==", "5000,c2FsdHNhbHRzYWx0");
+            directory.insert(Entry::fixed(account(&format!("k{n}@x")), stored(&more))).expect("new");
+        }
+        assert_eq!(shape(&unknown(&directory, "k0@x")), shape(&unknown(&directory, "k99@x")));
+        let other = ScramSalts::new(b"other");
+        assert_ne!(
+            directory.scram("k99@x", ScramHash::Sha256, &other).run().salt.expose(),
+            eve.salt.expose()
+        );
+    }
+
+    #[test]
+    fn scram_is_for_all_or_it_is_not_for_all() {
+        use ScramHash::{Sha1, Sha256};
+        let mut directory = directory();
+        assert!(directory.all_can_scram(Sha1) && directory.all_can_scram(Sha256));
+        directory.insert(Entry::fixed(account("keys@x"), stored(STORED))).expect("new");
+        assert!(!directory.all_can_scram(Sha1) && directory.all_can_scram(Sha256));
+        let hashed = "$6$saltstring$svn8UoSVapNtMuq1ukKS4tPQd8iKwSMHWjl/O817G3uBnIFNjnQJuesI68u4OTLiBFdcbYEdFCoEOfaS35inz1";
+        directory.insert(Entry::fixed(account("hashed@x"), stored(hashed))).expect("new");
+        assert!(!directory.all_can_scram(Sha256));
+        assert!(!Directory::new().all_can_scram(Sha256), "of nobody");
     }
 
     #[test]

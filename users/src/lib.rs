@@ -14,13 +14,15 @@ pub mod quota;
 pub mod scheme;
 mod secret;
 mod table;
+pub mod token;
 
 pub use cache::{AuthCache, CacheLimits, Cached};
 pub use connections::{Counters, TooMany};
-pub use directory::{Check, Directory, Duplicate, Entry, Network, Outcome, User};
+pub use directory::{Check, Directory, Duplicate, Entry, Network, Outcome, ScramCheck, User};
 pub use home::{AddressKey, home};
 pub use passwd::{Mistake, PasswdFile};
 pub use penalty::{Penalty, PenaltyLimits};
 pub use quota::QuotaFields;
-pub use scheme::{Scheme, SchemeError, Stored, hash, verify};
+pub use scheme::{Scheme, SchemeError, ScramHash, ScramKeys, ScramSalts, Stored, hash, verify};
 pub use secret::Secret;
+pub use token::{Jwks, TokenCache, TokenCacheLimits, TokenRules, Vouched};

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 /// Programs that end-to-end tests drive, and the Debian packages that bring them.
 const PROGRAMS: &[(&str, &str)] = &[
     ("curl", "curl"),
+    ("gsasl", "gsasl"),
     ("python3", "python3"),
     ("pip3", "python3-pip"),
     ("mbsync", "isync"),

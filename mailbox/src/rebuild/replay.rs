@@ -126,6 +126,7 @@ impl<'a> Replay<'a> {
                 Record::Create { .. } | Record::Rename { .. } | Record::RenameInbox { .. } => {
                     u64::from(VALIDITIES_MAX) + 1
                 }
+                Record::Replace { .. } => 2,
                 _ => 1,
             };
             let moved = ModSeq((modseq.get() + most).min(ModSeq::MAX.get()));
@@ -152,6 +153,9 @@ impl<'a> Replay<'a> {
                 Place::from_bytes(place).is_none_or(|place| !salvaged.is_there(&place))
             }
             Record::Store { mailbox, .. } | Record::Expunge { mailbox, .. } => !self.is_sure(mailbox),
+            Record::Replace { from, .. } => {
+                !self.is_sure(from) || record.bodies.iter().any(|place| !salvaged.is_there(place))
+            }
             Record::Copy { from, .. } => !self.is_sure(from),
             Record::RenameInbox { .. } => !self.is_sure(&Guid::INBOX),
             _ => false,
@@ -166,6 +170,8 @@ impl<'a> Replay<'a> {
                 self.left_out.extend(message.delivery);
                 self.unsure.insert(*mailbox);
             }
+            // The other message is not gone where it should be.
+            Record::Replace { mailbox, from, .. } => self.unsure.extend([*mailbox, *from]),
             Record::Named { record, .. } => {
                 if let Record::Copy { to, .. } = &**record {
                     self.unsure.insert(*to);

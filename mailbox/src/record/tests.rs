@@ -17,6 +17,7 @@ fn every_kind() -> Vec<Record> {
     };
     let known = Message { delivery: Some(DeliveryId([7; 12])), ..message.clone() };
     let both = Message { mailbox_name: Some(name("Sent")), ..known.clone() };
+    let replacing = Message { mailbox_name: Some(name("Drafts")), ..message.clone() };
     let named = Message { mailbox_name: Some(name("Sent")), ..message.clone() };
     vec![
         Record::Append { mailbox: Guid::INBOX, message: Box::new(message.clone()) },
@@ -65,6 +66,18 @@ fn every_kind() -> Vec<Record> {
         Record::Annotate { mailbox: None, entries: Vec::new() },
         Record::SetQuota { quota: Some(Quota { octets: Some(0), messages: None, mailboxes: Some(7) }) },
         Record::SetQuota { quota: None },
+        Record::Replace {
+            mailbox: Guid([3; 16]),
+            message: Box::new(replacing.clone()),
+            from: Guid::INBOX,
+            uid: Uid::new(7).unwrap(),
+        },
+        Record::Replace {
+            mailbox: Guid::INBOX,
+            message: Box::new(Message { mailbox_name: None, ..replacing }),
+            from: Guid([3; 16]),
+            uid: Uid::new(u32::MAX).unwrap(),
+        },
         Record::Named {
             record: Box::new(Record::Expunge {
                 mailbox: Guid::INBOX,

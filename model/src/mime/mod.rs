@@ -13,9 +13,10 @@
 //!
 //! # RFC
 //! RFC 2045, 2046 (structure), 2047 (encoded words), 2183 (disposition), 2231 (parameters), 3501 §7.4.2 (wire forms),
-//! 5322 (headers).
+//! 3030 and 3516 (binary content), 5322 (headers).
 
 pub mod address;
+pub mod binary;
 pub mod charset;
 pub mod chosen;
 pub mod envelope;
@@ -29,14 +30,15 @@ pub mod wire;
 pub mod words;
 
 pub use address::{Address, parse_addresses};
+pub use binary::BinaryConverter;
 pub use chosen::{CHOSEN_HEADERS, covers};
 pub use envelope::{EnvelopeFields, FIELD_OCTETS_MAX, FirstAddress};
 pub use headers::{Field, fields, filter_header, unfold};
 pub use param::{ContentType, Disposition, Param};
 pub use scan::Scanner;
-pub use section::{FieldFilter, Resolved, Section, SectionText, resolve};
+pub use section::{BinarySection, FieldFilter, Resolved, Section, SectionText, resolve, resolve_binary};
 pub use table::{PartKind, PartTable, TableError, TablePart};
-pub use transfer::{Decoder, Encoding};
+pub use transfer::{Decoder, Encoding, UnknownEncoding};
 pub use wire::{body, bodystructure, envelope};
 pub use words::decode_words;
 

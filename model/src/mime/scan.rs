@@ -209,8 +209,49 @@ impl Scanner {
         }
     }
 
-    fn has_boundaries(&self) -> bool {
+    pub(super) fn has_boundaries(&self) -> bool {
         !self.opaque && self.boundaries > 0
+    }
+
+    /// Whether a line that begins with `head` is a boundary of an open multipart; `None` where what follows decides.
+    pub(super) fn is_boundary(&self, head: &[u8]) -> Option<bool> {
+        let text = match head {
+            _ if !self.has_boundaries() => return Some(false),
+            [] | [b'-'] => return None,
+            [b'-', b'-', text @ ..] => text,
+            _ => return Some(false),
+        };
+        let mut may_be = false;
+        for open in &self.open {
+            if let Kind::Multipart { boundary, closed: false, .. } = &open.kind {
+                if text.starts_with(boundary) {
+                    return Some(true);
+                }
+                may_be |= boundary.starts_with(text);
+            }
+        }
+        if may_be { None } else { Some(false) }
+    }
+
+    /// Whether the next line is of a header.
+    pub(super) fn in_header(&self) -> bool {
+        self.in_header
+    }
+
+    /// Whether the part at hand, or the one whose header is being read, is in a multipart/digest.
+    pub(super) fn in_digest(&self) -> bool {
+        let above = self.open.len().checked_sub(2).map(|index| &self.open[index].kind);
+        matches!(above, Some(Kind::Multipart { digest: true, .. }))
+    }
+
+    /// Whether the innermost open part is taken apart.
+    pub(super) fn in_container(&self) -> bool {
+        self.open.last().is_some_and(|open| !matches!(open.kind, Kind::Leaf))
+    }
+
+    /// Whether a limit was met: of the header at hand, or of parts.
+    pub(super) fn is_limited(&self) -> bool {
+        self.opaque || (self.in_header && self.header.cut)
     }
 
     /// A piece of the current line, with its line end if it has one.

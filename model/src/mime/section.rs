@@ -1,9 +1,10 @@
 //! Sections: what a client names between the brackets of `BODY[...]`, and where its octets stand.
 //!
 //! # RFC
-//! RFC 3501 §6.4.5 and §9 (`section-spec`).
+//! RFC 3501 §6.4.5 and §9 (`section-spec`), RFC 3516 §4.2 and §7 (`section-binary`).
 
 use super::table::{PartKind, PartTable};
+use super::transfer::Encoding;
 use std::ops::Range;
 
 /// A `section-spec`: part numbers, then what of that part. Empty in both is the whole message, `BODY[]`.
@@ -78,6 +79,45 @@ pub fn resolve<'s>(table: &PartTable, section: &'s Section) -> Option<Resolved<'
             Some(Resolved { range: table.get(message?)?.header(), fields })
         }
     }
+}
+
+/// What a `section-binary` names: the octets to decode, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BinarySection {
+    /// Octets of the message, not decoded. Within the message's size.
+    pub range: Range<u64>,
+    /// The encoding of the part's header; [`Encoding::decoder`] undoes it, or refuses.
+    pub encoding: Encoding,
+    /// [`PartKind::Message`] for the whole message too.
+    pub kind: PartKind,
+    /// Whether the media type is text/*.
+    pub is_text: bool,
+}
+
+/// What `BINARY[1.2]` names: a part's body. No part numbers name the whole message, as in `BODY[]`. `None` where it names
+/// nothing (answered with NIL).
+///
+/// The encoding is that of the part table, which the scanner read from the part's header: neither the stored
+/// BODYSTRUCTURE nor the header is parsed a second time, so that what is decoded and what is searched are one.
+// RFC 9051 §6.4.5: BINARY is for leaf parts. Of others `kind` tells, and they are given by their own encoding, which
+// RFC 2045 §6.4 has be an identity.
+pub fn resolve_binary(table: &PartTable, part: &[u32]) -> Option<BinarySection> {
+    if part.is_empty() {
+        let kind = PartKind::Message;
+        return Some(BinarySection {
+            range: 0..table.size(),
+            encoding: Encoding::Identity,
+            kind,
+            is_text: false,
+        });
+    }
+    let part = table.get(find(table, part)?)?;
+    Some(BinarySection {
+        range: part.body(),
+        encoding: part.encoding,
+        kind: part.kind,
+        is_text: part.media_type.starts_with("text/"),
+    })
 }
 
 /// The index in `table` of the part with these numbers.

@@ -664,6 +664,62 @@ fn chunks_have_no_influence() {
     }
 }
 
+quickcheck! {
+    fn decoding_is_the_same_in_any_chunks_and_counted(picks: Vec<u8>, sizes: Vec<u8>, kind: u8) -> bool {
+        let input: Vec<u8> = picks.iter().map(|pick| b"=AaF09+/ \t\r\n.\0\xe4"[usize::from(*pick) % 15]).collect();
+        let encoding = [Encoding::Identity, Encoding::QuotedPrintable, Encoding::Base64][usize::from(kind) % 3];
+        let mut whole = Vec::new();
+        let mut decoder = encoding.decoder().unwrap();
+        decoder.feed(&input, &mut whole);
+        decoder.finish(&mut whole);
+        let (mut pieces, mut octets) = (Vec::new(), 0);
+        let (mut decoder, mut counter) = (encoding.decoder().unwrap(), encoding.decoder().unwrap());
+        let mut rest = input.as_slice();
+        let mut sizes = sizes.into_iter().cycle();
+        while !rest.is_empty() {
+            let size = usize::from(sizes.next().unwrap_or(7)).clamp(1, rest.len());
+            let (piece, later) = rest.split_at(size);
+            decoder.feed(piece, &mut pieces);
+            octets += counter.count(piece);
+            rest = later;
+        }
+        decoder.finish(&mut pieces);
+        octets += counter.finish_count();
+        pieces == whole && octets == whole.len() as u64 && whole.len() <= input.len()
+    }
+}
+
+/// RFC 3516 §4.2 and §4.3.
+#[test]
+fn binary_sections_tell_how_they_are_decoded() {
+    let message = crlf(
+        "Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Transfer-Encoding: BASE64\n\naGVsbG8=\n--b\n\
+         Content-Type: message/rfc822\n\nContent-Type: image/png\nContent-Transfer-Encoding: x-uue\n\nabc\n--b\n\
+         Content-Type: multipart/alternative; boundary=c\nContent-Transfer-Encoding: 8bit\n\n--c\n\
+         Content-Transfer-Encoding: quoted-printable (c)\n\na=3Db\n--c--\n--b--\n",
+    );
+    let table = PartTable::decode(&Message::scan(&message).table().encode()).unwrap();
+    let named = |part: &[u32]| {
+        let section = resolve_binary(&table, part)?;
+        let octets = &message[section.range.start as usize..section.range.end as usize];
+        let decoded = section.encoding.decoder().map(|mut decoder| {
+            let mut decoded = Vec::new();
+            decoder.feed(octets, &mut decoded);
+            decoder.finish(&mut decoded);
+            text(decoded)
+        });
+        Some((section.kind, section.is_text, decoded))
+    };
+    assert_eq!(named(&[]), Some((PartKind::Message, false, Ok(text(message.clone())))));
+    assert_eq!(named(&[1]), Some((PartKind::Leaf, true, Ok("hello".to_owned()))));
+    assert_eq!(named(&[2]).unwrap().0, PartKind::Message);
+    assert_eq!(named(&[2, 1]), Some((PartKind::Leaf, false, Err(UnknownEncoding))));
+    assert_eq!(named(&[3]).unwrap().0, PartKind::Multipart);
+    assert_eq!(named(&[3, 1]), Some((PartKind::Leaf, true, Ok("a=b".to_owned()))));
+    assert_eq!(named(&[1, 1]), None);
+    assert_eq!(named(&[4]), None);
+}
+
 fn corpus(folder: &str) -> Option<Vec<PathBuf>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus").join(folder);
     let mut files = Vec::new();

@@ -1,7 +1,9 @@
 //! Content-Transfer-Encoding: octets as they stand to octets as they are meant.
 //!
 //! Decoders take pieces of any size and never fail: what is not of the encoding is skipped (base64) or stands for
-//! itself (quoted-printable), as RFC 2045 §6.7 and §6.8 advise.
+//! itself (quoted-printable), as RFC 2045 §6.7 and §6.8 advise. What an encoding that is not known means cannot be
+//! told, so that [`Encoding::decoder`] refuses it; [`Decoder::new`] takes it as it stands, for those who only look for
+//! words.
 
 /// A transfer encoding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,9 +28,21 @@ impl Encoding {
             _ => Encoding::Unknown,
         }
     }
+
+    /// What undoes it.
+    // RFC 3516 §4.3: what cannot be decoded is refused with UNKNOWN-CTE, not given as it stands.
+    pub fn decoder(self) -> Result<Decoder, UnknownEncoding> {
+        if self == Encoding::Unknown { Err(UnknownEncoding) } else { Ok(Decoder::new(self)) }
+    }
 }
 
-/// A decoder; where the input is cut has no influence.
+/// A part's Content-Transfer-Encoding is none that is known. The client must fetch the octets as they stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Content-Transfer-Encoding is not known")]
+pub struct UnknownEncoding;
+
+/// A decoder; where the input is cut has no influence. What it gives is kept ([`feed`](Decoder::feed)) or only counted
+/// ([`count`](Decoder::count)).
 #[derive(Clone, Debug)]
 pub struct Decoder {
     encoding: Encoding,
@@ -49,25 +63,75 @@ impl Decoder {
 
     /// Appends what `input` decodes to; never more octets than have been fed.
     pub fn feed(&mut self, input: &[u8], output: &mut Vec<u8>) {
-        match self.encoding {
-            Encoding::Identity | Encoding::Unknown => output.extend_from_slice(input),
-            Encoding::Base64 => self.base64(input, output),
-            Encoding::QuotedPrintable => input.iter().for_each(|byte| self.quoted_printable(*byte, output)),
-        }
+        self.run(input, output);
     }
 
     /// What was held back at the end of the input.
     pub fn finish(&mut self, output: &mut Vec<u8>) {
-        if self.encoding == Encoding::QuotedPrintable {
-            let held = std::mem::take(&mut self.held);
-            if held.first() == Some(&b'=') && held[1..].iter().any(u8::is_ascii_hexdigit) {
-                output.extend_from_slice(&held);
+        self.end(output);
+    }
+
+    /// The number of octets that [`feed`](Decoder::feed) would append.
+    pub fn count(&mut self, input: &[u8]) -> u64 {
+        let mut octets = 0;
+        self.run(input, &mut octets);
+        octets
+    }
+
+    /// The number of octets that [`finish`](Decoder::finish) would append.
+    pub fn finish_count(&mut self) -> u64 {
+        let mut octets = 0;
+        self.end(&mut octets);
+        octets
+    }
+
+    fn run(&mut self, input: &[u8], output: &mut impl Sink) {
+        match self.encoding {
+            Encoding::Identity | Encoding::Unknown => output.extend(input),
+            Encoding::Base64 => self.base64(input, output),
+            Encoding::QuotedPrintable => {
+                let mut rest = input;
+                while let Some((first, after)) = rest.split_first() {
+                    // Most octets stand for themselves.
+                    let plain = match self.held.is_empty() {
+                        true => {
+                            rest.iter().position(|byte| matches!(byte, b'=' | b' ' | b'\t' | b'\r' | b'\n'))
+                        }
+                        false => Some(0),
+                    };
+                    match plain {
+                        Some(0) => {
+                            self.quoted_printable(*first, output);
+                            rest = after;
+                        }
+                        plain => {
+                            let (now, later) = rest.split_at(plain.unwrap_or(rest.len()));
+                            output.extend(now);
+                            rest = later;
+                        }
+                    }
+                }
             }
         }
+    }
+
+    fn end(&mut self, output: &mut impl Sink) {
+        if self.encoding == Encoding::QuotedPrintable
+            && self.held.first() == Some(&b'=')
+            && self.held[1..].iter().any(u8::is_ascii_hexdigit)
+        {
+            output.extend(&self.held);
+        }
+        self.held.clear();
         (self.bits, self.count) = (0, 0);
     }
 
-    fn base64(&mut self, input: &[u8], output: &mut Vec<u8>) {
+    fn give(&mut self, output: &mut impl Sink) {
+        output.extend(&self.held);
+        self.held.clear();
+    }
+
+    fn base64(&mut self, input: &[u8], output: &mut impl Sink) {
         output.reserve(input.len() / 4 * 3 + 3);
         for byte in input {
             let value = BASE64[usize::from(*byte)];
@@ -85,7 +149,7 @@ impl Decoder {
         }
     }
 
-    fn quoted_printable(&mut self, byte: u8, output: &mut Vec<u8>) {
+    fn quoted_printable(&mut self, byte: u8, output: &mut impl Sink) {
         if self.held.first() == Some(&b'=') {
             let second = self.held.get(1).copied();
             match (second, byte) {
@@ -105,17 +169,17 @@ impl Decoder {
                 {
                     return self.held.push(byte);
                 }
-                _ => output.append(&mut self.held),
+                _ => self.give(output),
             }
         }
         match byte {
             b'=' => {
-                output.append(&mut self.held);
+                self.give(output);
                 self.held.push(byte);
             }
             b' ' | b'\t' | b'\r' => {
                 if self.held.len() == Decoder::HELD_OCTETS_MAX {
-                    output.append(&mut self.held);
+                    self.give(output);
                 }
                 self.held.push(byte);
             }
@@ -123,13 +187,45 @@ impl Decoder {
                 // RFC 2045 §6.7 (3): white space at a line's end was added on the way.
                 let crlf = self.held.last() == Some(&b'\r');
                 self.held.clear();
-                output.extend_from_slice(if crlf { b"\r\n" } else { b"\n" });
+                output.extend(if crlf { b"\r\n" } else { b"\n" });
             }
             _ => {
-                output.append(&mut self.held);
+                self.give(output);
                 output.push(byte);
             }
         }
+    }
+}
+
+/// Where decoded octets go.
+trait Sink {
+    fn reserve(&mut self, _octets: usize) {}
+    fn push(&mut self, octet: u8);
+    fn extend(&mut self, octets: &[u8]);
+}
+
+impl Sink for Vec<u8> {
+    fn reserve(&mut self, octets: usize) {
+        Vec::reserve(self, octets);
+    }
+
+    fn push(&mut self, octet: u8) {
+        Vec::push(self, octet);
+    }
+
+    fn extend(&mut self, octets: &[u8]) {
+        self.extend_from_slice(octets);
+    }
+}
+
+/// Counted, not kept.
+impl Sink for u64 {
+    fn push(&mut self, _: u8) {
+        *self += 1;
+    }
+
+    fn extend(&mut self, octets: &[u8]) {
+        *self += octets.len() as u64;
     }
 }
 

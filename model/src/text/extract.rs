@@ -182,7 +182,7 @@ impl<'m> Source<'m> {
     /// Octets of the message that are decoded at once.
     const PIECE_OCTETS: usize = 4096;
 
-    fn new(body: &'m [u8], encoding: Encoding, charset: Charset) -> Source<'m> {
+    pub(super) fn new(body: &'m [u8], encoding: Encoding, charset: Charset) -> Source<'m> {
         Source {
             rest: body,
             transfer: Decoder::new(encoding),
@@ -244,11 +244,11 @@ impl<'m> Source<'m> {
     }
 
     /// All the text there is, where nothing of it has been consumed.
-    fn all(&self) -> &str {
+    pub(super) fn all(&self) -> &str {
         &self.text
     }
 
-    fn consume_all(&mut self) {
+    pub(super) fn consume_all(&mut self) {
         self.at = self.text.len();
     }
 }

@@ -1,4 +1,4 @@
-//! HTML as text: what a reader sees, for searching.
+//! HTML as text: what a reader sees, for searching, or in lines for a preview.
 
 use super::Charset;
 use super::extract::Source;
@@ -29,9 +29,19 @@ pub(super) struct Html<'m> {
 
 impl<'m> Html<'m> {
     pub(super) fn new(source: Source<'m>) -> Html<'m> {
+        Html::with(source, Renderer::default())
+    }
+
+    /// Renders lines: what stands in a block begins one, with a `>` before it where it is quoted. Without the title and
+    /// `alt`s.
+    pub(super) fn in_lines(source: Source<'m>) -> Html<'m> {
+        Html::with(source, Renderer { in_lines: true, ..Renderer::default() })
+    }
+
+    fn with(source: Source<'m>, renderer: Renderer) -> Html<'m> {
         let left = Rc::new(Cell::new(0));
         let reader = Octets { source, left: Rc::clone(&left) };
-        let renderer = Renderer { left: Rc::clone(&left), ..Renderer::default() };
+        let renderer = Renderer { left: Rc::clone(&left), ..renderer };
         Html { tokenizer: Tokenizer::new_with_emitter(reader, renderer), left }
     }
 
@@ -132,6 +142,9 @@ struct Renderer {
     hidden: bool,
     attribute: Vec<u8>,
     alt: Vec<u8>,
+    /// See [`Html::in_lines`]; and how many blockquotes are open.
+    in_lines: bool,
+    quotes: usize,
 }
 
 impl Renderer {
@@ -178,7 +191,14 @@ impl Emitter for Renderer {
     }
 
     fn emit_string(&mut self, text: &[u8]) {
-        if !self.hidden {
+        if self.hidden {
+            return;
+        }
+        if self.in_lines {
+            // Line ends of the source are white space, and no lines.
+            self.text
+                .extend(text.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }));
+        } else {
             self.text.extend_from_slice(text);
         }
     }
@@ -198,7 +218,13 @@ impl Emitter for Renderer {
 
     fn emit_current_tag(&mut self) -> Option<State> {
         let inline = INLINE.iter().any(|name| name.as_bytes() == self.tag);
-        if !inline {
+        if self.in_lines && self.tag == b"blockquote" {
+            self.quotes =
+                if self.is_end_tag { self.quotes.saturating_sub(1) } else { self.quotes.saturating_add(1) };
+        }
+        if !inline && self.in_lines && !matches!(self.tag.as_slice(), b"td" | b"th" | b"img") {
+            self.text.extend_from_slice(if self.quotes > 0 { b"\n>" } else { b"\n" });
+        } else if !inline {
             self.text.push(b' ');
         }
         if self.is_end_tag {
@@ -206,7 +232,7 @@ impl Emitter for Renderer {
             self.last_start_tag.clear();
             return None;
         }
-        if self.tag == b"img" && !self.alt.is_empty() {
+        if self.tag == b"img" && !self.alt.is_empty() && !self.in_lines {
             let alt = String::from_utf8_lossy(&self.alt).into_owned();
             self.text.extend_from_slice(alt.as_bytes());
             self.text.push(b' ');
@@ -219,7 +245,8 @@ impl Emitter for Renderer {
             b"style" | b"iframe" | b"xmp" | b"noembed" | b"noframes" => State::RawText,
             _ => return None,
         };
-        self.hidden = !matches!(self.tag.as_slice(), b"title" | b"textarea" | b"xmp");
+        self.hidden = !matches!(self.tag.as_slice(), b"title" | b"textarea" | b"xmp")
+            || (self.in_lines && self.tag == b"title");
         Some(state)
     }
 

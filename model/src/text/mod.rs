@@ -37,6 +37,7 @@ mod extract;
 mod fold;
 mod html;
 pub mod message_id;
+pub mod preview;
 mod subject;
 
 pub use crate::mime::charset::Charset;
@@ -44,6 +45,7 @@ pub use casemap::casemap;
 pub use extract::{Event, Extract, Place, Step};
 pub use fold::{Folder, fold};
 pub use message_id::Links;
+pub use preview::Preview;
 pub use subject::{BaseSubject, base_subject, plain_spaces};
 
 use crate::Date;

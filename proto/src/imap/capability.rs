@@ -1,12 +1,12 @@
 //! Capabilities: what is advertised, as a function of the session's state and the configuration.
 
 use super::state::{Stage, State};
-use crate::sasl::MECHANISMS;
+use crate::sasl::Mechanisms;
 
 /// Advertised in every stage.
-const ALWAYS: [&str; 5] = ["IMAP4rev1", "LITERAL+", "ID", "ENABLE", "IDLE"];
+const ALWAYS: [&str; 6] = ["IMAP4rev1", "IMAP4rev2", "LITERAL+", "ID", "ENABLE", "IDLE"];
 /// Advertised once logged in.
-const AFTER_LOGIN: [&str; 31] = [
+const AFTER_LOGIN: [&str; 47] = [
     "NAMESPACE",
     "UIDPLUS",
     "MOVE",
@@ -31,6 +31,22 @@ const AFTER_LOGIN: [&str; 31] = [
     "THREAD=REFS",
     "PARTIAL",
     "OBJECTID",
+    "MULTIAPPEND",
+    "REPLACE",
+    "CREATE-SPECIAL-USE",
+    "COMPRESS=DEFLATE",
+    "UNAUTHENTICATE",
+    "UTF8=ACCEPT",
+    "UIDONLY",
+    "MULTISEARCH",
+    "NOTIFY",
+    "CONTEXT=SEARCH",
+    "CONTEXT=SORT",
+    "INPROGRESS",
+    "CATENATE",
+    "BINARY",
+    "LANGUAGE",
+    "PREVIEW",
     "METADATA",
     "LIST-METADATA",
     "QUOTA",
@@ -86,14 +102,18 @@ pub struct Offer {
     pub mask: Mask,
     /// There is a certificate.
     pub starttls: bool,
-    /// Passwords may be sent without TLS: the address is configured as secure.
+    /// Clients may log in without TLS: the address is configured as secure.
     pub plaintext: bool,
+    /// What works on this connection.
+    pub mechanisms: Mechanisms,
     /// LITERAL- in place of LITERAL+: [`super::Limits::literal_minus`].
     pub literal_minus: bool,
     /// [`super::Limits::append_octets_max`].
     pub append_octets_max: u64,
     /// The user may set quotas.
     pub quota_set: bool,
+    /// COMPRESS can be given.
+    pub compress: bool,
 }
 
 /// The list, separated by spaces: for the CAPABILITY response and [`super::Code::Capability`].
@@ -114,6 +134,7 @@ pub fn capabilities(state: &State, offer: &Offer) -> String {
         match *name {
             // RFC 7888 §5: never both.
             "LITERAL+" if offer.literal_minus => add("LITERAL-"),
+            "COMPRESS=DEFLATE" if !offer.compress => {}
             "APPENDLIMIT" => add(&format!("APPENDLIMIT={}", offer.append_octets_max)),
             "QUOTASET" if !offer.quota_set => {}
             name => add(name),
@@ -123,12 +144,14 @@ pub fn capabilities(state: &State, offer: &Offer) -> String {
         if offer.starttls && !state.tls {
             add("STARTTLS");
         }
-        if state.tls || offer.plaintext {
+        let mechanisms = if state.tls || offer.plaintext { offer.mechanisms } else { Mechanisms::NONE };
+        if !mechanisms.is_empty() {
             add("SASL-IR");
-            for mechanism in MECHANISMS {
-                add(&format!("AUTH={}", mechanism.name()));
-            }
-        } else {
+        }
+        for mechanism in mechanisms.iter() {
+            add(&format!("AUTH={}", mechanism.name()));
+        }
+        if !mechanisms.take_passwords() {
             // RFC 3501 §6.2.3, §11.1.
             add("LOGINDISABLED");
         }
@@ -145,9 +168,11 @@ mod tests {
             mask: Mask::default(),
             starttls: true,
             plaintext: false,
+            mechanisms: Mechanisms::default(),
             literal_minus: false,
             append_octets_max: 1000,
             quota_set: false,
+            compress: true,
         }
     }
 
@@ -156,14 +181,35 @@ mod tests {
         let mut state = State::default();
         assert_eq!(
             capabilities(&state, &offer()),
-            "IMAP4rev1 LITERAL+ ID ENABLE IDLE STARTTLS LOGINDISABLED"
+            "IMAP4rev1 IMAP4rev2 LITERAL+ ID ENABLE IDLE STARTTLS LOGINDISABLED"
         );
         state.tls = true;
         let list = capabilities(&state, &offer());
-        assert_eq!(list, "IMAP4rev1 LITERAL+ ID ENABLE IDLE SASL-IR AUTH=PLAIN AUTH=LOGIN");
+        assert_eq!(list, "IMAP4rev1 IMAP4rev2 LITERAL+ ID ENABLE IDLE SASL-IR AUTH=PLAIN AUTH=LOGIN");
         state.tls = false;
         let list = capabilities(&state, &Offer { plaintext: true, ..offer() });
-        assert_eq!(list, "IMAP4rev1 LITERAL+ ID ENABLE IDLE STARTTLS SASL-IR AUTH=PLAIN AUTH=LOGIN");
+        assert_eq!(
+            list,
+            "IMAP4rev1 IMAP4rev2 LITERAL+ ID ENABLE IDLE STARTTLS SASL-IR AUTH=PLAIN AUTH=LOGIN"
+        );
+    }
+
+    #[test]
+    fn mechanisms_are_listed_where_they_work() {
+        use crate::sasl::Mechanism::{OauthBearer, ScramSha1, ScramSha256, ScramSha256Plus};
+        let mut state = State { tls: true, ..State::default() };
+        let mechanisms = Mechanisms::NONE.with(OauthBearer).with(ScramSha256).with(ScramSha256Plus);
+        let list = |state: &State, mechanisms| capabilities(state, &Offer { mechanisms, ..offer() });
+        let said = list(&state, mechanisms);
+        let expected = "SASL-IR AUTH=SCRAM-SHA-256-PLUS AUTH=SCRAM-SHA-256 AUTH=OAUTHBEARER LOGINDISABLED";
+        assert!(said.ends_with(expected), "no password is taken as it is: {said}");
+        let said = list(&state, Mechanisms::default().with(ScramSha1));
+        assert!(said.ends_with(" SASL-IR AUTH=SCRAM-SHA-1 AUTH=PLAIN AUTH=LOGIN"), "{said}");
+        let said = list(&state, Mechanisms::NONE);
+        assert!(!said.contains("SASL-IR") && said.ends_with(" LOGINDISABLED"), "{said}");
+        state.tls = false;
+        let said = list(&state, mechanisms);
+        assert!(!said.contains("AUTH=") && said.ends_with(" STARTTLS LOGINDISABLED"), "{said}");
     }
 
     #[test]
@@ -171,9 +217,10 @@ mod tests {
         let state = State { stage: Stage::Authenticated, ..State::default() };
         let mask = Mask::parse("condstore ESEARCH idle").unwrap();
         let list = capabilities(&state, &Offer { mask, literal_minus: true, ..offer() });
-        let expect = "IMAP4rev1 LITERAL- ID ENABLE NAMESPACE UIDPLUS MOVE UNSELECT CHILDREN SPECIAL-USE \
+        let expect = "IMAP4rev1 IMAP4rev2 LITERAL- ID ENABLE NAMESPACE UIDPLUS MOVE UNSELECT CHILDREN SPECIAL-USE \
                       STATUS=SIZE LIST-EXTENDED LIST-STATUS APPENDLIMIT=1000 WITHIN SAVEDATE \
                       SORT SORT=DISPLAY ESORT THREAD=ORDEREDSUBJECT THREAD=REFERENCES THREAD=REFS OBJECTID \
+                      MULTIAPPEND REPLACE CREATE-SPECIAL-USE COMPRESS=DEFLATE UNAUTHENTICATE UTF8=ACCEPT UIDONLY MULTISEARCH NOTIFY CONTEXT=SEARCH CONTEXT=SORT INPROGRESS CATENATE BINARY LANGUAGE PREVIEW \
                       METADATA LIST-METADATA QUOTA QUOTA=RES-STORAGE QUOTA=RES-MESSAGE QUOTA=RES-MAILBOX";
         assert_eq!(list, expect);
         let list = capabilities(&state, &Offer { quota_set: true, ..offer() });

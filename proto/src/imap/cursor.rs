@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use culver_model::name::NameError;
 use culver_model::{FlagSet, MailboxName, ModSeq, SequenceSet};
 use culver_model::{Keyword, SystemFlag};
 
@@ -17,6 +18,7 @@ pub(super) type Parsed<T> = Result<T, Refusal>;
 pub(super) struct Cursor<'a> {
     input: &'a [u8],
     at: usize,
+    utf8: bool,
 }
 
 /// RFC 3501 §9 ATOM-CHAR.
@@ -36,7 +38,16 @@ const fn is_list_char(byte: u8) -> bool {
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(input: &'a [u8]) -> Cursor<'a> {
-        Cursor { input, at: 0 }
+        Cursor { input, at: 0, utf8: false }
+    }
+
+    /// The same; mailbox names are in UTF-8 where that is enabled.
+    pub(super) fn of_session(input: &'a [u8], utf8: bool) -> Cursor<'a> {
+        Cursor { input, at: 0, utf8 }
+    }
+
+    pub(super) fn utf8(&self) -> bool {
+        self.utf8
     }
 
     pub(super) fn rest(&self) -> &'a [u8] {
@@ -223,7 +234,22 @@ impl<'a> Cursor<'a> {
     }
 
     pub(super) fn mailbox(&mut self) -> Parsed<MailboxName> {
-        Ok(MailboxName::from_wire(&self.mailbox_wire()?)?)
+        Ok(self.mailbox_name()??)
+    }
+
+    /// The outer error is one of syntax.
+    pub(super) fn mailbox_name(&mut self) -> Parsed<Result<MailboxName, NameError>> {
+        let wire = self.mailbox_wire()?;
+        Ok(if self.utf8 { MailboxName::from_utf8(&wire) } else { MailboxName::from_wire(&wire) })
+    }
+
+    /// RFC 3501 §6.3.3: a trailing separator declares names under this one, and is ignored where that needs nothing.
+    pub(super) fn mailbox_create(&mut self) -> Parsed<MailboxName> {
+        let wire = self.mailbox_wire()?;
+        Ok(match self.utf8 {
+            true => MailboxName::from_utf8(wire.strip_suffix(b"/").unwrap_or(&wire))?,
+            false => MailboxName::from_wire_create(&wire)?,
+        })
     }
 
     pub(super) fn mailbox_wire(&mut self) -> Parsed<Cow<'a, [u8]>> {

@@ -16,7 +16,8 @@ mod search;
 pub use metadata::{metadata, metadata_changed};
 pub use quota::{Resource, quota, quota_root};
 pub use search::{
-    Esearch, Results, ThreadStep, ThreadWriter, esearch, search, search_end, sort_begin, sort_numbers,
+    Esearch, Results, ThreadStep, ThreadWriter, esearch, esearch_update, search, search_end, sort_begin,
+    sort_numbers,
 };
 
 use std::io::Write;
@@ -50,14 +51,7 @@ pub fn string(out: &mut Vec<u8>, octets: &[u8]) {
         out.extend_from_slice(octets);
         return;
     }
-    out.push(b'"');
-    for byte in octets {
-        if matches!(byte, b'"' | b'\\') {
-            out.push(b'\\');
-        }
-        out.push(*byte);
-    }
-    out.push(b'"');
+    quoted(out, octets);
 }
 
 /// Appends a string, or NIL.
@@ -77,9 +71,25 @@ pub fn astring(out: &mut Vec<u8>, octets: &[u8]) {
     if atom { out.extend_from_slice(octets) } else { string(out, octets) }
 }
 
-/// Appends a mailbox name in modified UTF-7.
-pub fn mailbox(out: &mut Vec<u8>, name: &MailboxName) {
-    astring(out, name.to_mutf7().as_bytes());
+/// Appends a mailbox name: in UTF-8 where the client asked for that, else in modified UTF-7.
+pub fn mailbox(out: &mut Vec<u8>, name: &MailboxName, utf8: bool) {
+    match utf8 {
+        // RFC 9755 §3, RFC 9051 §9: a quoted string may hold UTF-8; the name has no controls.
+        true if !name.as_str().is_ascii() => quoted(out, name.as_str().as_bytes()),
+        true => astring(out, name.as_str().as_bytes()),
+        false => astring(out, name.to_mutf7().as_bytes()),
+    }
+}
+
+fn quoted(out: &mut Vec<u8>, octets: &[u8]) {
+    out.push(b'"');
+    for byte in octets {
+        if matches!(byte, b'"' | b'\\') {
+            out.push(b'\\');
+        }
+        out.push(*byte);
+    }
+    out.push(b'"');
 }
 
 /// Appends the announcement of a literal; so many octets must follow.
@@ -125,6 +135,13 @@ pub fn enabled(out: &mut Vec<u8>, capabilities: &[&str]) {
         out.extend_from_slice(capability.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// RFC 5255 §3.3: one language is the one in use, several are those that there are.
+pub fn language(out: &mut Vec<u8>, tags: &[&str]) {
+    out.extend_from_slice(b"* LANGUAGE (");
+    out.extend_from_slice(tags.join(" ").as_bytes());
+    line(out, ")");
 }
 
 /// RFC 2971 §3.2. No fields: NIL.
@@ -207,7 +224,7 @@ impl Attribute {
     }
 }
 
-fn list_like(out: &mut Vec<u8>, kind: &str, attributes: &[Attribute], name: &[u8]) {
+fn list_like(out: &mut Vec<u8>, kind: &str, attributes: &[Attribute]) {
     out.extend_from_slice(b"* ");
     out.extend_from_slice(kind.as_bytes());
     out.extend_from_slice(b" (");
@@ -218,23 +235,40 @@ fn list_like(out: &mut Vec<u8>, kind: &str, attributes: &[Attribute], name: &[u8
         out.extend_from_slice(attribute.name().as_bytes());
     }
     out.extend_from_slice(b") \"/\" ");
-    astring(out, name);
 }
 
 /// `child_info`: a descendant is subscribed though the mailbox itself did not match (RFC 5258 §3.5).
-pub fn list(out: &mut Vec<u8>, attributes: &[Attribute], name: &MailboxName, child_info: bool) {
-    list_like(out, "LIST", attributes, name.to_mutf7().as_bytes());
+pub fn list(out: &mut Vec<u8>, attributes: &[Attribute], name: &MailboxName, child_info: bool, utf8: bool) {
+    list_like(out, "LIST", attributes);
+    mailbox(out, name, utf8);
     line(out, if child_info { " (\"CHILDINFO\" (\"SUBSCRIBED\"))" } else { "" });
 }
 
-pub fn lsub(out: &mut Vec<u8>, attributes: &[Attribute], name: &MailboxName) {
-    list_like(out, "LSUB", attributes, name.to_mutf7().as_bytes());
+/// RFC 5465 §5.4, RFC 9051 §6.3.9.7: the mailbox had another name.
+pub fn list_renamed(
+    out: &mut Vec<u8>,
+    attributes: &[Attribute],
+    name: &MailboxName,
+    old: &MailboxName,
+    utf8: bool,
+) {
+    list_like(out, "LIST", attributes);
+    mailbox(out, name, utf8);
+    out.extend_from_slice(b" (\"OLDNAME\" (");
+    mailbox(out, old, utf8);
+    line(out, "))");
+}
+
+pub fn lsub(out: &mut Vec<u8>, attributes: &[Attribute], name: &MailboxName, utf8: bool) {
+    list_like(out, "LSUB", attributes);
+    mailbox(out, name, utf8);
     line(out, "");
 }
 
 /// The answer to `LIST "" ""` (RFC 3501 §6.3.8): the separator, and `root` of the reference, often empty.
 pub fn list_separator(out: &mut Vec<u8>, root: &str) {
-    list_like(out, "LIST", &[Attribute::NoSelect], root.as_bytes());
+    list_like(out, "LIST", &[Attribute::NoSelect]);
+    astring(out, root.as_bytes());
     line(out, "");
 }
 
@@ -257,9 +291,9 @@ pub struct StatusValues {
     pub deleted_storage: Option<u64>,
 }
 
-pub fn status(out: &mut Vec<u8>, name: &MailboxName, values: &StatusValues) {
+pub fn status(out: &mut Vec<u8>, name: &MailboxName, values: &StatusValues, utf8: bool) {
     out.extend_from_slice(b"* STATUS ");
-    mailbox(out, name);
+    mailbox(out, name, utf8);
     out.extend_from_slice(b" (");
     let mut first = true;
     let items = [
@@ -371,6 +405,19 @@ impl<'o> FetchWriter<'o> {
         FetchWriter { out, first: true }
     }
 
+    /// RFC 9586 §3.2: of a session without message sequence numbers.
+    pub fn by_uid(out: &'o mut Vec<u8>, uid: Uid) -> FetchWriter<'o> {
+        out.extend_from_slice(b"* ");
+        number(out, u64::from(uid.get()));
+        out.extend_from_slice(b" UIDFETCH (");
+        FetchWriter { out, first: true }
+    }
+
+    /// Before its first item.
+    pub fn begun(out: &'o mut Vec<u8>) -> FetchWriter<'o> {
+        FetchWriter { out, first: true }
+    }
+
     /// After at least one item.
     pub fn resume(out: &'o mut Vec<u8>) -> FetchWriter<'o> {
         FetchWriter { out, first: false }
@@ -453,6 +500,48 @@ impl<'o> FetchWriter<'o> {
         self.out.extend_from_slice(wire);
     }
 
+    /// RFC 3516 §4.3. `None`: the section names nothing. A literal8 where there are NULs.
+    pub fn binary(&mut self, part: &[u32], origin: Option<u32>, octets: Option<&[u8]>) {
+        self.binary_name("BINARY[", part, origin);
+        match octets {
+            None => self.out.extend_from_slice(b"NIL"),
+            Some([]) => self.out.extend_from_slice(b"\"\""),
+            Some(octets) => {
+                if memchr::memchr(0, octets).is_some() {
+                    self.out.push(b'~');
+                }
+                literal(self.out, octets.len() as u64);
+                self.out.extend_from_slice(octets);
+            }
+        }
+    }
+
+    /// Announces octets that the caller sends next, exactly so many, of any value.
+    pub fn binary_literal(&mut self, part: &[u32], origin: Option<u32>, octets: u64) {
+        self.binary_name("BINARY[", part, origin);
+        self.out.push(b'~');
+        literal(self.out, octets);
+    }
+
+    pub fn binary_size(&mut self, part: &[u32], octets: u64) {
+        self.binary_name("BINARY.SIZE[", part, None);
+        number(self.out, octets);
+    }
+
+    fn binary_name(&mut self, name: &str, part: &[u32], origin: Option<u32>) {
+        self.item(name);
+        part_spec(self.out, part);
+        self.out.push(b']');
+        write_origin(self.out, origin);
+        self.out.push(b' ');
+    }
+
+    /// RFC 8970 §6. `None`: not now, which only LAZY allows.
+    pub fn preview(&mut self, text: Option<&str>) {
+        self.item("PREVIEW ");
+        nstring(self.out, text.map(str::as_bytes));
+    }
+
     /// Announces octets that the caller sends next, exactly so many, without NUL ([`mask_nul`]).
     pub fn literal(&mut self, name: BodyName<'_>, octets: u64) {
         self.body_name(name);
@@ -487,11 +576,7 @@ impl<'o> FetchWriter<'o> {
                 self.item("BODY[");
                 section_spec(self.out, section);
                 self.out.push(b']');
-                if let Some(origin) = origin {
-                    self.out.push(b'<');
-                    number(self.out, u64::from(origin));
-                    self.out.push(b'>');
-                }
+                write_origin(self.out, origin);
                 self.out.push(b' ');
             }
             BodyName::Rfc822 => self.item("RFC822 "),
@@ -501,14 +586,26 @@ impl<'o> FetchWriter<'o> {
     }
 }
 
-/// What stands between the brackets.
-pub(super) fn section_spec(out: &mut Vec<u8>, section: &Section) {
-    for (at, part) in section.part.iter().enumerate() {
+fn write_origin(out: &mut Vec<u8>, origin: Option<u32>) {
+    if let Some(origin) = origin {
+        out.push(b'<');
+        number(out, u64::from(origin));
+        out.push(b'>');
+    }
+}
+
+fn part_spec(out: &mut Vec<u8>, part: &[u32]) {
+    for (at, number_of) in part.iter().enumerate() {
         if at > 0 {
             out.push(b'.');
         }
-        number(out, u64::from(*part));
+        number(out, u64::from(*number_of));
     }
+}
+
+/// What stands between the brackets.
+pub(super) fn section_spec(out: &mut Vec<u8>, section: &Section) {
+    part_spec(out, &section.part);
     let Some(text) = &section.text else { return };
     if !section.part.is_empty() {
         out.push(b'.');

@@ -19,14 +19,15 @@
 //! # RFC
 //! RFC 3501 §2.2.1, §4.3, §7.5; RFC 7888.
 
-use culver_model::{FlagSet, InternalDate, MailboxName};
+use culver_model::MailboxName;
 use memchr::memchr;
 
 use super::Limits;
-use super::command::{self, Head, Hidden, Request};
+use super::command::append::{self, AppendHead};
+use super::command::{self, AppendLiteral, AppendPiece, Head, Hidden, Replaced, Request};
 use super::literal::{ANNOUNCEMENT_OCTETS_MAX, announced, without_end};
 use super::response::Status;
-use super::state::{Phase, Stage, State};
+use super::state::{After, Phase, Stage, State};
 use super::text::{Reason, Refusal};
 
 /// What the driver must do.
@@ -38,13 +39,13 @@ pub enum Event<'a> {
     Command(Request<'a>),
     /// Write [`super::response::CONTINUE`]: the client waits before it sends a literal.
     Continue,
-    /// Answer with [`Server::accept_append`] or [`Server::refuse_append`].
+    /// An APPEND or REPLACE begins. It goes on with what its pieces say, see [`AppendPiece`].
     Append(Append<'a>),
     /// Octets of the message, in order.
     AppendData(&'a [u8]),
-    /// The message is whole, and so is the command: answer it.
-    AppendEnd,
-    /// The message is whole but what follows it is not the end of the command: forget the message and answer.
+    /// The literal was whole, and this follows it.
+    AppendPiece(AppendPiece),
+    /// What follows the literal is no part of the command: forget its messages and answer.
     AppendFailed(Refusal),
     /// One response of an AUTHENTICATE exchange, without its line end: base64, or `*` to cancel.
     Response(Hidden<'a>),
@@ -63,19 +64,14 @@ pub enum Event<'a> {
     Bye(Reason),
 }
 
-/// An APPEND, before its message.
+/// An APPEND or REPLACE, before its first octets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append<'a> {
     pub tag: &'a str,
     pub mailbox: MailboxName,
-    pub flags: FlagSet,
-    pub internal_date: Option<InternalDate>,
-    /// Of the message: so many come as [`Event::AppendData`].
-    pub octets: u64,
-    /// Sent as `~{n}`: it may contain NUL (RFC 3516 §4.4).
-    pub literal8: bool,
-    /// The client waits for `+`.
-    pub synchronising: bool,
+    /// `None`: APPEND.
+    pub replaced: Option<Replaced>,
+    pub piece: AppendPiece,
 }
 
 /// The server's end of one connection.
@@ -126,6 +122,13 @@ impl Server {
         self.state = State { tls: true, ..State::default() };
     }
 
+    /// UNAUTHENTICATE: all is as before the login, but for TLS. The input that is unread stays.
+    // RFC 8437 §3: a login may be pipelined behind it.
+    pub fn unauthenticate(&mut self) {
+        let State { tls, refusals, .. } = self.state;
+        self.state = State { tls, refusals, ..State::default() };
+    }
+
     /// An IDLE was accepted: only DONE is read until it comes.
     pub fn begin_idle(&mut self) {
         self.state.phase = Phase::Idle;
@@ -139,14 +142,15 @@ impl Server {
     /// Takes the message that was offered. True: write [`super::response::CONTINUE`] now.
     #[must_use]
     pub fn accept_append(&mut self) -> bool {
-        let Phase::AppendOffered { octets, synchronising } = self.state.phase else { return false };
-        self.state.phase = Phase::Append { left: octets };
+        let Phase::AppendOffered { octets, synchronising, after } = self.state.phase else { return false };
+        self.state.phase = Phase::Append { left: octets, after };
         synchronising
     }
 
-    /// Does not take the message that was offered. The driver answers the APPEND with NO, at once.
+    /// Does not take the octets that were offered, and throws the rest of the command away. The driver answers with NO, at
+    /// once.
     pub fn refuse_append(&mut self) {
-        if let Phase::AppendOffered { octets, synchronising } = self.state.phase {
+        if let Phase::AppendOffered { octets, synchronising, .. } = self.state.phase {
             self.discard_literal(octets, synchronising);
         }
     }
@@ -154,8 +158,8 @@ impl Server {
     /// Stops taking a message that is on its way; the rest of it is thrown away. The driver answers the APPEND.
     pub fn abandon_append(&mut self) {
         match self.state.phase {
-            Phase::Append { left } => self.discard_literal(left, false),
-            Phase::AppendTail => self.state.phase = Phase::Discard { left: 0, swallowed: 0 },
+            Phase::Append { left, .. } => self.discard_literal(left, false),
+            Phase::AppendTail { .. } => self.state.phase = Phase::Discard { left: 0, swallowed: 0 },
             _ => {}
         }
     }
@@ -174,8 +178,10 @@ impl Server {
             let rest = &input[done..];
             let (taken, event) = match self.state.phase {
                 Phase::Command { part, scanned, literals } => self.command(rest, part, scanned, literals),
-                Phase::Append { left } => self.append(rest, left),
-                Phase::AppendTail => self.append_tail(rest),
+                Phase::Append { left, after } => self.append(rest, left, after),
+                Phase::AppendTail { part, scanned, literals, after } => {
+                    self.append_tail(rest, (part, scanned, literals), after)
+                }
                 Phase::Discard { left, swallowed } => self.discard(rest, left, swallowed),
                 Phase::Response => self.response(rest),
                 Phase::Idle => self.idle(rest),
@@ -188,6 +194,11 @@ impl Server {
                 Some(Event::Refused { .. } | Event::AppendFailed(_)) => {
                     self.state.refusals = self.state.refusals.saturating_add(1);
                     return (done, event.expect("just matched"));
+                }
+                Some(event @ Event::Append(_)) if matches!(self.state.phase, Phase::Command { .. }) => {
+                    // It is whole, without octets of its own.
+                    self.state.refusals = 0;
+                    return (done, event);
                 }
                 Some(event @ Event::Command(_)) => {
                     self.state.refusals = 0;
@@ -237,7 +248,7 @@ impl Server {
         let line = without_end(&input[part..end]);
         let Some(literal) = announced(line) else {
             self.state.phase = Phase::START;
-            return (end, Some(whole(without_end(&input[..end]))));
+            return (end, Some(whole(without_end(&input[..end]), self.state.enabled.utf8())));
         };
         let until = part + line.len();
         let head = match self.admit(&input[..until]) {
@@ -247,38 +258,31 @@ impl Server {
             }
         };
         let tag = Some(head.tag);
-        let refusal = if head.name == Ok(command::NAME_APPEND) {
-            match command::append(&input[head.arguments..until], literal.length) {
-                Ok(Some(append)) if literal.octets <= self.limits.append_octets_max => {
-                    if let Some(refusal) = self.literal_minus(literal.octets, literal.synchronising) {
-                        return self.refuse_literal(
-                            input,
+        let refusal = match head.name {
+            Ok(name) if name.appends() => {
+                match append::head(
+                    name,
+                    &input[head.arguments..until],
+                    Some(literal),
+                    self.state.enabled.utf8(),
+                ) {
+                    Ok(Some(AppendHead { mailbox, replaced, piece, before })) => {
+                        let (octets, synchronising) = (literal.octets, literal.synchronising);
+                        if let Some(refusal) = self.refuses_octets(octets, synchronising) {
+                            return self.refuse_literal(input, end, tag, refusal, octets, synchronising);
+                        }
+                        let after = After { before, replaces: replaced.is_some() };
+                        self.state.phase = Phase::AppendOffered { octets, synchronising, after };
+                        return (
                             end,
-                            tag,
-                            refusal,
-                            literal.octets,
-                            literal.synchronising,
+                            Some(Event::Append(Append { tag: head.tag, mailbox, replaced, piece })),
                         );
                     }
-                    let (octets, synchronising) = (literal.octets, literal.synchronising);
-                    self.state.phase = Phase::AppendOffered { octets, synchronising };
-                    let event = Event::Append(Append {
-                        tag: head.tag,
-                        mailbox: append.mailbox,
-                        flags: append.flags,
-                        internal_date: append.internal_date,
-                        octets,
-                        literal8: literal.literal8,
-                        synchronising,
-                    });
-                    return (end, Some(event));
+                    Ok(None) => None,
+                    Err(refusal) => Some(refusal),
                 }
-                Ok(Some(_)) => Some(Refusal::MessageTooLarge { octets_max: self.limits.append_octets_max }),
-                Ok(None) => None,
-                Err(refusal) => Some(refusal),
             }
-        } else {
-            None
+            _ => None,
         };
         // RFC 3516 §4.4: literal8 carries the message of an APPEND, nothing else here.
         let refusal = refusal.or(literal.literal8.then_some(Refusal::Literal8));
@@ -298,11 +302,18 @@ impl Server {
         let Some(head) = command::head(input) else { return Err((None, Refusal::Expected("a tag"))) };
         match head.name {
             Err(refusal) => Err((Some(head.tag), refusal)),
-            Ok(command::NAME_APPEND) if self.state.stage == Stage::NotAuthenticated => {
+            Ok(name) if name.appends() && self.state.stage == Stage::NotAuthenticated => {
                 Err((Some(head.tag), Refusal::NotAuthenticated))
             }
             Ok(_) => Ok(head),
         }
+    }
+
+    /// Why so many octets of a message are not taken.
+    fn refuses_octets(&self, octets: u64, synchronising: bool) -> Option<Refusal> {
+        let octets_max = self.limits.append_octets_max;
+        let over = (octets > octets_max).then_some(Refusal::MessageTooLarge { octets_max });
+        over.or_else(|| self.literal_minus(octets, synchronising))
     }
 
     fn literal_minus(&self, octets: u64, synchronising: bool) -> Option<Refusal> {
@@ -373,33 +384,84 @@ impl Server {
         (end, None)
     }
 
-    fn append<'a>(&mut self, input: &'a [u8], left: u64) -> Step<'a> {
+    fn append<'a>(&mut self, input: &'a [u8], left: u64, after: After) -> Step<'a> {
         if left == 0 {
-            self.state.phase = Phase::AppendTail;
+            self.state.phase = Phase::AppendTail { part: 0, scanned: 0, literals: 0, after };
             return (0, None);
         }
         if input.is_empty() {
             return (0, Some(Event::NeedMore));
         }
         let taken = input.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        self.state.phase = Phase::Append { left: left - taken as u64 };
+        self.state.phase = Phase::Append { left: left - taken as u64, after };
         (taken, Some(Event::AppendData(&input[..taken])))
     }
 
-    /// A space here would begin the next message of a MULTIAPPEND (RFC 3502), which is not offered.
-    fn append_tail<'a>(&mut self, input: &'a [u8]) -> Step<'a> {
-        let end = match input {
-            [] | [b'\r'] => return (0, Some(Event::NeedMore)),
-            [b'\n', ..] => 1,
-            [b'\r', b'\n', ..] => 2,
-            _ => {
-                self.state.phase = Phase::Discard { left: 0, swallowed: 0 };
-                return (0, Some(Event::AppendFailed(Refusal::AppendTail)));
-            }
+    /// The line that follows octets of a message, and its strings.
+    fn append_tail<'a>(
+        &mut self,
+        input: &'a [u8],
+        (part, scanned, literals): (u64, u64, u64),
+        after: After,
+    ) -> Step<'a> {
+        let (line_max, literals_max) = self.command_limits();
+        let (Ok(at), Ok(scanned)) = (usize::try_from(part), usize::try_from(scanned)) else {
+            return (0, Some(Event::NeedMore));
         };
-        self.state.phase = Phase::START;
-        self.state.refusals = 0;
-        (end, Some(Event::AppendEnd))
+        if input.len() < at {
+            return (0, Some(Event::NeedMore));
+        }
+        let from = scanned.clamp(at, input.len());
+        let Some(end) = memchr(b'\n', &input[from..]).map(|found| from + found + 1) else {
+            if input.len() as u64 - literals >= line_max {
+                self.state.phase = Phase::Discard { left: 0, swallowed: 0 };
+                return (at, Some(Event::AppendFailed(Refusal::LineTooLong)));
+            }
+            self.state.phase = Phase::AppendTail { part, scanned: input.len() as u64, literals, after };
+            return (0, Some(Event::NeedMore));
+        };
+        let line = without_end(&input[at..end]);
+        let literal = announced(line);
+        let failed = |server: &mut Server, refusal| {
+            match literal {
+                Some(literal) => server.discard_literal(literal.octets, literal.synchronising),
+                None => server.state.phase = Phase::START,
+            }
+            (end, Some(Event::AppendFailed(refusal)))
+        };
+        if end as u64 - literals > line_max {
+            return failed(self, Refusal::LineTooLong);
+        }
+        let read = append::piece(&input[..at + line.len()], literal, after.before, after.replaces);
+        match (read, literal) {
+            (Err(refusal), _) => failed(self, refusal),
+            (Ok(Some((piece, before))), _) => {
+                self.state.phase = match piece.literal {
+                    None => Phase::START,
+                    Some(AppendLiteral { octets, synchronising, .. }) => {
+                        if let Some(refusal) = self.refuses_octets(octets, synchronising) {
+                            return failed(self, refusal);
+                        }
+                        Phase::AppendOffered { octets, synchronising, after: After { before, ..after } }
+                    }
+                };
+                self.state.refusals = 0;
+                (end, Some(Event::AppendPiece(piece)))
+            }
+            (Ok(None), Some(literal)) => {
+                let total = literals.saturating_add(literal.octets);
+                let refusal = literal.literal8.then_some(Refusal::Literal8);
+                let refusal = refusal.or((total > literals_max).then_some(Refusal::LiteralTooLarge));
+                let refusal = refusal.or_else(|| self.literal_minus(literal.octets, literal.synchronising));
+                if let Some(refusal) = refusal {
+                    return failed(self, refusal);
+                }
+                let part = end as u64 + literal.octets;
+                self.state.phase = Phase::AppendTail { part, scanned: part, literals: total, after };
+                (0, literal.synchronising.then_some(Event::Continue))
+            }
+            (Ok(None), None) => failed(self, Refusal::AppendTail),
+        }
     }
 
     fn response<'a>(&mut self, input: &'a [u8]) -> Step<'a> {
@@ -437,11 +499,22 @@ impl Server {
 const IDLE_LINE_OCTETS_MAX: usize = 64;
 
 /// The event of a command that is whole: `input` ends before its line end.
-fn whole(input: &[u8]) -> Event<'_> {
+fn whole(input: &[u8], utf8: bool) -> Event<'_> {
     let Some(head) = command::head(input) else {
         return refused(input, Refusal::Expected("a tag"));
     };
-    let parsed = head.name.and_then(|name| command::request(name, &input[head.arguments..]));
+    let arguments = &input[head.arguments..];
+    let parsed = match head.name {
+        Ok(name) if name.appends() => match append::head(name, arguments, None, utf8) {
+            Ok(Some(AppendHead { mailbox, replaced, piece, .. })) => {
+                return Event::Append(Append { tag: head.tag, mailbox, replaced, piece });
+            }
+            Ok(None) => Err(Refusal::Expected("a literal with the message")),
+            Err(refusal) => Err(refusal),
+        },
+        Ok(name) => command::request(name, arguments, utf8),
+        Err(refusal) => Err(refusal),
+    };
     match parsed {
         Ok(command) => Event::Command(Request { tag: head.tag, command }),
         Err(refusal) => refused(input, refusal),

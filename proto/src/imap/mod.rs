@@ -9,10 +9,12 @@
 //! [`Limits`], all of them checked before any grammar.
 //!
 //! # RFC
-//! 3501, 2177 (IDLE), 2342 (NAMESPACE), 2971 (ID), 4315 (UIDPLUS), 4466, 4731 (ESEARCH), 4959 (SASL-IR), 5032 (WITHIN),
-//! 5161 (ENABLE), 5182 (SEARCHRES), 5256 (SORT, THREAD), 5258 (LIST-EXTENDED), 5267 (ESORT), 5464 (METADATA), 5530 (response codes), 5819 (LIST-STATUS), 5957 (SORT=DISPLAY), 6154 (SPECIAL-USE), 6851 (MOVE),
-//! 7162 (CONDSTORE, QRESYNC), 7888 (LITERAL+, LITERAL-), 7889 (APPENDLIMIT), 8438 (STATUS=SIZE), 8474 (OBJECTID), 8514 (SAVEDATE),
-//! 9208 (QUOTA), 9394 (PARTIAL), 9590 (LIST-METADATA).
+//! 3501, 2177 (IDLE), 2342 (NAMESPACE), 2971 (ID), 3502 (MULTIAPPEND), 3516 (BINARY), 4315 (UIDPLUS), 4466, 4467 and 5092 (URLs), 4469 (CATENATE),
+//! 4731 (ESEARCH), 4959 (SASL-IR), 4978 (COMPRESS), 5032 (WITHIN), 5161 (ENABLE), 5182 (SEARCHRES), 5255 (LANGUAGE), 5256 (SORT, THREAD), 5258 (LIST-EXTENDED),
+//! 5267 (ESORT, CONTEXT), 5464 (METADATA), 5465 (NOTIFY), 5530 (response codes), 5819 (LIST-STATUS), 5957 (SORT=DISPLAY), 6154 (SPECIAL-USE), 6851 (MOVE),
+//! 7162 (CONDSTORE, QRESYNC), 7377 (MULTISEARCH), 7888 (LITERAL+, LITERAL-), 7889 (APPENDLIMIT), 8437 (UNAUTHENTICATE), 8438 (STATUS=SIZE),
+//! 8474 (OBJECTID), 8508 (REPLACE), 8514 (SAVEDATE), 8970 (PREVIEW), 9051 (IMAP4rev2), 9208 (QUOTA), 9394 (PARTIAL), 9585 (INPROGRESS), 9586 (UIDONLY),
+//! 9590 (LIST-METADATA), 9755 (UTF8=ACCEPT).
 
 pub mod capability;
 pub mod client;
@@ -24,16 +26,18 @@ mod literal;
 pub mod response;
 pub mod state;
 pub mod text;
+pub mod url;
 
 #[cfg(test)]
 mod tests;
 
 pub use capability::{Mask, capabilities};
-pub use command::{Command, MessageSet, Request};
+pub use command::{AppendPiece, AppendStep, Command, MessageSet, Request};
 pub use frame::{Append, Event, Server};
 pub use response::{Code, Status};
 pub use state::{Enabled, Stage, State};
 pub use text::{Reason, Refusal};
+pub use url::{Url, UrlError, UrlMailbox, UrlMessage};
 
 /// Bounds of what a client may send, in octets unless the name says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +70,7 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            line_octets_login_max: 8 * 1024,
+            line_octets_login_max: 16 * 1024,
             line_octets_max: 64 * 1024,
             literal_octets_login_max: 4 * 1024,
             literal_octets_max: 1024 * 1024,

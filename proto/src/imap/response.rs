@@ -66,6 +66,18 @@ pub enum Code<'a> {
     UnknownCte,
     /// RFC 7889 §4, RFC 4469.
     TooBig,
+    /// RFC 4469 §4.1: the URL.
+    BadUrl(&'a str),
+    /// RFC 9585: the tag of the command that is under way.
+    InProgress(&'a str),
+    /// RFC 5267 §4.3.1: the tag of the search.
+    NoUpdate(&'a str),
+    /// RFC 5465 §3.1: the events that there are, separated by spaces.
+    BadEvent(&'static str),
+    /// RFC 4978 §3.
+    CompressionActive,
+    /// RFC 9586 §3.
+    UidRequired,
     /// RFC 6154 §3.
     UseAttr,
     Unavailable,
@@ -118,6 +130,12 @@ impl Code<'_> {
             Code::NotSaved => "NOTSAVED",
             Code::UnknownCte => "UNKNOWN-CTE",
             Code::TooBig => "TOOBIG",
+            Code::InProgress(_) => "INPROGRESS",
+            Code::NoUpdate(_) => "NOUPDATE",
+            Code::BadEvent(_) => "BADEVENT",
+            Code::CompressionActive => "COMPRESSIONACTIVE",
+            Code::BadUrl(_) => "BADURL",
+            Code::UidRequired => "UIDREQUIRED",
             Code::UseAttr => "USEATTR",
             Code::Unavailable => "UNAVAILABLE",
             Code::AuthenticationFailed => "AUTHENTICATIONFAILED",
@@ -185,6 +203,24 @@ impl Code<'_> {
                 out.push(b' ');
                 runs(out, pairs.iter().map(|pair| pair.1.get()));
             }
+            Code::InProgress(tag) => {
+                out.extend_from_slice(b" (");
+                // In a response code there is no "]", but a tag may have one.
+                match tag.contains(']') {
+                    true => out.extend_from_slice(b"NIL"),
+                    false => super::encode::string(out, tag.as_bytes()),
+                }
+                out.extend_from_slice(b" NIL NIL)");
+            }
+            Code::NoUpdate(tag) => {
+                out.push(b' ');
+                super::encode::string(out, tag.as_bytes());
+            }
+            Code::BadEvent(events) => {
+                out.extend_from_slice(b" (");
+                out.extend_from_slice(events.as_bytes());
+                out.push(b')');
+            }
             Code::MailboxId(id) => {
                 out.extend_from_slice(b" (");
                 out.extend_from_slice(id.as_bytes());
@@ -200,6 +236,11 @@ impl Code<'_> {
             }
             Code::MetadataTooMany => out.extend_from_slice(b" TOOMANY"),
             Code::MetadataNoPrivate => out.extend_from_slice(b" NOPRIVATE"),
+            Code::BadUrl(url) => {
+                out.push(b' ');
+                // RFC 4469 §5: TEXT-CHAR without "]"; no URL has anything else.
+                out.extend(url.bytes().filter(|byte| matches!(byte, 0x20..=0x7e) && *byte != b']'));
+            }
             Code::Modified(messages) => {
                 out.push(b' ');
                 set(out, messages);

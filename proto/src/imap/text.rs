@@ -41,6 +41,8 @@ pub enum Refusal {
     Name(#[from] NameError),
     #[error("Literal8 is not supported here")]
     Literal8,
+    #[error("An event that there is not")]
+    BadEvent,
     #[error("Expected DONE")]
     NotDone,
 }
@@ -53,7 +55,7 @@ impl Refusal {
             | Refusal::BadCharset
             | Refusal::TooMany(_)
             | Refusal::Name(_) => Status::No,
-            Refusal::Literal8 | Refusal::LiteralTooLarge => Status::No,
+            Refusal::Literal8 | Refusal::LiteralTooLarge | Refusal::BadEvent => Status::No,
             _ => Status::Bad,
         }
     }
@@ -68,6 +70,7 @@ impl Refusal {
             Refusal::Name(_) => Some(Code::Cannot),
             // RFC 3516 §4.2, §4.4.
             Refusal::Literal8 => Some(Code::UnknownCte),
+            Refusal::BadEvent => Some(Code::BadEvent(super::command::notify::EVENTS)),
             Refusal::NotAuthenticated => Some(Code::ClientBug),
             _ => None,
         }
@@ -92,6 +95,10 @@ pub enum Reason {
     MechanismUnknown,
     AuthorizationFailed,
     PasswordExpired,
+    /// The client and this server do not agree on whether, or to what, they can bind their exchange.
+    ChannelBinding,
+    /// LOGIN, where no password is taken as it is.
+    LoginDisabled,
     /// LOGIN or AUTHENTICATE without TLS, where that is asked for.
     PrivacyRequired,
     /// Of the user database: not a verdict on the password.
@@ -102,7 +109,20 @@ pub enum Reason {
     AlreadyAuthenticated,
     TlsActive,
     TlsUnavailable,
+    /// An UPDATE under this tag is there already.
+    TagReused,
+    NoSuchUpdate,
+    LanguageUnknown,
+    CompressionActive,
+    CompressionUnknown,
+    CompressionOff,
     NotSelected,
+    /// A message sequence number where UIDONLY is enabled.
+    UidRequired,
+    /// CHARSET where UTF8=ACCEPT is enabled.
+    CharsetGiven,
+    /// Not one of the uses that mailboxes have here, or another mailbox has it.
+    UseAttribute,
     ReadOnly,
     NoSuchMailbox,
     /// The destination of APPEND, COPY and MOVE.
@@ -125,7 +145,8 @@ pub enum Reason {
     AnnotationLimit,
     /// The server's own.
     AnnotationReadOnly,
-    SpecialUse,
+    /// Messages of one APPEND.
+    AppendLimit,
     OverQuota,
     NoQuotaRoot,
     /// Of a SETQUOTA.
@@ -169,6 +190,10 @@ impl Reason {
             Reason::AuthorizationFailed => {
                 (No, Some(Code::AuthorizationFailed), "Not allowed to act for that user")
             }
+            Reason::ChannelBinding => {
+                (No, Some(Code::AuthenticationFailed), "Channel binding does not fit what is offered")
+            }
+            Reason::LoginDisabled => (No, Some(Code::Cannot), "LOGIN is disabled, use AUTHENTICATE"),
             Reason::PasswordExpired => (No, Some(Code::Expired), "Password expired"),
             Reason::PrivacyRequired => (No, Some(Code::PrivacyRequired), "Use TLS to log in"),
             Reason::UsersUnavailable => {
@@ -180,7 +205,18 @@ impl Reason {
             Reason::AlreadyAuthenticated => (Bad, Some(Code::ClientBug), "Already logged in"),
             Reason::TlsActive => (Bad, Some(Code::ClientBug), "TLS is active already"),
             Reason::TlsUnavailable => (Bad, None, "TLS is not available"),
+            // RFC 5267 §4.3.
+            Reason::TagReused => (Bad, Some(Code::ClientBug), "Tag of a search that is being updated"),
+            Reason::NoSuchUpdate => (Bad, None, "No updates under this tag"),
+            Reason::LanguageUnknown => (No, None, "None of these languages is spoken here"),
+            // RFC 4978 §3.
+            Reason::CompressionActive => (Bad, Some(Code::CompressionActive), "DEFLATE is active already"),
+            Reason::CompressionUnknown => (Bad, None, "Only DEFLATE is known"),
+            Reason::CompressionOff => (No, Some(Code::Cannot), "Compression is switched off"),
             Reason::NotSelected => (Bad, Some(Code::ClientBug), "No mailbox selected"),
+            Reason::UidRequired => (Bad, Some(Code::UidRequired), "Only UIDs are used in this session"),
+            Reason::CharsetGiven => (Bad, None, "No CHARSET: strings are UTF-8 in this session"),
+            Reason::UseAttribute => (No, Some(Code::UseAttr), "No mailbox can have this use"),
             Reason::ReadOnly => (No, Some(Code::Cannot), "Mailbox is open read-only"),
             Reason::NoSuchMailbox => (No, Some(Code::NonExistent), "No such mailbox"),
             // RFC 3501 §6.3.11, §6.4.7: only where CREATE could help.
@@ -201,7 +237,7 @@ impl Reason {
             }
             Reason::AnnotationLimit => (No, Some(Code::Limit), "No room for more annotations"),
             Reason::AnnotationReadOnly => (No, Some(Code::NoPerm), "Entry cannot be changed"),
-            Reason::SpecialUse => (No, Some(Code::UseAttr), "Not a special use that this mailbox can have"),
+            Reason::AppendLimit => (No, Some(Code::Limit), "Too many messages in one APPEND"),
             Reason::OverQuota => (No, Some(Code::OverQuota), "Quota exceeded"),
             Reason::NoQuotaRoot => (No, Some(Code::NonExistent), "No such quota root"),
             Reason::QuotaResource => (No, Some(Code::Cannot), "Resource cannot be limited"),

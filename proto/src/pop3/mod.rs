@@ -4,7 +4,7 @@
 //! octets that were consumed, writes what was appended to `out`, and does what the event asks. The server itself
 //! answers everything that needs no mailbox: CAPA, STAT, LIST, UIDL, DELE, RSET, NOOP and every error of the client.
 //!
-//! The only events that need an answer are `Login`, `Message` and `Quit`; between two of them the whole session is a
+//! The only events that need an answer are `Keys`, `Login`, `Message` and `Quit`; between two of them the whole session is a
 //! value, [`Server::encode`], that can be moved to another shard.
 //!
 //! # Limits
@@ -23,12 +23,14 @@ mod reply;
 mod server;
 mod state;
 
+use crate::sasl::{Channel, Mechanisms};
+
 pub use maildrop::{MESSAGES_MAX, Maildrop, MaildropError, Message, UIDL_OCTETS_MAX};
 pub use reply::Refusal;
 pub use server::{Event, Login, Server};
 pub use state::StateError;
 
-/// What a POP3 service is configured to be. Shared by all its sessions.
+/// What a POP3 service is configured to be, for a session.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The words of the greeting; `<` and `>` are left out, since they would offer APOP.
@@ -37,8 +39,11 @@ pub struct Config {
     pub implementation: Option<String>,
     /// STLS is offered on connections that are not yet under TLS.
     pub starttls: bool,
-    /// Passwords are taken without TLS. True for addresses configured as secure, loopback by default.
+    /// Clients may log in without TLS. True for addresses configured as secure, loopback by default.
     pub plaintext_allowed: bool,
+    /// What the session's own connection brings into SASL: of a connection that may still begin TLS,
+    /// [`Server::tls_started`] brings another.
+    pub channel: Channel,
     /// What the site promises about retention.
     pub expire: Expire,
     /// The seconds between logins that the driver enforces, if it does.
@@ -53,10 +58,18 @@ impl Default for Config {
             implementation: Some("Culver".to_owned()),
             starttls: true,
             plaintext_allowed: false,
+            channel: Channel::default(),
             expire: Expire::Unsaid,
             login_delay_s: None,
             limits: Limits::default(),
         }
+    }
+}
+
+impl Config {
+    /// What may be used to log in now.
+    fn mechanisms(&self, tls: bool) -> Mechanisms {
+        if tls || self.plaintext_allowed { self.channel.offered } else { Mechanisms::NONE }
     }
 }
 
@@ -71,7 +84,7 @@ pub enum Expire {
 /// The bounds of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The longest command line with its end. RFC 2449 §4 asks for 255; a SASL response may be longer. 8192.
+    /// The longest command line with its end. RFC 2449 §4 asks for 255; a SASL response may be longer. 16,384.
     pub line_octets_max: usize,
     /// The longest line that is thrown away and answered; longer ones end the session. 64 KiB.
     pub swallow_octets_max: usize,
@@ -90,7 +103,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            line_octets_max: 8192,
+            line_octets_max: 16 * 1024,
             swallow_octets_max: 64 * 1024,
             bad_commands_max: 20,
             failed_logins_max: 10,

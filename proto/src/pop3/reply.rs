@@ -1,6 +1,6 @@
 //! What the server says: the table of refusals, and the capability list.
 
-use crate::sasl;
+use crate::sasl::Mechanism;
 
 use super::{Config, Expire};
 
@@ -13,6 +13,8 @@ pub enum Refusal {
     Disabled,
     /// Credentials are only taken over TLS.
     PrivacyRequired,
+    /// USER and PASS, where no password is taken as it is.
+    MechanismRequired,
     /// Users cannot be looked up, or too much waits to be hashed: the client must come back.
     Unavailable,
     /// Too many connections of this user or address.
@@ -44,6 +46,7 @@ impl Refusal {
             Refusal::AuthenticationFailed => "[AUTH] authentication failed",
             Refusal::Disabled => "[AUTH] this account may not log in",
             Refusal::PrivacyRequired => "[AUTH] use TLS before you send a password",
+            Refusal::MechanismRequired => "[AUTH] use AUTH with one of the mechanisms that CAPA lists",
             Refusal::Unavailable => "[SYS/TEMP] authentication is unavailable for now",
             Refusal::TooManyConnections => "[SYS/TEMP] too many connections",
             Refusal::InUse => "[IN-USE] the maildrop is in use by another session",
@@ -87,9 +90,12 @@ pub(super) fn capabilities(config: &Config, tls: bool, out: &mut Vec<u8>) {
     if config.starttls && !tls {
         capability("STLS");
     }
-    if tls || config.plaintext_allowed {
+    let mechanisms = config.mechanisms(tls);
+    if mechanisms.take_passwords() {
         capability("USER");
-        let names: Vec<_> = sasl::MECHANISMS.iter().map(|mechanism| mechanism.name()).collect();
+    }
+    if !mechanisms.is_empty() {
+        let names: Vec<_> = mechanisms.iter().map(Mechanism::name).collect();
         capability(&format!("SASL {}", names.join(" ")));
     }
     match config.expire {

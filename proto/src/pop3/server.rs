@@ -12,7 +12,9 @@ use std::io::Write;
 use std::sync::Arc;
 
 use crate::away::Away;
-use crate::sasl::{self, Credentials, Exchange, Mechanism, Secret, Step};
+use crate::sasl::{
+    self, Channel, Credentials, Exchange, Failure, Hash, Keys, Mechanism, Proof, Secret, Step,
+};
 
 use super::Config;
 use super::command::{self, Command};
@@ -41,8 +43,12 @@ pub(super) enum State {
     Sasl(Exchange),
     /// STLS is answered; the handshake is the driver's.
     Handshake,
-    /// `Event::Login` is open.
-    Verifying,
+    /// `Event::Keys` is open.
+    Keys(Exchange),
+    /// `Event::Login` is open. `exchange` is there where SASL brought it.
+    Verifying {
+        exchange: Option<Exchange>,
+    },
     Transaction {
         maildrop: Maildrop,
     },
@@ -74,7 +80,7 @@ pub(super) enum State {
 pub struct Login {
     /// As sent: not yet canonical.
     pub user: String,
-    pub password: Secret,
+    pub proof: Proof,
     /// `None` for USER and PASS.
     pub mechanism: Option<Mechanism>,
 }
@@ -87,6 +93,8 @@ pub enum Event {
     NeedMore,
     /// Write `out`, then come back with the same input.
     Write,
+    /// Find the user's SCRAM keys, or such as nobody can prove, then [`Server::keys`] or [`Server::refuse`].
+    Keys { user: String, hash: Hash },
     /// Verify, open the mailbox, then [`Server::login_ok`] or [`Server::refuse`].
     Login(Login),
     /// Write `out`, shake hands, then [`Server::tls_started`]. Everything read so far is consumed; what else the driver
@@ -124,7 +132,8 @@ impl Server {
             match &self.state {
                 State::Closed => return (input.len(), Event::Close),
                 State::Handshake
-                | State::Verifying
+                | State::Keys(_)
+                | State::Verifying { .. }
                 | State::Asked { .. }
                 | State::Sending { .. }
                 | State::Committing { .. } => return (used, Event::NeedMore),
@@ -200,6 +209,10 @@ impl Server {
                 reply::err(out, Refusal::PrivacyRequired.text());
                 self.count_bad(out);
             }
+            Command::User(_) | Command::Pass(_) if !self.config.mechanisms(self.tls).take_passwords() => {
+                reply::err(out, Refusal::MechanismRequired.text());
+                self.count_bad(out);
+            }
             Command::User(name) => match std::str::from_utf8(name) {
                 Ok(name) if name.len() <= sasl::USER_OCTETS_MAX && !name.contains(char::is_control) => {
                     *user = Some(name.to_owned());
@@ -214,15 +227,15 @@ impl Server {
                     self.bad(out, "this cannot be a password");
                 }
                 Some(user) => {
-                    self.state = State::Verifying;
-                    let password = Secret::new(password.to_vec());
-                    return Some(Event::Login(Login { user, password, mechanism: None }));
+                    self.state = State::Verifying { exchange: None };
+                    let proof = Proof::Password(Secret::new(password.to_vec()));
+                    return Some(Event::Login(Login { user, proof, mechanism: None }));
                 }
             },
             Command::Auth { mechanism, initial } => match Mechanism::parse(mechanism) {
                 None => self.bad(out, "unknown mechanism"),
                 Some(mechanism) => {
-                    let (exchange, step) = Exchange::start(mechanism, initial);
+                    let (exchange, step) = Exchange::start(mechanism, initial, &self.config.channel);
                     self.state = State::Sasl(exchange);
                     return self.sasl_step(step, out);
                 }
@@ -230,11 +243,9 @@ impl Server {
             // RFC 1734's predecessor of CAPA, which some clients still send.
             Command::AuthList => {
                 reply::ok(out, "mechanisms follow");
-                if self.tls || self.config.plaintext_allowed {
-                    for mechanism in sasl::MECHANISMS {
-                        out.extend_from_slice(mechanism.name().as_bytes());
-                        out.extend_from_slice(b"\r\n");
-                    }
+                for mechanism in self.config.mechanisms(self.tls).iter() {
+                    out.extend_from_slice(mechanism.name().as_bytes());
+                    out.extend_from_slice(b"\r\n");
                 }
                 out.extend_from_slice(b".\r\n");
             }
@@ -263,26 +274,45 @@ impl Server {
                 out.extend_from_slice(b"\r\n");
                 None
             }
-            Step::Done(Credentials { mechanism, user, password }) => {
-                self.state = State::Verifying;
-                Some(Event::Login(Login { user, password, mechanism: Some(mechanism) }))
+            Step::Keys { user, hash } => {
+                if let State::Sasl(exchange) = std::mem::replace(&mut self.state, State::Closed) {
+                    self.state = State::Keys(exchange);
+                }
+                Some(Event::Keys { user, hash })
+            }
+            Step::Done(Credentials { mechanism, user, proof }) => {
+                let exchange = match std::mem::replace(&mut self.state, State::Closed) {
+                    State::Sasl(exchange) => Some(exchange),
+                    _ => None,
+                };
+                self.state = State::Verifying { exchange };
+                Some(Event::Login(Login { user, proof, mechanism: Some(mechanism) }))
             }
             Step::Failed(failure) => {
                 self.state = State::Authorization { user: None };
                 match failure {
-                    sasl::Failure::AuthorizationRefused => {
+                    Failure::AuthorizationRefused | Failure::TokenRefused => {
                         self.refuse_login(Refusal::AuthenticationFailed.text(), out)
                     }
-                    sasl::Failure::Cancelled => self.bad(out, "authentication cancelled"),
-                    sasl::Failure::InitialRefused => {
-                        self.bad(out, "this mechanism takes no initial response")
+                    Failure::Downgraded | Failure::BindingUnknown => {
+                        self.refuse_login(&format!("[AUTH] {failure}"), out)
                     }
-                    sasl::Failure::Malformed => self.bad(out, "malformed authentication response"),
-                    sasl::Failure::TooLong => self.bad(out, "authentication response too long"),
+                    Failure::InitialRefused => self.bad(out, "this mechanism takes no initial response"),
+                    failure => self.bad(out, &failure.to_string()),
                 }
                 None
             }
         }
+    }
+
+    /// Answers `Keys`.
+    pub fn keys(&mut self, keys: Keys, out: &mut Vec<u8>) {
+        let State::Keys(exchange) = &mut self.state else { return };
+        let mut exchange = std::mem::replace(exchange, Exchange::over());
+        let step = exchange.keys(keys);
+        self.state = State::Sasl(exchange);
+        // What follows keys is a challenge, or the end.
+        let _ = self.sasl_step(step, out);
     }
 
     fn transaction(&mut self, command: Command<'_>, out: &mut Vec<u8>) -> Option<Event> {
@@ -369,7 +399,7 @@ impl Server {
 
     /// Answers `Login`: the user is in, and this is the maildrop.
     pub fn login_ok(&mut self, maildrop: Maildrop, out: &mut Vec<u8>) {
-        if let State::Verifying = self.state {
+        if let State::Verifying { .. } = self.state {
             reply::ok(out, "logged in");
             self.state = State::Transaction { maildrop };
         }
@@ -377,6 +407,15 @@ impl Server {
 
     /// Answers the open request with no.
     pub fn refuse(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
+        if let (State::Verifying { exchange: Some(exchange) }, Refusal::AuthenticationFailed) =
+            (&mut self.state, refusal)
+            && let Some(step) = exchange.refuse_token()
+        {
+            // RFC 7628 §3.2.3: the client hears why, and answers, before it is told no.
+            self.state = State::Sasl(std::mem::replace(exchange, Exchange::over()));
+            let _ = self.sasl_step(step, out);
+            return;
+        }
         self.refuse_saying(refusal.text(), out);
     }
 
@@ -387,7 +426,7 @@ impl Server {
 
     fn refuse_saying(&mut self, text: &str, out: &mut Vec<u8>) {
         match &mut self.state {
-            State::Verifying => {
+            State::Keys(_) | State::Verifying { .. } => {
                 self.state = State::Authorization { user: None };
                 self.refuse_login(text, out);
             }
@@ -409,10 +448,12 @@ impl Server {
         }
     }
 
-    /// The handshake is done. USER is forgotten with everything else that came in the clear.
-    pub fn tls_started(&mut self) {
+    /// The handshake is done. USER is forgotten with everything else that came in the clear. `channel` is what TLS
+    /// has brought.
+    pub fn tls_started(&mut self, channel: Channel) {
         if let State::Handshake = self.state {
             self.tls = true;
+            self.config = Arc::new(Config { channel, ..Config::clone(&self.config) });
             self.lines = LineCutter::default();
             self.state = State::Authorization { user: None };
         }

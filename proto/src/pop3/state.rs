@@ -51,7 +51,7 @@ impl Server {
                 bytes.extend_from_slice(&octets.to_le_bytes());
                 bytes.extend_from_slice(user.as_bytes());
             }
-            State::Verifying => bytes.push(2),
+            State::Verifying { .. } => bytes.push(2),
             State::Transaction { maildrop } => {
                 bytes.push(3);
                 bytes.extend_from_slice(&maildrop.len().to_le_bytes());
@@ -82,7 +82,7 @@ impl Server {
                 let octets = u16::from_le_bytes(bytes.array()?);
                 State::Authorization { user: Some(bytes.text(usize::from(octets))?.to_owned()) }
             }
-            2 => State::Verifying,
+            2 => State::Verifying { exchange: None },
             3 => State::Transaction { maildrop: maildrop(&mut bytes)? },
             _ => return Err(StateError::Malformed),
         };

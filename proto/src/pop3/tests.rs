@@ -7,6 +7,7 @@ use quickcheck::quickcheck;
 
 use super::client::{Client, Reply};
 use super::*;
+use crate::sasl::{Keys, Mechanism, Proof, Secret};
 
 fn config() -> Arc<Config> {
     Arc::new(Config { greeting: "ready".into(), plaintext_allowed: true, ..Config::default() })
@@ -24,6 +25,18 @@ fn maildrop() -> Maildrop {
         maildrop.push(uid, message.len() as u64, uidl).expect("fits");
     }
     maildrop
+}
+
+/// RFC 7677 §3: those of `pencil`.
+fn keys() -> Keys {
+    let of = |text: &str| STANDARD.decode(text).expect("base64");
+    Keys {
+        nonce: "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0".to_owned(),
+        salt: of("W22ZaJ0SNY7soEsUEjb6gQ=="),
+        iterations: 4096,
+        stored_key: Secret::new(of("WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=")),
+        server_key: Secret::new(of("wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=")),
+    }
 }
 
 /// A driver over one account, tim with tanstaaf, and a mailbox of [`MESSAGES`].
@@ -58,19 +71,28 @@ impl Session {
                 Event::Close => break false,
                 Event::Login(login) => {
                     self.events.push(format!("login {} {:?}", login.user, login.mechanism));
-                    let known = login.user == "tim" && login.password.expose() == b"tanstaaf";
-                    let bytes = self.server.encode().expect("a pending login can move");
-                    let config = self.server.config.clone();
-                    self.server = Server::decode(config, &bytes).expect("as encoded");
+                    let known = match &login.proof {
+                        Proof::Password(password) => login.user == "tim" && password.expose() == b"tanstaaf",
+                        Proof::Scram(right) => *right,
+                        Proof::Token(token) => token.expose() == b"right",
+                        Proof::Certificate => true,
+                    };
                     if known {
+                        let bytes = self.server.encode().expect("a pending login can move");
+                        let config = self.server.config.clone();
+                        self.server = Server::decode(config, &bytes).expect("as encoded");
                         self.server.login_ok(maildrop(), &mut written);
                     } else {
                         self.server.refuse(Refusal::AuthenticationFailed, &mut written);
                     }
                 }
+                Event::Keys { user, hash } => {
+                    self.events.push(format!("keys {user} {hash:?}"));
+                    self.server.keys(keys(), &mut written);
+                }
                 Event::StartTls => {
                     self.tls_started += 1;
-                    self.server.tls_started();
+                    self.server.tls_started(self.server.config.channel.clone());
                 }
                 Event::Message { number, top, .. } => {
                     self.events.push(format!("message {number} {top}"));
@@ -211,7 +233,7 @@ fn passwords_may_hold_spaces() {
     let mut out = Vec::new();
     let (_, event) = session.server.next(b"PASS  a b \r\n", &mut out);
     let Event::Login(login) = event else { panic!("{event:?}") };
-    assert_eq!(login.password.expose(), b" a b ");
+    assert_eq!(login.proof, Proof::Password(Secret::new(b" a b ".to_vec())));
     assert!(!format!("{login:?}").contains("a b"));
 }
 
@@ -237,6 +259,68 @@ fn sasl_of_rfc_5034() {
     session.said();
     let other = STANDARD.encode("root\0tim\0tanstaaf");
     assert_eq!(session.answer(&format!("AUTH PLAIN {other}")), "-ERR [AUTH] authentication failed\r\n");
+}
+
+fn offering(mechanisms: &[Mechanism]) -> Arc<Config> {
+    let channel = Channel { offered: mechanisms.iter().copied().collect(), ..Channel::default() };
+    Arc::new(Config { channel, ..Config::clone(&config()) })
+}
+
+/// RFC 5034 §6 has the form, RFC 7677 §3 the exchange.
+#[test]
+fn scram_proves_both_ends() {
+    let first = STANDARD.encode("n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
+    let said = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+    let last = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=";
+    let mut session = Session::new(offering(&[Mechanism::ScramSha256]), true);
+    session.said();
+    let challenge = format!("+ {}\r\n", STANDARD.encode(said));
+    assert_eq!(session.answer(&format!("AUTH SCRAM-SHA-256 {first}")), challenge);
+    // Another proof of the same length.
+    let wrong = format!("{last}{}", STANDARD.encode([0; 32]));
+    assert_eq!(session.answer(&STANDARD.encode(wrong)), "-ERR [AUTH] authentication failed\r\n");
+    assert_eq!(session.answer("AUTH SCRAM-SHA-256"), "+ \r\n");
+    assert_eq!(session.answer(&first), challenge);
+    let right = format!("{last}dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=");
+    let proof = STANDARD.encode("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
+    assert_eq!(session.answer(&STANDARD.encode(right)), format!("+ {proof}\r\n"));
+    assert_eq!(session.answer(""), "+OK logged in\r\n");
+    let (keys, login) = ("keys user Sha256", "login user Some(ScramSha256)");
+    assert_eq!(session.events, [keys, login, keys, login]);
+}
+
+/// RFC 7628 §3.2.3.
+#[test]
+fn a_refused_token_is_explained_before_it_is_refused() {
+    let mut session = Session::new(offering(&[Mechanism::OauthBearer, Mechanism::Xoauth2]), true);
+    session.said();
+    let xoauth2 = |token: &str| STANDARD.encode(format!("user=u\x01auth=Bearer {token}\x01\x01"));
+    let why = STANDARD.encode(r#"{"status":"401","schemes":"bearer"}"#);
+    assert_eq!(session.answer(&format!("AUTH XOAUTH2 {}", xoauth2("wrong"))), format!("+ {why}\r\n"));
+    assert_eq!(session.answer(""), "-ERR [AUTH] authentication failed\r\n");
+    let long = STANDARD.encode(format!("n,,\x01auth=Bearer {}\x01\x01", "x".repeat(9000)));
+    let why = STANDARD.encode(r#"{"status":"invalid_token"}"#);
+    assert_eq!(session.answer(&format!("AUTH OAUTHBEARER {long}")), format!("+ {why}\r\n"));
+    assert_eq!(session.answer("AQ=="), "-ERR [AUTH] authentication failed\r\n");
+    assert_eq!(session.answer(&format!("AUTH XOAUTH2 {}", xoauth2("right"))), "+OK logged in\r\n");
+}
+
+#[test]
+fn what_is_not_listed_is_not_taken() {
+    let mut session = Session::new(offering(&[Mechanism::ScramSha256]), true);
+    session.said();
+    let capa = session.answer("CAPA");
+    assert!(capa.contains("\r\nSASL SCRAM-SHA-256\r\n") && !capa.contains("USER"), "{capa}");
+    assert_eq!(session.answer("AUTH"), "+OK mechanisms follow\r\nSCRAM-SHA-256\r\n.\r\n");
+    for command in ["AUTH PLAIN", "AUTH EXTERNAL =", "AUTH ANONYMOUS", "AUTH SCRAM-SHA-256-PLUS"] {
+        assert_eq!(session.answer(command), "-ERR unknown mechanism\r\n", "{command}");
+    }
+    for command in ["USER tim", "PASS tanstaaf"] {
+        assert!(session.answer(command).starts_with("-ERR [AUTH] use AUTH "), "{command}");
+    }
+    let mut session = Session::new(offering(&[]), true);
+    let capa = session.answer("CAPA");
+    assert!(!capa.contains("SASL") && !capa.contains("USER"), "{capa}");
 }
 
 #[test]

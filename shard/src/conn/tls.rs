@@ -18,12 +18,14 @@ use std::task::{Context, Poll, ready};
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
+use rustls::sign::CertifiedKey;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{ClientConfig, CommonState, Error, ServerConfig};
 
-use super::{READ_FIRST, TlsInfo};
+use super::{READ_FIRST, TlsBindings, TlsInfo};
+use crate::certificate;
 use crate::net::Stream;
-use crate::tls::name_asked_for;
+use crate::tls::seen_by;
 
 /// A record takes up to 18 KiB, a message of the handshake in several records up to this.
 const HELD_MAX: usize = 64 << 10;
@@ -41,6 +43,8 @@ pub(super) struct Tls {
     /// What came with the end of the handshake, or was decrypted because something had to be sent.
     decrypted: Vec<u8>,
     sni: Option<Box<str>>,
+    certificate: Option<Arc<CertifiedKey>>,
+    exporter: Option<[u8; 32]>,
     peer_closed: bool,
     failed: bool,
 }
@@ -87,7 +91,16 @@ impl Tls {
 
     fn new(side: Side, early: Vec<u8>) -> Tls {
         let received = Received { at: 0, end: early.len(), buffer: early };
-        Tls { side, received, decrypted: Vec::new(), sni: None, peer_closed: false, failed: false }
+        Tls {
+            side,
+            received,
+            decrypted: Vec::new(),
+            sni: None,
+            certificate: None,
+            exporter: None,
+            peer_closed: false,
+            failed: false,
+        }
     }
 
     pub fn is_handshaking(&self) -> bool {
@@ -107,6 +120,18 @@ impl Tls {
             sni: self.sni.as_deref().map(str::to_owned),
             resumed: matches!(common.handshake_kind(), Some(rustls::HandshakeKind::Resumed)),
         }
+    }
+
+    /// What an exchange of SASL can be bound to, on the server's side. Of a resumed session it is the certificate that a
+    /// new one would get.
+    pub fn bindings(&self) -> TlsBindings {
+        let leaf = self.certificate.as_ref().and_then(|certified| certified.cert.first());
+        TlsBindings { exporter: self.exporter, end_point: leaf.and_then(|leaf| certificate::end_point(leaf)) }
+    }
+
+    /// The peer's own certificate, which TLS has verified.
+    pub fn peer_certificate(&self) -> Option<&[u8]> {
+        self.side.common().peer_certificates()?.first().map(|certificate| certificate.as_ref())
     }
 
     /// Octets that its buffers take.
@@ -142,9 +167,10 @@ impl Tls {
         let (mut drive, decrypted) = self.parts();
         let shaken = match drive.side {
             Side::Server(_) if drive.side.common().is_handshaking() => {
-                let (shaken, name) =
-                    name_asked_for(|| drive.run(decrypted, usize::MAX, tx, Outgoing::Nothing));
-                self.sni = name.or(self.sni.take());
+                let (shaken, seen) = seen_by(|| drive.run(decrypted, usize::MAX, tx, Outgoing::Nothing));
+                self.sni = seen.name.or(self.sni.take());
+                self.certificate = seen.certificate.or(self.certificate.take());
+                self.exporter = seen.exporter.or(self.exporter);
                 shaken
             }
             _ => drive.run(decrypted, usize::MAX, tx, Outgoing::Nothing),

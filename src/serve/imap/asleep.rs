@@ -74,6 +74,8 @@ impl Imap {
             && self.conn.rx().is_empty()
             && self.conn.backlog() == 0
             && !late::keeps_awake(user)
+            && user.notify.is_none()
+            && user.contexts.is_empty()
             && (ranges + user.saved.ranges().len()) * size_of::<u64>() < STATE_OCTETS_MAX
     }
 
@@ -87,6 +89,8 @@ impl Imap {
             saved,
             selected: selected.map(|selected| (selected.view, selected.read_only)),
         };
+        let mut conn = conn;
+        conn.rest();
         let watch = session.into_watch();
         let asleep = Asleep {
             conn,
@@ -116,9 +120,18 @@ impl Imap {
             Ok(opened) => {
                 let selected = state.selected.map(|(view, read_only)| Selected { view, read_only });
                 let (saved, late) = (state.saved, Vec::new());
-                let metadata_told = state.metadata_told;
-                session.user =
-                    Some(User { session: opened, selected, saved, connection, late, metadata_told });
+                let (metadata_told, notify) = (state.metadata_told, None);
+                let contexts = super::context::Contexts::default();
+                session.user = Some(User {
+                    session: opened,
+                    selected,
+                    saved,
+                    connection,
+                    late,
+                    metadata_told,
+                    notify,
+                    contexts,
+                });
             }
             Err(OpenError::Away { standing, .. }) => {
                 let away = away_from(session.shard.accounts(), watch.id(), standing).await;

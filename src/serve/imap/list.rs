@@ -24,7 +24,7 @@ pub fn special(attribute: &str) -> Option<Attribute> {
     .find(|known| known.name().eq_ignore_ascii_case(attribute))
 }
 
-fn attributes(line: &Listed) -> Vec<Attribute> {
+pub fn attributes(line: &Listed) -> Vec<Attribute> {
     let mut attributes = Vec::with_capacity(4);
     if !line.exists {
         // RFC 5258 §3.4: \NonExistent implies \NoSelect.
@@ -57,9 +57,10 @@ impl Imap {
         };
         let Some(user) = &self.user else { return Ok(()) };
         let account = user.session.account().clone();
+        let utf8 = self.server.state().enabled.utf8();
         let lines = list::list(&account.state(), &query);
         for (at, line) in lines.iter().enumerate() {
-            encode::list(&mut self.out, &attributes(line), &line.name, line.child_subscribed);
+            encode::list(&mut self.out, &attributes(line), &line.name, line.child_subscribed, utf8);
             if let Some(items) = command.returns.status {
                 // RFC 5819 §2: no STATUS for what cannot be selected.
                 let values = {
@@ -68,7 +69,7 @@ impl Imap {
                     index.map(|index| self.status_values(index, items))
                 };
                 if let Some(values) = values {
-                    encode::status(&mut self.out, &line.name, &values);
+                    encode::status(&mut self.out, &line.name, &values, utf8);
                 }
             }
             self.list_metadata(&line.name, &command.metadata);
@@ -85,10 +86,12 @@ impl Imap {
         tag: &str,
         reference: &[u8],
         pattern: &[u8],
+        utf8: bool,
         pipelined: bool,
     ) -> io::Result<()> {
         let Some(user) = &self.user else { return Ok(()) };
-        let lines = match ListPattern::from_wire(reference, pattern) {
+        let compile = if utf8 { ListPattern::from_utf8 } else { ListPattern::from_wire };
+        let lines = match compile(reference, pattern) {
             Ok(pattern) => list::lsub(&user.session.account().state(), &pattern),
             Err(_) => Vec::new(),
         };
@@ -97,7 +100,7 @@ impl Imap {
             // below it, and is none itself, has it whether or not it exists.
             let no_select = !line.subscribed || (line.exists && !line.selectable);
             let attributes: &[Attribute] = if no_select { &[Attribute::NoSelect] } else { &[] };
-            encode::lsub(&mut self.out, attributes, &line.name);
+            encode::lsub(&mut self.out, attributes, &line.name, utf8);
             if at % LINES_STEP == LINES_STEP - 1 {
                 self.flush_full().await?;
             }

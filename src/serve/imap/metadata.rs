@@ -106,7 +106,7 @@ impl Imap {
                     octets <= most
                 });
             }
-            encode::metadata(&mut self.out, get.mailbox.as_ref(), found);
+            encode::metadata(&mut self.out, get.mailbox.as_ref(), found, self.server.state().enabled.utf8());
         }
         self.flush_full().await?;
         match longest {
@@ -136,7 +136,7 @@ impl Imap {
             Err(error) => {
                 let refused = |refusal| match refusal {
                     Refusal::NonExistent => Reason::NoSuchMailbox,
-                    Refusal::Cannot => Reason::SpecialUse,
+                    Refusal::Cannot => Reason::UseAttribute,
                     _ => Reason::AnnotationLimit,
                 };
                 return reason(&error, refused).write(tag, &mut self.out);
@@ -148,7 +148,12 @@ impl Imap {
             let account = user_account(&self.user);
             if let Some(name) = account.and_then(|account| name_of(&account.state(), guid)) {
                 let lost = EntryName::special_use();
-                encode::metadata(&mut self.out, Some(&name), [(&lost, None)]);
+                encode::metadata(
+                    &mut self.out,
+                    Some(&name),
+                    [(&lost, None)],
+                    self.server.state().enabled.utf8(),
+                );
             }
         }
         self.done(tag, pipelined, true, "Metadata set");
@@ -205,7 +210,7 @@ impl Imap {
         let Some(entry) = state.entry(name) else { return };
         let fixed = Fixed::of(Target::Mailbox(entry), &[]);
         let found = find(&state, entry.guid, &fixed, entries, Depth::Zero, true);
-        encode::metadata(&mut self.out, Some(name), found);
+        encode::metadata(&mut self.out, Some(name), found, self.server.state().enabled.utf8());
     }
 
     /// ENABLE METADATA: what changes from now on is told.
@@ -237,10 +242,11 @@ impl Imap {
             }
         }
         *metadata_told = state.highest_modseq();
+        let utf8 = self.server.state().enabled.utf8();
         for (of, names) in changed {
             match name_of(&state, of) {
-                Some(name) => encode::metadata_changed(&mut self.out, Some(&name), names),
-                None if of == SERVER => encode::metadata_changed(&mut self.out, None, names),
+                Some(name) => encode::metadata_changed(&mut self.out, Some(&name), names, utf8),
+                None if of == SERVER => encode::metadata_changed(&mut self.out, None, names, utf8),
                 None => {}
             }
         }
@@ -257,6 +263,6 @@ fn name_of(state: &State, guid: Guid) -> Option<MailboxName> {
 
 /// RFC 6154 §4: what a client sets is not taken blindly: one attribute that LIST can show.
 fn special_use(value: &[u8]) -> Result<Vec<u8>, Reason> {
-    let attribute = std::str::from_utf8(value).ok().and_then(special).ok_or(Reason::SpecialUse)?;
+    let attribute = std::str::from_utf8(value).ok().and_then(special).ok_or(Reason::UseAttribute)?;
     Ok(attribute.name().as_bytes().to_vec())
 }

@@ -111,7 +111,7 @@ impl Imap {
 
     /// RFC 9208 §4.1.2: also of a mailbox that does not exist.
     pub(super) fn get_quota_root(&mut self, tag: &str, name: &MailboxName, pipelined: bool) {
-        encode::quota_root(&mut self.out, name, &[ROOT]);
+        encode::quota_root(&mut self.out, name, &[ROOT], self.server.state().enabled.utf8());
         if let Some(root) = self.own_root() {
             root.write(ROOT, &mut self.out);
         }
@@ -162,8 +162,8 @@ impl Imap {
     }
 
     /// RFC 9208 §4.3.1: what was let in over the limit is told, once.
-    pub(super) fn tell_soft(&mut self, room: Option<Hold>) {
-        if room.is_some_and(|room| room.is_soft()) {
+    pub(super) fn tell_soft(&mut self, rooms: impl IntoIterator<Item = Hold>) {
+        if rooms.into_iter().any(|room| room.is_soft()) {
             let (code, text) = (Code::OverQuota, "Soft quota has been exceeded");
             response::untagged(&mut self.out, Status::No, Some(&code), text);
         }

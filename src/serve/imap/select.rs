@@ -2,6 +2,7 @@
 
 use super::{Flow, Imap, Selected, User};
 use culver_index::MailboxIndex;
+use culver_mailbox::list;
 use culver_mailbox::record::{Record, StoreOp};
 use culver_mailbox::{Applied, ChangeError, Refusal as Refused, View, everything};
 use culver_model::id::{INBOX_ID, MAILBOX_ID};
@@ -57,6 +58,7 @@ impl Imap {
     pub(super) fn deselect(&mut self) {
         if let Some(user) = &mut self.user {
             user.selected = None;
+            user.contexts.clear();
             user.saved = UidSet::new();
         }
         self.server.set_stage(Stage::Authenticated);
@@ -98,18 +100,22 @@ impl Imap {
                 Reason::NoSuchMailbox.write(tag, &mut self.out);
                 return Ok(());
             };
-            let taken = account.take_recent(guid, index.uid_next().get(), select.read_only);
+            let rev2 = self.server.state().enabled.rev2;
+            let taken = account.take_recent(guid, index.uid_next().get(), select.read_only || rev2);
             let mut recent = UidSet::new();
-            if !taken.is_empty() {
+            // RFC 9051 §2.3.2, §6.3.2: \Recent, RECENT and UNSEEN are of rev1.
+            if !taken.is_empty() && !rev2 {
                 recent.insert_range(taken.start..=taken.end - 1);
             }
             let view = View::new(index, recent);
             let out = &mut self.out;
             write_flags(out, index, select.read_only);
             encode::exists(out, view.len());
-            encode::recent(out, view.recent_count());
-            if let Some(unseen) = index.first_unseen().and_then(|uid| view.sequence_of(uid)) {
-                response::untagged(out, Status::Ok, Some(&Code::Unseen(unseen)), "First unseen");
+            if !rev2 {
+                encode::recent(out, view.recent_count());
+                if let Some(unseen) = index.first_unseen().and_then(|uid| view.sequence_of(uid)) {
+                    response::untagged(out, Status::Ok, Some(&Code::Unseen(unseen)), "First unseen");
+                }
             }
             response::untagged(out, Status::Ok, Some(&Code::UidValidity(index.uid_validity())), "UIDs valid");
             let next = index.uid_next().get();
@@ -118,6 +124,10 @@ impl Imap {
             response::untagged(out, Status::Ok, Some(&code), "Highest");
             let id = mailbox_id(account.id(), guid);
             response::untagged(out, Status::Ok, Some(&Code::MailboxId(&id)), "Mailbox id");
+            if let Some(line) = list::one(&state, name).filter(|_| rev2) {
+                // RFC 9051 §6.3.2: the name as it is.
+                encode::list(out, &super::list::attributes(&line), name, false, true);
+            }
             let valid = index.uid_validity();
             user.selected = Some(Selected { view, read_only: select.read_only });
             select.qresync.filter(|qresync| qresync.uid_validity == valid)
@@ -134,6 +144,7 @@ impl Imap {
 
     /// RFC 7162 §3.2.5: what went and what changed since the client was last here.
     async fn resync(&mut self, qresync: &Qresync) -> io::Result<()> {
+        let uid_only = self.server.state().enabled.uid_only;
         let known = match &qresync.known_uids {
             Some(known) => known.resolve(u32::MAX),
             None => everything(),
@@ -159,7 +170,8 @@ impl Imap {
                 let state = session.account().state();
                 if let Some(index) = state.selectable(selected.view.mailbox()) {
                     for row in index.rows(&step) {
-                        super::fetch::write_flags(&mut self.out, &selected.view, &row, true, true);
+                        let manner = super::fetch::Manner { modseq: true, uid: !uid_only, uid_only };
+                        super::fetch::write_flags(&mut self.out, &selected.view, &row, manner);
                     }
                 }
             }
@@ -267,7 +279,8 @@ impl Imap {
         };
         match values {
             Ok(values) => {
-                encode::status(&mut self.out, name, &values);
+                let utf8 = self.server.state().enabled.utf8();
+                encode::status(&mut self.out, name, &values, utf8);
                 self.done(tag, pipelined, true, "Status done");
             }
             Err(reason) => reason.write(tag, &mut self.out),
@@ -283,8 +296,20 @@ impl Imap {
         pipelined: bool,
     ) {
         let Some(user) = &self.user else { return };
+        let own = match &record {
+            Record::Create { guid, .. } | Record::Rename { guid, .. } | Record::RenameInbox { guid, .. } => {
+                Ok(*guid)
+            }
+            Record::Subscribe { name, on } => Err(Some((name.clone(), *on))),
+            _ => Err(None),
+        };
         match user.session.change(record).await {
             Ok(_) => {
+                match own {
+                    Ok(guid) => self.notify_own_mailbox(guid),
+                    Err(Some((name, on))) => self.notify_own_subscription(&name, on),
+                    Err(None) => {}
+                }
                 self.sync(!pipelined);
                 response::tagged(&mut self.out, tag, Status::Ok, code.as_ref(), "Done");
             }
@@ -292,16 +317,39 @@ impl Imap {
         }
     }
 
-    pub(super) async fn create(&mut self, tag: &str, name: MailboxName, pipelined: bool) {
+    /// RFC 6154 §3: the use that CREATE asks for, or the configured one of the name.
+    fn use_of(&self, name: &MailboxName, asked: &[String]) -> Result<Option<String>, Reason> {
+        let Some(user) = &self.user else { return Ok(None) };
+        let state = user.session.account().state();
+        let taken = |attribute: &str| {
+            let uses = state.account.mailboxes.iter().filter_map(|entry| entry.special_use.as_deref());
+            uses.into_iter().any(|used| used.eq_ignore_ascii_case(attribute))
+        };
+        match asked {
+            // RFC 6154 §5.1: one mailbox for each use.
+            [] => Ok(self.shard.special_use(name.as_str()).filter(|attribute| !taken(attribute))),
+            [one] => match super::list::special(one) {
+                Some(attribute) if !taken(attribute.name()) => Ok(Some(attribute.name().to_owned())),
+                _ => Err(Reason::UseAttribute),
+            },
+            // A mailbox has one use here.
+            _ => Err(Reason::UseAttribute),
+        }
+    }
+
+    pub(super) async fn create(
+        &mut self,
+        tag: &str,
+        name: MailboxName,
+        special_use: &[String],
+        pipelined: bool,
+    ) {
         let mut guid = Guid::default();
         random::fill(&mut guid.0);
-        let special_use = self.shard.special_use(name.as_str());
-        // RFC 6154 §5.1: one mailbox for each use.
-        let special_use = special_use.filter(|attribute| {
-            let Some(user) = &self.user else { return false };
-            let state = user.session.account().state();
-            !state.account.mailboxes.iter().any(|entry| entry.special_use.as_ref() == Some(attribute))
-        });
+        let special_use = match self.use_of(&name, special_use) {
+            Ok(special_use) => special_use,
+            Err(reason) => return reason.write(tag, &mut self.out),
+        };
         let refused = |refusal| match refusal {
             Refused::AlreadyExists => Reason::MailboxExists,
             Refused::Limit => Reason::MailboxLimit,
@@ -332,6 +380,7 @@ impl Imap {
                 if own {
                     self.deselect();
                 }
+                self.notify_own_mailbox(guid);
                 self.done(tag, pipelined, true, "Deleted");
             }
             Err(error) => {

@@ -6,7 +6,6 @@ use culver_mailbox::record::{Record, StoreOp};
 use culver_mailbox::{Applied, Refusal};
 use culver_model::{Uid, UidSet};
 use culver_proto::imap::command::{Store, StoreOperation};
-use culver_proto::imap::encode::FetchWriter;
 use culver_proto::imap::{Code, Reason, Status, response};
 use culver_shard as shard;
 use std::io;
@@ -68,7 +67,9 @@ impl Imap {
         };
         let Applied::Store { changed, modified, modseq } = applied else { return Ok(()) };
         let there = {
-            let Some(User { session, selected: Some(selected), .. }) = &mut self.user else { return Ok(()) };
+            let Some(User { session, selected: Some(selected), contexts, .. }) = &mut self.user else {
+                return Ok(());
+            };
             let account = session.account().clone();
             let state = account.state();
             let Some(index) = state.selectable(mailbox) else {
@@ -77,6 +78,7 @@ impl Imap {
                 return Ok(());
             };
             if !changed.is_empty() {
+                contexts.touch(&changed);
                 // Where MODSEQs were given in between, another change was; what it did is told too.
                 if !untold && modseq == before.next() {
                     selected.view.skip_own(modseq);
@@ -119,7 +121,7 @@ impl Imap {
     }
 
     async fn tell(&mut self, uids: &UidSet, uid: bool, flags: bool) -> io::Result<()> {
-        let enabled = self.server.state().enabled;
+        let manner = fetch::Manner::unasked(self.server.state().enabled, uid);
         let mut from = Some(1);
         while let Some(start) = from {
             {
@@ -131,12 +133,11 @@ impl Imap {
                 for row in index.rows(&rest).take(ROWS_STEP) {
                     last = Some(row.uid());
                     if flags {
-                        // RFC 7162 §3.2.4.
-                        let uid = uid || enabled.condstore;
-                        fetch::write_flags(&mut self.out, &selected.view, &row, enabled.condstore, uid);
-                    } else if let Some(sequence) = selected.view.sequence_of(row.uid()) {
-                        let mut writer = FetchWriter::new(&mut self.out, sequence);
-                        if uid || enabled.condstore {
+                        fetch::write_flags(&mut self.out, &selected.view, &row, manner);
+                    } else if let Some(mut writer) =
+                        fetch::begin(&mut self.out, &selected.view, row.uid(), manner.uid_only)
+                    {
+                        if manner.uid {
                             writer.uid(row.uid());
                         }
                         writer.modseq(row.modseq());

@@ -78,6 +78,8 @@ pub(crate) struct Pending {
     term: u64,
     /// UIDs, and as many MODSEQs, that it gives at most; `None`: it is told when the store has it, however the node acknowledges.
     numbers: Option<u32>,
+    /// The next one is in the same batch, so that both are committed or neither is.
+    joined: bool,
 }
 
 /// Who waits for a record.
@@ -124,7 +126,18 @@ impl Pending {
             room: None,
             term,
             numbers,
+            joined: false,
         }
+    }
+
+    /// Says that the next one stands or falls with it.
+    pub fn joined(self, joined: bool) -> Pending {
+        Pending { joined, ..self }
+    }
+
+    /// Gives it the room that was taken for it and those before it.
+    pub fn in_room(self, room: Option<Permit>) -> Pending {
+        Pending { room, ..self }
     }
 
     /// Says how many numbers it gives.
@@ -293,12 +306,13 @@ impl Journal {
 
     fn take(&self, octets_max: u64) -> Vec<Pending> {
         let mut state = self.state.borrow_mut();
-        let (mut batch, mut octets) = (Vec::new(), 0);
+        let (mut batch, mut octets, mut joined) = (Vec::new(), 0, false);
         while let Some(next) = state.queue.front() {
-            if !batch.is_empty() && octets + next.octets > octets_max {
+            if !batch.is_empty() && !joined && octets + next.octets > octets_max {
                 break;
             }
             octets += next.octets;
+            joined = next.joined;
             batch.extend(state.queue.pop_front());
         }
         state.in_flight += batch.len();
@@ -342,19 +356,30 @@ impl Inner {
     /// Urgent records wait for nobody: who holds the gate may wait for a flush, and the flush for the housekeeping
     /// that submits them.
     pub async fn wait_for_room(&self, pending: &mut Pending) -> Result<Option<Permit>, SubmitError> {
+        let (gate, room) = self.room_for(pending.octets, pending.haste).await?;
+        pending.room = room;
+        Ok(gate)
+    }
+
+    /// The same for so many octets: the gate, and the room.
+    pub async fn room_for(
+        &self,
+        octets: u64,
+        haste: Haste,
+    ) -> Result<(Option<Permit>, Option<Permit>), SubmitError> {
         let journal = &self.journal;
         let resets = journal.resets.get();
-        let judge = || match journal.refusal(pending.haste.is_urgent()) {
+        let judge = || match journal.refusal(haste.is_urgent()) {
             Some(refusal) => Err(refusal),
             None if journal.resets.get() != resets => Err(SubmitError::Busy),
             None => Ok(()),
         };
-        if pending.haste.is_urgent() {
-            return judge().map(|()| None);
+        if haste.is_urgent() {
+            return judge().map(|()| (None, None));
         }
         let gate = journal.gate.acquire(1).await;
         judge()?;
-        let room = journal.room.acquire(pending.octets as usize).await;
+        let room = journal.room.acquire(octets as usize).await;
         loop {
             judge()?;
             let seen = self.flushed.version();
@@ -365,8 +390,7 @@ impl Inner {
             self.due.notify_all();
             self.flushed.changed_since(seen).await;
         }
-        pending.room = Some(room);
-        Ok(Some(gate))
+        Ok((Some(gate), Some(room)))
     }
 
     /// What was made for another term of its partition, or waited until that is handed over, is not stored, and told so.

@@ -17,8 +17,8 @@ use culver_model::Date;
 use culver_shard::{disk, time};
 use hyper::{Method, Request};
 
-use super::http::{Http, Octets, Sent};
-use super::url::Endpoint;
+use culver_shard::http::Endpoint;
+use culver_shard::http::{Http, Octets, Sent};
 
 const RENEW_BEFORE: Duration = Duration::from_secs(300);
 /// Metadata answers at once or is not there.

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use culver_shard::disk::{self, File};
 use culver_shard::random;
 
-use super::http::Octets;
 use super::op::{Abilities, Failure, Listed, Op, Outcome};
+use culver_shard::http::Octets;
 
 /// Octets of one write.
 const WRITE_OCTETS: usize = 1 << 20;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::http::Octets;
+use culver_shard::http::Octets;
 
 /// One request. Each means the same when it is made twice.
 pub enum Op<'a> {

@@ -16,10 +16,10 @@ use hyper::{Method, StatusCode};
 
 use self::request::{Unsigned, encoded};
 use super::credentials::Source;
-use super::http::{Answer, Http, HttpError, Octets};
 use super::op::{Abilities, Failure, Listed, Op, Outcome, PART_OCTETS};
 use super::url::S3Url;
 use super::xml;
+use culver_shard::http::{Answer, Http, HttpError, Octets};
 
 /// Octets of an answer without an object in it.
 const ANSWER_OCTETS_MAX: usize = 4 << 20;

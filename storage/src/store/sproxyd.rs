@@ -16,9 +16,9 @@ use std::sync::Arc;
 use culver_shard::tls::rustls::ClientConfig;
 use hyper::{Method, Request, StatusCode};
 
-use super::http::{Answer, Http, HttpError, Octets, Sent};
 use super::op::{Abilities, Failure, Op, Outcome};
 use super::url::SproxydUrl;
+use culver_shard::http::{Answer, Http, HttpError, Octets, Sent};
 
 const ANSWER_OCTETS_MAX: usize = 1 << 20;
 const WHOLE_OCTETS_MAX: usize = 64 << 20;

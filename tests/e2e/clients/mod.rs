@@ -36,6 +36,8 @@ pub fn tests() -> Vec<Test> {
             run: |_| tls::injection(&client(10)?),
         },
         Test { name: "tls_resumes_and_takes_both_versions", run: |_| tls::versions(&client(11)?) },
+        Test { name: "compress_both_ways", run: |_| tls::compress(&client(13)?, false) },
+        Test { name: "compress_under_tls", run: |_| tls::compress(&client(14)?, true) },
         Test { name: "logs_hold_no_password", run: |_| mail::no_password_in_logs(&client(12)?) },
         Test { name: "clients_the_server_stops_cleanly_afterwards", run: stop },
     ]

@@ -33,6 +33,27 @@ fn python(mode: &str, client: &Client) -> Fallible {
     Ok(())
 }
 
+/// COMPRESS=DEFLATE, by an implementation of its own (RFC 4978).
+pub fn compress(client: &Client, tls: bool) -> Fallible {
+    need("python3")?;
+    if client.server != "culver" {
+        return skip("the capabilities of a Culver");
+    }
+    let (kind, port) = match (tls, client.ports.imaps) {
+        (false, _) => ("plain", client.ports.imap),
+        (true, Some(imaps)) => ("tls", imaps),
+        (true, None) => return skip("the server's TLS ports are not known"),
+    };
+    run_ok(
+        Command::new("python3")
+            .args(["-I", "-", &client.user, &client.password])
+            .args([port.port().to_string(), kind.to_owned()]),
+        include_bytes!("compress_session.py"),
+        LIMIT,
+    )?;
+    Ok(())
+}
+
 pub fn handshakes(client: &Client) -> Fallible {
     python("handshakes", client)
 }

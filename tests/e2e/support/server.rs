@@ -212,6 +212,8 @@ impl Culver {
                 lines
                     .iter()
                     .filter_map(|line| line.strip_prefix(LISTENER))
+                    // Nobody authenticates to LMTP.
+                    .filter(|line| service != "lmtp" || !line.starts_with("client_"))
                     .for_each(|line| text += &format!("{line}\n"));
             }
         }

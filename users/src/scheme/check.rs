@@ -1,9 +1,7 @@
 //! Checking a password against what is stored.
 
-use std::num::NonZeroU32;
-
 use argon2::{Algorithm, Argon2, Params};
-use ring::{digest, hmac, pbkdf2};
+use ring::digest;
 use sha_crypt::{PasswordVerifier, ShaCrypt};
 
 use crate::secret::{Secret, equal};
@@ -43,10 +41,7 @@ pub fn verify(stored: &Stored, password: &[u8]) -> Result<bool, SchemeError> {
             let computed = argon2id(*version, params, password, salt.expose(), tag.expose().len())?;
             Ok(equal(tag.expose(), computed.expose()))
         }
-        Kind::ScramSha256 { iterations, salt, stored_key, server_key } => {
-            let (stored, server) = scram_keys(password, salt.expose(), *iterations);
-            Ok(equal(stored_key, &stored) & equal(server_key, &server))
-        }
+        Kind::Scram(keys) => Ok(keys.fit(password)),
     }
 }
 
@@ -69,19 +64,4 @@ pub(super) fn argon2id(
     // Parameters and lengths were checked when the password was parsed: what is left is memory.
     hasher.hash_password_into(password, salt, &mut tag).map_err(|_| SchemeError::Resources)?;
     Ok(Secret::new(tag))
-}
-
-/// StoredKey and ServerKey. `iterations` is not 0.
-pub(super) fn scram_keys(password: &[u8], salt: &[u8], iterations: u32) -> ([u8; 32], [u8; 32]) {
-    let iterations = NonZeroU32::new(iterations).unwrap_or(NonZeroU32::MIN);
-    let mut salted = [0; 32];
-    // RFC 5802 §3: SaltedPassword := Hi(password, salt, i), ClientKey := HMAC(SaltedPassword, "Client Key").
-    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password, &mut salted);
-    let key = hmac::Key::new(hmac::HMAC_SHA256, &salted);
-    let client_key = hmac::sign(&key, b"Client Key");
-    let (mut stored_key, mut server_key) = ([0; 32], [0; 32]);
-    stored_key.copy_from_slice(digest::digest(&digest::SHA256, client_key.as_ref()).as_ref());
-    server_key.copy_from_slice(hmac::sign(&key, b"Server Key").as_ref());
-    drop(Secret::new(salted));
-    (stored_key, server_key)
 }

@@ -4,8 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use sha_crypt::{PasswordHasher, ShaCrypt};
 
-use super::check::{argon2id, scram_keys, ssha512};
-use super::{Scheme, SchemeError};
+use super::check::{argon2id, ssha512};
+use super::{Scheme, SchemeError, ScramHash, ScramKeys};
 
 /// ARGON2ID: 19 MiB, 2 passes, 1 lane: what a login storm can pay for, and as hard for a guesser as RFC 9106's
 /// larger choices are for their price.
@@ -55,15 +55,15 @@ pub fn hash(scheme: Scheme, password: &[u8]) -> Result<String, SchemeError> {
             let [salt, tag] = [&salt[..], tag.expose()].map(|octets| STANDARD_NO_PAD.encode(octets));
             format!("$argon2id$v=19$m={memory},t={passes},p={lanes}${salt}${tag}")
         }
-        Scheme::ScramSha256 => {
-            let salt: [u8; 16] = random()?;
-            let (stored_key, server_key) = scram_keys(password, &salt, SCRAM_ITERATIONS);
-            let [salt, stored, server] =
-                [&salt[..], &stored_key, &server_key].map(|octets| STANDARD.encode(octets));
-            format!("{SCRAM_ITERATIONS},{salt},{stored},{server}")
-        }
+        Scheme::ScramSha1 => scram(ScramHash::Sha1, password)?,
+        Scheme::ScramSha256 => scram(ScramHash::Sha256, password)?,
     };
     Ok(format!("{{{scheme}}}{value}"))
+}
+
+fn scram(hash: ScramHash, password: &[u8]) -> Result<String, SchemeError> {
+    let salt: [u8; 16] = random()?;
+    Ok(ScramKeys::derive(hash, password, &salt, SCRAM_ITERATIONS).stored())
 }
 
 fn random<const N: usize>() -> Result<[u8; N], SchemeError> {

@@ -6,13 +6,14 @@
 //! # Cost
 //! [`verify`] and [`hash`] block, and are for the annex. On one core of 2024: PLAIN and SSHA512 below a microsecond;
 //! SHA512-CRYPT 0.2 ms for 1,000 rounds; BLF-CRYPT 200 ms at cost 12, doubling with each; ARGON2ID as [`hash`] makes
-//! it 20 ms and 19 MiB of memory; SCRAM-SHA-256 0.6 ms for 4,000 iterations.
+//! it 20 ms and 19 MiB of memory; SCRAM-SHA-1 and SCRAM-SHA-256 0.6 ms for 4,000 iterations.
 //!
 //! # RFC
-//! 9106 (Argon2), 5802 and 7677 (SCRAM). Stored forms are Dovecot's; names are taken without regard to case.
+//! 9106 (Argon2), 5802 and 7677 (SCRAM), 4013 (SASLprep, of passwords for SCRAM alone). Stored forms are Dovecot's; names are taken without regard to case.
 
 mod check;
 mod make;
+mod scram;
 
 use std::fmt;
 
@@ -23,6 +24,8 @@ use crate::secret::Secret;
 
 pub use check::verify;
 pub use make::hash;
+pub(crate) use scram::SALT_OCTETS as SCRAM_SALT_OCTETS;
+pub use scram::{SCRAM_DERIVED_ITERATIONS, ScramHash, ScramKeys, ScramSalts};
 
 /// Rounds of SHA512-CRYPT.
 pub const SHA512_CRYPT_ROUNDS_MAX: u32 = 5_000_000;
@@ -34,7 +37,7 @@ pub const ARGON2ID_MEMORY_KIB_MAX: u32 = 1 << 20;
 pub const ARGON2ID_PASSES_MAX: u32 = 64;
 /// Lanes of ARGON2ID.
 pub const ARGON2ID_LANES_MAX: u32 = 64;
-/// Iterations of SCRAM-SHA-256.
+/// Iterations of SCRAM.
 pub const SCRAM_ITERATIONS_MAX: u32 = 10_000_000;
 
 /// A scheme.
@@ -45,14 +48,16 @@ pub enum Scheme {
     Sha512Crypt,
     BlfCrypt,
     Argon2id,
+    ScramSha1,
     ScramSha256,
 }
 
 /// All schemes; the first is the one for new passwords.
-pub const SCHEMES: [Scheme; 6] = [
+pub const SCHEMES: [Scheme; 7] = [
     Scheme::Argon2id,
     Scheme::BlfCrypt,
     Scheme::ScramSha256,
+    Scheme::ScramSha1,
     Scheme::Sha512Crypt,
     Scheme::Ssha512,
     Scheme::Plain,
@@ -67,6 +72,7 @@ impl Scheme {
             Scheme::Sha512Crypt => "SHA512-CRYPT",
             Scheme::BlfCrypt => "BLF-CRYPT",
             Scheme::Argon2id => "ARGON2ID",
+            Scheme::ScramSha1 => "SCRAM-SHA-1",
             Scheme::ScramSha256 => "SCRAM-SHA-256",
         }
     }
@@ -96,7 +102,7 @@ impl fmt::Display for Scheme {
 pub enum SchemeError {
     /// A person must store the password in a scheme that is known.
     #[error(
-        "unknown password scheme {0:?}; known are ARGON2ID, BLF-CRYPT, SCRAM-SHA-256, SHA512-CRYPT, SSHA512, PLAIN"
+        "unknown password scheme {0:?}; known are ARGON2ID, BLF-CRYPT, SCRAM-SHA-256, SCRAM-SHA-1, SHA512-CRYPT, SSHA512, PLAIN"
     )]
     Unknown(String),
     /// A person must store the password again.
@@ -121,7 +127,7 @@ enum Kind {
     Sha512Crypt(Secret),
     BlfCrypt(Secret),
     Argon2id { memory_kib: u32, passes: u32, lanes: u32, version: argon2::Version, salt: Secret, tag: Secret },
-    ScramSha256 { iterations: u32, salt: Secret, stored_key: [u8; 32], server_key: [u8; 32] },
+    Scram(ScramKeys),
 }
 
 impl fmt::Debug for Stored {
@@ -170,7 +176,23 @@ impl Stored {
             Kind::Sha512Crypt(_) => Scheme::Sha512Crypt,
             Kind::BlfCrypt(_) => Scheme::BlfCrypt,
             Kind::Argon2id { .. } => Scheme::Argon2id,
-            Kind::ScramSha256 { .. } => Scheme::ScramSha256,
+            Kind::Scram(keys) => keys.hash.scheme(),
+        }
+    }
+
+    /// What SCRAM needs, where it is stored.
+    pub(crate) fn scram(&self) -> Option<&ScramKeys> {
+        match &self.0 {
+            Kind::Scram(keys) => Some(keys),
+            _ => None,
+        }
+    }
+
+    /// The password itself, where that is stored.
+    pub(crate) fn plain_text(&self) -> Option<&Secret> {
+        match &self.0 {
+            Kind::Plain(password) => Some(password),
+            _ => None,
         }
     }
 
@@ -192,7 +214,8 @@ impl Stored {
             Scheme::Sha512Crypt => sha512_crypt(text)?,
             Scheme::BlfCrypt => blf_crypt(text)?,
             Scheme::Argon2id => argon2id(text)?,
-            _ => scram_sha_256(text)?,
+            Scheme::ScramSha1 => Kind::Scram(ScramKeys::parse(ScramHash::Sha1, text)?),
+            _ => Kind::Scram(ScramKeys::parse(ScramHash::Sha256, text)?),
         };
         Ok(Stored(kind))
     }
@@ -300,30 +323,6 @@ fn argon2id(text: &str) -> Result<Kind, SchemeError> {
     argon2::Params::new(memory_kib, passes, lanes, Some(tag.len()))
         .map_err(|_| malformed("costs are too small"))?;
     Ok(Kind::Argon2id { memory_kib, passes, lanes, version, salt: Secret::new(salt), tag: Secret::new(tag) })
-}
-
-/// `iterations,salt,stored key,server key`, the last three in base64.
-fn scram_sha_256(text: &str) -> Result<Kind, SchemeError> {
-    let scheme = Scheme::ScramSha256;
-    let malformed = |what| SchemeError::Malformed { scheme, what };
-    let mut fields = text.split(',');
-    let (Some(iterations), Some(salt), Some(stored), Some(server), None) =
-        (fields.next(), fields.next(), fields.next(), fields.next(), fields.next())
-    else {
-        return Err(malformed("not iterations, salt, stored key and server key"));
-    };
-    let iterations = match iterations.parse().map_err(|_| malformed("iterations are no number"))? {
-        0 => return Err(malformed("no iterations")),
-        iterations @ 1..=SCRAM_ITERATIONS_MAX => iterations,
-        _ => return Err(SchemeError::TooCostly { scheme, what: "iterations" }),
-    };
-    let decode = |text: &str| STANDARD.decode(text).map_err(|_| malformed("salt or key is not base64"));
-    let key = |text: &str| decode(text)?.try_into().map_err(|_| malformed("a key has not 32 octets"));
-    let (salt, stored_key, server_key) = (decode(salt)?, key(stored)?, key(server)?);
-    if salt.is_empty() || salt.len() > 256 {
-        return Err(malformed("salt is too short or too long"));
-    }
-    Ok(Kind::ScramSha256 { iterations, salt: Secret::new(salt), stored_key, server_key })
 }
 
 fn unbase64(text: &str) -> Option<Vec<u8>> {

@@ -6,7 +6,7 @@ fn fits(stored: &str, password: &[u8]) -> bool {
 }
 
 /// Made by other programs: `doveadm pw`, crypt(3), and RFC 7677 §3 through Python's hashlib.
-const STORED: [(&str, &str); 20] = [
+const STORED: [(&str, &str); 21] = [
     ("{PLAIN}secret", "secret"),
     ("{clear}secret", "secret"),
     ("{PLAIN.B64}dMOkbnplciB4", "t\u{e4}nzer x"),
@@ -60,6 +60,10 @@ const STORED: [(&str, &str); 20] = [
     ),
     (
         "{scram-sha-256}4096,W22ZaJ0SNY7soEsUEjb6gQ==,WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=,wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=",
+        "pencil",
+    ),
+    (
+        "{SCRAM-SHA-1}4096,QSXCR+Q6sek8bf92,6dlGYMOdZcOPutkcNY8U2g7vK9Y=,D+CSWLOshSulAsxiupA+qs2/fTE=",
         "pencil",
     ),
     (
@@ -150,6 +154,7 @@ fn what_is_malformed_or_too_costly_is_told_when_it_is_read() {
         (format!("{{SCRAM-SHA-256}}4096,,{key}=,{key}="), "malformed"),
         (format!("{{SCRAM-SHA-256}}4096,c2FsdA==,{key}=,AAAA"), "malformed"),
         ("{SCRAM-SHA-256}4096,c2FsdA==".to_owned(), "malformed"),
+        (format!("{{SCRAM-SHA-1}}4096,c2FsdA==,{key}=,{key}="), "malformed"),
     ] {
         let got = match Stored::parse(&stored) {
             Err(Unknown(_)) => "unknown",

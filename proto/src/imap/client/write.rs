@@ -4,6 +4,7 @@
 //! What is written here, [`super::super::Server`] reads back as the same [`Command`].
 
 use culver_model::annotation::Depth;
+use culver_model::mime::Section;
 use culver_model::search::{SearchKey, SortCriterion};
 use culver_model::{EntryName, FlagSet, InternalDate, MailboxName};
 
@@ -81,7 +82,7 @@ impl Wire {
     }
 
     fn mailbox(&mut self, name: &MailboxName) {
-        super::super::encode::mailbox(&mut self.octets, name);
+        super::super::encode::mailbox(&mut self.octets, name, false);
     }
 
     fn set(&mut self, set: &MessageSet) {
@@ -117,13 +118,22 @@ impl Wire {
                     (enable.condstore, " CONDSTORE"),
                     (enable.qresync, " QRESYNC"),
                     (enable.metadata, " METADATA"),
+                    (enable.rev2, " IMAP4rev2"),
+                    (enable.utf8_accept, " UTF8=ACCEPT"),
+                    (enable.uid_only, " UIDONLY"),
                 ];
                 words.iter().filter(|(on, _)| *on).for_each(|(_, word)| self.text(word));
             }
             Command::Select(select) => self.select(select),
-            Command::Create(name)
+            Command::Create { mailbox, special_use } => {
+                self.text(" ");
+                self.mailbox(mailbox);
+                if !special_use.is_empty() {
+                    self.text(&format!(" (USE ({}))", special_use.join(" ")));
+                }
+            }
+            Command::Delete(name)
             | Command::GetQuotaRoot(name)
-            | Command::Delete(name)
             | Command::Subscribe(name)
             | Command::Unsubscribe(name) => {
                 self.text(" ");
@@ -136,7 +146,7 @@ impl Wire {
                 self.mailbox(to);
             }
             Command::List(list) => self.list(list),
-            Command::Lsub { reference, pattern } => {
+            Command::Lsub { reference, pattern, .. } => {
                 self.text(" ");
                 self.string(reference);
                 self.text(" ");
@@ -180,8 +190,28 @@ impl Wire {
                 self.set(set);
             }
             Command::Search(search) => self.search(search),
+            Command::Esearch(esearch) => {
+                if !esearch.sources.is_empty() {
+                    self.text(" IN (");
+                    for (at, filter) in esearch.sources.iter().enumerate() {
+                        self.text(if at > 0 { " " } else { "" });
+                        self.filter(filter);
+                    }
+                    self.text(")");
+                }
+                self.search(&esearch.search);
+            }
+            Command::Notify(None) => self.text(" NONE"),
+            Command::Notify(Some(notify)) => self.notify(notify),
+            Command::CancelUpdate(tags) | Command::Language(tags) => {
+                for tag in tags {
+                    self.text(" ");
+                    self.string(tag.as_bytes());
+                }
+            }
+            Command::Compress { deflate } => self.text(if *deflate { " DEFLATE" } else { " X-NONE" }),
             Command::Sort(sort) => {
-                self.returns(sort.returns.as_ref());
+                self.returns(sort.returns.as_ref(), sort.update_items.as_deref());
                 let criteria: Vec<String> = sort.criteria.iter().map(criterion).collect();
                 self.text(&format!(" ({})", criteria.join(" ")));
                 self.charset_and_key(&sort.key);
@@ -204,6 +234,7 @@ impl Wire {
             | Command::Logout
             | Command::StartTls
             | Command::Namespace => {}
+            Command::Unauthenticate => {}
             Command::Idle | Command::Check | Command::Close | Command::Unselect | Command::Expunge => {}
         }
     }
@@ -342,8 +373,19 @@ impl Wire {
     fn fetch(&mut self, fetch: &Fetch) {
         self.text(" ");
         self.set(&fetch.set);
-        let items = &fetch.items;
-        self.text(" (");
+        self.text(" ");
+        self.fetch_items(&fetch.items);
+        let mut modifiers = Vec::new();
+        modifiers.extend(fetch.partial.map(|range| format!("PARTIAL {range}")));
+        modifiers.extend(fetch.changed_since.map(|since| format!("CHANGEDSINCE {since}")));
+        modifiers.extend(fetch.vanished.then(|| "VANISHED".to_owned()));
+        if !modifiers.is_empty() {
+            self.text(&format!(" ({})", modifiers.join(" ")));
+        }
+    }
+
+    fn fetch_items(&mut self, items: &FetchItems) {
+        self.text("(");
         let words = [
             (items.uid, "UID"),
             (items.flags, "FLAGS"),
@@ -367,17 +409,80 @@ impl Wire {
             self.text(if item.peek { "BODY.PEEK[" } else { "BODY[" });
             section_spec(&mut self.octets, &item.section);
             self.text("]");
-            if let Some((origin, octets)) = item.partial {
-                self.text(&format!("<{origin}.{octets}>"));
-            }
+            self.partial(item.partial);
+        }
+        let mut first = words.is_empty() && items.sections.is_empty();
+        for binary in &items.binaries {
+            self.text(if std::mem::take(&mut first) { "" } else { " " });
+            self.text(match (binary.size, binary.peek) {
+                (true, _) => "BINARY.SIZE[",
+                (false, true) => "BINARY.PEEK[",
+                (false, false) => "BINARY[",
+            });
+            section_spec(&mut self.octets, &Section { part: binary.part.clone(), text: None });
+            self.text("]");
+            self.partial(binary.partial);
+        }
+        if let Some(preview) = items.preview {
+            self.text(if first { "" } else { " " });
+            self.text(if preview == Preview::Lazy { "PREVIEW (LAZY)" } else { "PREVIEW" });
         }
         self.text(")");
-        let mut modifiers = Vec::new();
-        modifiers.extend(fetch.partial.map(|range| format!("PARTIAL {range}")));
-        modifiers.extend(fetch.changed_since.map(|since| format!("CHANGEDSINCE {since}")));
-        modifiers.extend(fetch.vanished.then(|| "VANISHED".to_owned()));
-        if !modifiers.is_empty() {
-            self.text(&format!(" ({})", modifiers.join(" ")));
+    }
+
+    fn partial(&mut self, partial: Option<(u32, u32)>) {
+        if let Some((origin, octets)) = partial {
+            self.text(&format!("<{origin}.{octets}>"));
+        }
+    }
+
+    fn filter(&mut self, filter: &MailboxFilter) {
+        let (word, names) = match filter {
+            MailboxFilter::Selected => ("selected", None),
+            MailboxFilter::SelectedDelayed => ("selected-delayed", None),
+            MailboxFilter::Inboxes => ("inboxes", None),
+            MailboxFilter::Personal => ("personal", None),
+            MailboxFilter::Subscribed => ("subscribed", None),
+            MailboxFilter::Subtree(names) => ("subtree", Some(names)),
+            MailboxFilter::SubtreeOne(names) => ("subtree-one", Some(names)),
+            MailboxFilter::Mailboxes(names) => ("mailboxes", Some(names)),
+        };
+        self.text(word);
+        for (at, name) in names.into_iter().flatten().enumerate() {
+            self.text(if at > 0 { " " } else { " (" });
+            self.mailbox(name);
+        }
+        self.text(if names.is_some() { ")" } else { "" });
+    }
+
+    fn notify(&mut self, notify: &Notify) {
+        self.text(if notify.status { " SET STATUS" } else { " SET" });
+        for EventGroup { filter, events } in &notify.groups {
+            self.text(" (");
+            self.filter(filter);
+            self.text(" (");
+            let words = [
+                (events.messages, "MessageExpunge MessageNew"),
+                (events.flags, "FlagChange"),
+                (events.mailbox_name, "MailboxName"),
+                (events.subscription, "SubscriptionChange"),
+                (events.mailbox_metadata, "MailboxMetadataChange"),
+                (events.server_metadata, "ServerMetadataChange"),
+            ];
+            for (at, (_, word)) in words.iter().filter(|(on, _)| *on).enumerate() {
+                self.text(if at > 0 { " " } else { "" });
+                self.text(word);
+                if let Some(items) = events.fetch.as_deref().filter(|_| at == 0) {
+                    self.text(" ");
+                    self.fetch_items(items);
+                }
+            }
+            if *events == Events::default() {
+                self.octets.truncate(self.octets.len() - 1);
+                self.text("NONE)");
+            } else {
+                self.text("))");
+            }
         }
     }
 
@@ -396,10 +501,19 @@ impl Wire {
         self.text(&format!(" ({})", store.flags));
     }
 
-    fn returns(&mut self, returns: Option<&SearchReturn>) {
+    fn returns(&mut self, returns: Option<&SearchReturn>, update_items: Option<&FetchItems>) {
         let Some(returns) = returns else { return };
         let partial = returns.partial.map_or(String::new(), |range| format!("PARTIAL {range}"));
         self.text(" RETURN ");
+        let mut update = Wire::default();
+        if let Some(items) = update_items {
+            update.text("UPDATE ");
+            update.fetch_items(items);
+        }
+        let update = match update_items {
+            Some(_) => String::from_utf8_lossy(&update.octets).into_owned(),
+            None => "UPDATE".to_owned(),
+        };
         self.options(&[
             (returns.min, "MIN"),
             (returns.max, "MAX"),
@@ -407,6 +521,8 @@ impl Wire {
             (returns.count, "COUNT"),
             (returns.partial.is_some(), &partial),
             (returns.save, "SAVE"),
+            (returns.context, "CONTEXT"),
+            (returns.update, &update),
         ]);
     }
 
@@ -417,8 +533,8 @@ impl Wire {
     }
 
     fn search(&mut self, search: &Search) {
-        self.returns(search.returns.as_ref());
-        if !is_ascii(&search.key) {
+        self.returns(search.returns.as_ref(), search.update_items.as_deref());
+        if search.charset || !is_ascii(&search.key) {
             self.text(" CHARSET UTF-8");
         }
         self.top(&search.key);
@@ -509,7 +625,7 @@ fn criterion(criterion: &SortCriterion) -> String {
     format!("{}{}", if criterion.reverse { "REVERSE " } else { "" }, criterion.key.name())
 }
 
-fn is_ascii(key: &SearchKey) -> bool {
+pub(in super::super) fn is_ascii(key: &SearchKey) -> bool {
     match key {
         SearchKey::And(keys) => keys.iter().all(is_ascii),
         SearchKey::Or(left, right) => is_ascii(left) && is_ascii(right),

@@ -53,6 +53,15 @@ pub(super) fn fetch(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Fetch> {
     Ok(fetch)
 }
 
+/// Items in parentheses of what is told unasked (RFC 5465 §5.2, RFC 5267 §4.3.1); nothing in them sets \Seen.
+pub(super) fn unasked(cursor: &mut Cursor<'_>) -> Parsed<FetchItems> {
+    let mut items = FetchItems::default();
+    cursor.list(|cursor| item(cursor, &mut items))?;
+    items.sections.iter_mut().for_each(|section| section.peek = true);
+    items.binaries.iter_mut().for_each(|binary| binary.peek = true);
+    Ok(items)
+}
+
 /// RFC 3501 §6.4.5: a macro stands alone, not among items.
 fn macros(cursor: &mut Cursor<'_>, items: &mut FetchItems) -> bool {
     let (envelope, body) = if cursor.eat_word("ALL") {
@@ -86,6 +95,10 @@ fn item(cursor: &mut Cursor<'_>, items: &mut FetchItems) -> Parsed<()> {
             return Err(Refusal::Expected("a section after BODY.PEEK"));
         }
         &mut items.body
+    } else if is("BINARY") || is("BINARY.PEEK") || is("BINARY.SIZE") {
+        return binary(cursor, is("BINARY.PEEK"), is("BINARY.SIZE"), items);
+    } else if is("PREVIEW") {
+        return preview(cursor, items);
     } else if is("RFC822.SIZE") {
         &mut items.size
     } else if is("ENVELOPE") {
@@ -120,14 +133,53 @@ fn body_section(cursor: &mut Cursor<'_>, peek: bool, items: &mut FetchItems) -> 
     cursor.expect(b'[', "a section")?;
     let section = section(cursor)?;
     cursor.expect(b']', "the closing bracket of a section")?;
-    let mut partial = None;
-    if cursor.eat(b'<') {
-        let origin = cursor.number32()?;
-        cursor.expect(b'.', "a dot and the number of octets")?;
-        partial = Some((origin, cursor.nz_number32()?));
-        cursor.expect(b'>', "the closing bracket of a partial")?;
-    }
+    let partial = partial(cursor)?;
     items.sections.push(FetchSection { section, peek, partial });
+    Ok(())
+}
+
+fn partial(cursor: &mut Cursor<'_>) -> Parsed<Option<(u32, u32)>> {
+    if !cursor.eat(b'<') {
+        return Ok(None);
+    }
+    let origin = cursor.number32()?;
+    cursor.expect(b'.', "a dot and the number of octets")?;
+    let octets = cursor.nz_number32()?;
+    cursor.expect(b'>', "the closing bracket of a partial")?;
+    Ok(Some((origin, octets)))
+}
+
+/// RFC 3516 §7 `section-binary`, and `partial` where it is not only the size.
+fn binary(cursor: &mut Cursor<'_>, peek: bool, size: bool, items: &mut FetchItems) -> Parsed<()> {
+    if items.binaries.len() == BODY_ITEMS_MAX {
+        return Err(Refusal::TooMany("sections in FETCH"));
+    }
+    cursor.expect(b'[', "a section")?;
+    let Section { part, text } = section(cursor)?;
+    if text.is_some() {
+        return Err(Refusal::Expected("part numbers alone in a section of BINARY"));
+    }
+    cursor.expect(b']', "the closing bracket of a section")?;
+    let partial = if size { None } else { partial(cursor)? };
+    items.binaries.push(FetchBinary { part, size, peek, partial });
+    Ok(())
+}
+
+/// RFC 8970 §6: `PREVIEW` or `PREVIEW (LAZY)`.
+fn preview(cursor: &mut Cursor<'_>, items: &mut FetchItems) -> Parsed<()> {
+    let mut preview = Preview::Now;
+    // What else may stand in parentheses here are the modifiers of the FETCH.
+    if cursor.rest().get(..6).is_some_and(|next| next.eq_ignore_ascii_case(b" (LAZY")) {
+        cursor.space()?;
+        cursor.list(|cursor| match cursor.eat_word("LAZY") {
+            true => {
+                preview = Preview::Lazy;
+                Ok(())
+            }
+            false => Err(Refusal::Expected("LAZY")),
+        })?;
+    }
+    items.preview = Some(preview);
     Ok(())
 }
 

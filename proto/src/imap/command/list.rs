@@ -43,7 +43,7 @@ pub(super) fn list<'a>(cursor: &mut Cursor<'a>) -> Parsed<List<'a>> {
     // RFC 5258 §3.1: selecting SUBSCRIBED implies returning it; RFC 6154 §3: SPECIAL-USE likewise tells which.
     returns.subscribed |= select.subscribed;
     returns.special_use |= select.special_use;
-    Ok(List { reference, patterns, select, returns, metadata, extended })
+    Ok(List { reference, patterns, select, returns, metadata, extended, utf8: cursor.utf8() })
 }
 
 fn select_options(cursor: &mut Cursor<'_>) -> Parsed<ListSelect> {

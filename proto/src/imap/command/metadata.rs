@@ -79,7 +79,11 @@ fn entry(cursor: &mut Cursor<'_>) -> Parsed<EntryName> {
 // RFC 5464 §4.1: the empty string is the server.
 fn mailbox_or_server(cursor: &mut Cursor<'_>) -> Parsed<Option<MailboxName>> {
     let wire = cursor.mailbox_wire()?;
-    if wire.is_empty() { Ok(None) } else { Ok(Some(MailboxName::from_wire(&wire)?)) }
+    Ok(match cursor.utf8() {
+        _ if wire.is_empty() => None,
+        true => Some(MailboxName::from_utf8(&wire)?),
+        false => Some(MailboxName::from_wire(&wire)?),
+    })
 }
 
 fn options(cursor: &mut Cursor<'_>, get: &mut GetMetadata) -> Parsed<()> {

@@ -3,9 +3,12 @@
 //! # Limits
 //! The `*_MAX` constants here, and those of `model` (sets, search keys, names, keywords).
 
+pub(super) mod append;
 mod fetch;
+mod filter;
 mod list;
 mod metadata;
+pub(super) mod notify;
 mod parse;
 mod quota;
 mod search;
@@ -23,17 +26,26 @@ use culver_model::{EntryName, FlagSet, InternalDate, MailboxName, ModSeq, Sequen
 use super::state::Stage;
 use crate::sasl::Secret;
 
+pub use append::{AppendLiteral, AppendPiece, AppendStep, Replaced};
 pub(super) use fetch::section;
-pub(super) use parse::{Head, append, head, request, saves};
+pub use filter::MailboxFilter;
+pub use notify::{EventGroup, Events, Notify};
+pub(super) use parse::{Head, head, request, saves};
 pub(super) use search::partial_range;
-
-/// The one command that the framer knows.
-pub(super) const NAME_APPEND: parse::Name = parse::Name::Append;
 
 /// Most keywords named by one STORE or APPEND.
 pub const KEYWORDS_MAX: usize = 256;
 /// Most `BODY[...]` items of one FETCH.
 pub const BODY_ITEMS_MAX: usize = 1000;
+/// Most attributes of one USE (RFC 6154 §3).
+pub const USES_MAX: usize = 16;
+/// Most mailbox filters of one command, and most names of one filter.
+pub const FILTERS_MAX: usize = 64;
+pub const FILTER_NAMES_MAX: usize = 1000;
+/// Most ranges of one LANGUAGE.
+pub const LANGUAGES_MAX: usize = 100;
+/// Most tags of one CANCELUPDATE.
+pub const TAGS_MAX: usize = 100;
 /// Most patterns of one LIST.
 pub const PATTERNS_MAX: usize = 64;
 /// Most resources of one SETQUOTA.
@@ -65,7 +77,7 @@ impl fmt::Debug for Hidden<'_> {
     }
 }
 
-/// The commands of RFC 3501 §6 and of the extensions named in [`super`]. APPEND is not here: its message is streamed,
+/// The commands of RFC 3501 §6 and of the extensions named in [`super`]. APPEND and REPLACE are not here: their messages are streamed,
 /// see [`super::Event::Append`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command<'a> {
@@ -85,7 +97,11 @@ pub enum Command<'a> {
     },
     Enable(Enable),
     Select(Select),
-    Create(MailboxName),
+    /// `special_use`: the attributes of USE (RFC 6154 §3), with their backslash.
+    Create {
+        mailbox: MailboxName,
+        special_use: Vec<String>,
+    },
     Delete(MailboxName),
     Rename {
         from: MailboxName,
@@ -98,6 +114,7 @@ pub enum Command<'a> {
     Lsub {
         reference: Cow<'a, [u8]>,
         pattern: Cow<'a, [u8]>,
+        utf8: bool,
     },
     Namespace,
     Status {
@@ -115,6 +132,18 @@ pub enum Command<'a> {
     GetMetadata(GetMetadata),
     SetMetadata(SetMetadata<'a>),
     Idle,
+    /// Language ranges, the first that is known counts; empty: which there are (RFC 5255 §3.2).
+    Language(Vec<String>),
+    /// Tags of searches whose updates are to end (RFC 5267 §4.3.5); at least one.
+    CancelUpdate(Vec<String>),
+    /// `None`: NONE (RFC 5465).
+    Notify(Option<Notify>),
+    /// `deflate`: the algorithm is DEFLATE, the only one there is (RFC 4978).
+    Compress {
+        deflate: bool,
+    },
+    /// RFC 8437: as before the login, but for TLS.
+    Unauthenticate,
     /// `None`: NIL.
     Id(Option<Vec<IdPair<'a>>>),
     Check,
@@ -124,6 +153,7 @@ pub enum Command<'a> {
     /// UID EXPUNGE (RFC 4315 §2.1).
     UidExpunge(MessageSet),
     Search(Search),
+    Esearch(Esearch),
     Sort(Sort),
     Thread(Thread),
     Fetch(Fetch),
@@ -145,15 +175,35 @@ impl Command<'_> {
     /// [`Self::only_before_login`].
     pub fn needs(&self) -> Stage {
         match self {
-            Command::Capability | Command::Noop | Command::Logout | Command::Id(_) => Stage::NotAuthenticated,
+            Command::Capability | Command::Noop | Command::Logout | Command::Id(_) | Command::Language(_) => {
+                Stage::NotAuthenticated
+            }
             Command::StartTls | Command::Authenticate { .. } | Command::Login { .. } => {
                 Stage::NotAuthenticated
             }
             Command::Check | Command::Close | Command::Unselect | Command::Expunge => Stage::Selected,
             Command::UidExpunge(_) | Command::Search(_) | Command::Fetch(_) => Stage::Selected,
             Command::Sort(_) | Command::Thread(_) => Stage::Selected,
+            Command::Esearch(esearch) if esearch.of_selected() => Stage::Selected,
             Command::Store(_) | Command::Copy { .. } | Command::Move { .. } => Stage::Selected,
+            Command::CancelUpdate(_) => Stage::Selected,
             _ => Stage::Authenticated,
+        }
+    }
+
+    /// Whether it says or is answered with message sequence numbers, which UIDONLY has none of (RFC 9586 §3).
+    pub fn needs_sequence_numbers(&self) -> bool {
+        match self {
+            Command::Search(Search { uid, key, .. })
+            | Command::Sort(Sort { uid, key, .. })
+            | Command::Thread(Thread { uid, key, .. }) => !*uid || mentions_sequence(key),
+            Command::Esearch(Esearch { search, .. }) => mentions_sequence(&search.key),
+            Command::Select(select) => {
+                select.qresync.as_ref().is_some_and(|qresync| qresync.seq_match.is_some())
+            }
+            Command::Fetch(Fetch { uid, .. }) | Command::Store(Store { uid, .. }) => !*uid,
+            Command::Copy { uid, .. } | Command::Move { uid, .. } => !*uid,
+            _ => false,
         }
     }
 
@@ -162,6 +212,7 @@ impl Command<'_> {
         match self {
             Command::UidExpunge(_) => true,
             Command::Search(search) => search.uid,
+            Command::Esearch(_) => true,
             Command::Sort(sort) => sort.uid,
             Command::Thread(thread) => thread.uid,
             Command::Fetch(fetch) => fetch.uid,
@@ -184,6 +235,7 @@ impl Command<'_> {
             Command::Fetch(fetch) => fetch.items.modseq || fetch.changed_since.is_some(),
             Command::Store(store) => store.unchanged_since.is_some(),
             Command::Search(Search { key, .. })
+            | Command::Esearch(Esearch { search: Search { key, .. }, .. })
             | Command::Sort(Sort { key, .. })
             | Command::Thread(Thread { key, .. }) => mentions_modseq(key),
             Command::Enable(enable) => enable.condstore || enable.qresync,
@@ -203,7 +255,7 @@ impl Command<'_> {
             Command::Enable(_) => "ENABLE",
             Command::Select(select) if select.read_only => "EXAMINE",
             Command::Select(_) => "SELECT",
-            Command::Create(_) => "CREATE",
+            Command::Create { .. } => "CREATE",
             Command::Delete(_) => "DELETE",
             Command::Rename { .. } => "RENAME",
             Command::Subscribe(_) => "SUBSCRIBE",
@@ -218,6 +270,11 @@ impl Command<'_> {
             Command::GetMetadata(_) => "GETMETADATA",
             Command::SetMetadata(_) => "SETMETADATA",
             Command::Idle => "IDLE",
+            Command::Language(_) => "LANGUAGE",
+            Command::CancelUpdate(_) => "CANCELUPDATE",
+            Command::Notify(_) => "NOTIFY",
+            Command::Compress { .. } => "COMPRESS",
+            Command::Unauthenticate => "UNAUTHENTICATE",
             Command::Id(_) => "ID",
             Command::Check => "CHECK",
             Command::Close => "CLOSE",
@@ -226,6 +283,7 @@ impl Command<'_> {
             Command::UidExpunge(_) => "UID EXPUNGE",
             Command::Search(search) if search.uid => "UID SEARCH",
             Command::Search(_) => "SEARCH",
+            Command::Esearch(_) => "ESEARCH",
             Command::Sort(sort) if sort.uid => "UID SORT",
             Command::Sort(_) => "SORT",
             Command::Thread(thread) if thread.uid => "UID THREAD",
@@ -256,6 +314,9 @@ pub struct Enable {
     pub condstore: bool,
     pub qresync: bool,
     pub metadata: bool,
+    pub rev2: bool,
+    pub utf8_accept: bool,
+    pub uid_only: bool,
 }
 
 /// SELECT and EXAMINE.
@@ -290,6 +351,8 @@ pub struct List<'a> {
     pub metadata: Vec<EntryName>,
     /// One of the extended forms was used: an empty pattern then has no special meaning (RFC 5258 §3).
     pub extended: bool,
+    /// Reference and patterns are UTF-8, else modified UTF-7.
+    pub utf8: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -315,7 +378,8 @@ impl List<'_> {
     pub fn compile(&self) -> Vec<ListPattern> {
         // RFC 5258 §3: a pattern that is not accepted is silently ignored, and so is an empty one.
         let patterns = self.patterns.iter().filter(|pattern| !pattern.is_empty());
-        patterns.filter_map(|pattern| ListPattern::from_wire(&self.reference, pattern).ok()).collect()
+        let compile = if self.utf8 { ListPattern::from_utf8 } else { ListPattern::from_wire };
+        patterns.filter_map(|pattern| compile(&self.reference, pattern).ok()).collect()
     }
 
     /// `LIST "" ""`: asks only for the separator and the root of the reference (RFC 3501 §6.3.8).
@@ -364,9 +428,27 @@ pub struct StatusItems {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Search {
     pub uid: bool,
-    /// `None`: answered with `* SEARCH`; else with `* ESEARCH`.
+    /// `None`: answered with `* SEARCH`, or where IMAP4rev2 is enabled as RETURN (ALL); else with `* ESEARCH`.
     pub returns: Option<SearchReturn>,
+    /// What is told of messages that come into the result later, with UPDATE.
+    pub update_items: Option<Box<FetchItems>>,
+    /// CHARSET was given.
+    pub charset: bool,
     pub key: SearchKey,
+}
+
+/// ESEARCH (RFC 7377 §2), which is answered by UID, mailbox by mailbox.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Esearch {
+    /// Empty: the selected mailbox.
+    pub sources: Vec<MailboxFilter>,
+    pub search: Search,
+}
+
+impl Esearch {
+    pub fn of_selected(&self) -> bool {
+        self.sources.is_empty() || self.sources.contains(&MailboxFilter::Selected)
+    }
 }
 
 /// SORT and UID SORT (RFC 5256 §3), with the return options of RFC 5267 §3.
@@ -375,6 +457,8 @@ pub struct Sort {
     pub uid: bool,
     /// `None`: answered with `* SORT`; else with `* ESEARCH`.
     pub returns: Option<SearchReturn>,
+    /// As in [`Search`].
+    pub update_items: Option<Box<FetchItems>>,
     /// At least one.
     pub criteria: Vec<SortCriterion>,
     pub key: SearchKey,
@@ -396,6 +480,10 @@ pub struct SearchReturn {
     pub all: bool,
     pub count: bool,
     pub save: bool,
+    /// RFC 5267 §4.2: the same may be searched for again.
+    pub context: bool,
+    /// RFC 5267 §4.3: what comes into the result and leaves it is told.
+    pub update: bool,
     /// Never beside `all`.
     pub partial: Option<PartialRange>,
 }
@@ -404,6 +492,17 @@ impl SearchReturn {
     /// Whether an answer is asked for: SAVE alone has none.
     pub fn answers(&self) -> bool {
         self.min || self.max || self.all || self.count || self.partial.is_some()
+    }
+}
+
+/// Whether it names messages by their sequence numbers.
+fn mentions_sequence(key: &SearchKey) -> bool {
+    match key {
+        SearchKey::Sequence(_) => true,
+        SearchKey::And(keys) => keys.iter().any(mentions_sequence),
+        SearchKey::Or(left, right) => mentions_sequence(left) || mentions_sequence(right),
+        SearchKey::Not(key) => mentions_sequence(key),
+        _ => false,
     }
 }
 
@@ -452,17 +551,28 @@ pub struct FetchItems {
     pub rfc822_header: bool,
     pub rfc822_text: bool,
     pub sections: Vec<FetchSection>,
+    /// RFC 3516 §4.2.
+    pub binaries: Vec<FetchBinary>,
+    pub preview: Option<Preview>,
 }
 
 impl FetchItems {
     /// Whether fetching sets \Seen (RFC 3501 §6.4.5).
     pub fn sets_seen(&self) -> bool {
-        self.rfc822 || self.rfc822_text || self.sections.iter().any(|section| !section.peek)
+        self.rfc822
+            || self.rfc822_text
+            || self.sections.iter().any(|section| !section.peek)
+            || self.binaries.iter().any(|binary| !binary.peek && !binary.size)
     }
 
     /// Whether message octets are needed.
     pub fn needs_octets(&self) -> bool {
-        self.rfc822 || self.rfc822_header || self.rfc822_text || !self.sections.is_empty()
+        self.rfc822
+            || self.rfc822_header
+            || self.rfc822_text
+            || !self.sections.is_empty()
+            || !self.binaries.is_empty()
+            || self.preview.is_some()
     }
 }
 
@@ -473,6 +583,26 @@ pub struct FetchSection {
     pub peek: bool,
     /// First octet and most octets, the latter not 0.
     pub partial: Option<(u32, u32)>,
+}
+
+/// `BINARY[part]<origin.octets>` and `BINARY.SIZE[part]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchBinary {
+    /// Empty: the whole message.
+    pub part: Vec<u32>,
+    /// Only how many octets there are.
+    pub size: bool,
+    pub peek: bool,
+    /// As in [`FetchSection`], of the decoded octets.
+    pub partial: Option<(u32, u32)>,
+}
+
+/// PREVIEW (RFC 8970 §3.1, §4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preview {
+    Now,
+    /// NIL where it would take long.
+    Lazy,
 }
 
 /// STORE and UID STORE.
@@ -492,12 +622,4 @@ pub enum StoreOperation {
     Replace,
     Add,
     Remove,
-}
-
-/// The head of an APPEND: all but the message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct AppendHead {
-    pub(super) mailbox: MailboxName,
-    pub(super) flags: FlagSet,
-    pub(super) internal_date: Option<InternalDate>,
 }

@@ -2,7 +2,6 @@
 
 use super::super::Limits;
 use super::super::cursor::{Cursor, Parsed, is_astring_char};
-use super::super::literal::ANNOUNCEMENT_OCTETS_MAX;
 use super::super::text::Refusal;
 use super::*;
 
@@ -62,9 +61,24 @@ pub(in super::super) enum Name {
     GetQuota,
     GetQuotaRoot,
     SetQuota,
+    Replace,
+    UidReplace,
+    Unauthenticate,
+    Compress,
+    Esearch,
+    Notify,
+    CancelUpdate,
+    Language,
 }
 
-const NAMES: [(&str, Name); 37] = [
+impl Name {
+    /// Whether it brings a message, which is streamed.
+    pub(in super::super) fn appends(self) -> bool {
+        matches!(self, Name::Append | Name::Replace | Name::UidReplace)
+    }
+}
+
+const NAMES: [(&str, Name); 44] = [
     ("FETCH", Name::Fetch),
     ("NOOP", Name::Noop),
     ("IDLE", Name::Idle),
@@ -102,9 +116,16 @@ const NAMES: [(&str, Name); 37] = [
     ("GETQUOTA", Name::GetQuota),
     ("GETQUOTAROOT", Name::GetQuotaRoot),
     ("SETQUOTA", Name::SetQuota),
+    ("REPLACE", Name::Replace),
+    ("UNAUTHENTICATE", Name::Unauthenticate),
+    ("COMPRESS", Name::Compress),
+    ("ESEARCH", Name::Esearch),
+    ("NOTIFY", Name::Notify),
+    ("CANCELUPDATE", Name::CancelUpdate),
+    ("LANGUAGE", Name::Language),
 ];
 
-const UID_NAMES: [(&str, Name); 8] = [
+const UID_NAMES: [(&str, Name); 9] = [
     ("FETCH", Name::UidFetch),
     ("STORE", Name::UidStore),
     ("SEARCH", Name::UidSearch),
@@ -113,6 +134,7 @@ const UID_NAMES: [(&str, Name); 8] = [
     ("COPY", Name::UidCopy),
     ("MOVE", Name::UidMove),
     ("EXPUNGE", Name::UidExpunge),
+    ("REPLACE", Name::UidReplace),
 ];
 
 /// Tag and name of the command that begins `input`. `None` where no tag begins it.
@@ -152,13 +174,14 @@ fn find(names: &[(&str, Name)], word: &str) -> Parsed<Name> {
 // RFC 5182 §2.1: a SEARCH or SORT with SAVE that is answered NO does, whatever the reason is.
 pub(in super::super) fn saves(input: &[u8]) -> bool {
     let Some(Head { name: Ok(name), arguments, .. }) = head(input) else { return false };
-    let searches = matches!(name, Name::Search | Name::UidSearch | Name::Sort | Name::UidSort);
+    let searches =
+        matches!(name, Name::Search | Name::UidSearch | Name::Sort | Name::UidSort | Name::Esearch);
     searches && search::saves(&input[arguments..])
 }
 
 /// The arguments of a whole command, without its line end.
-pub(in super::super) fn request(name: Name, arguments: &[u8]) -> Parsed<Command<'_>> {
-    let mut cursor = Cursor::new(arguments);
+pub(in super::super) fn request(name: Name, arguments: &[u8], utf8: bool) -> Parsed<Command<'_>> {
+    let mut cursor = Cursor::of_session(arguments, utf8);
     let command = arguments_of(name, &mut cursor)?;
     cursor.end()?;
     Ok(command)
@@ -172,6 +195,7 @@ fn arguments_of<'a>(name: Name, cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> 
         Name::StartTls => Some(Command::StartTls),
         Name::Namespace => Some(Command::Namespace),
         Name::Idle => Some(Command::Idle),
+        Name::Unauthenticate => Some(Command::Unauthenticate),
         Name::Check => Some(Command::Check),
         Name::Close => Some(Command::Close),
         Name::Unselect => Some(Command::Unselect),
@@ -180,6 +204,9 @@ fn arguments_of<'a>(name: Name, cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> 
     };
     if let Some(command) = bare {
         return Ok(command);
+    }
+    if name == Name::Language && cursor.end().is_ok() {
+        return Ok(Command::Language(Vec::new()));
     }
     cursor.space()?;
     Ok(match name {
@@ -192,7 +219,7 @@ fn arguments_of<'a>(name: Name, cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> 
         Name::Enable => enable(cursor)?,
         Name::Select => Command::Select(select::select(cursor, false)?),
         Name::Examine => Command::Select(select::select(cursor, true)?),
-        Name::Create => Command::Create(MailboxName::from_wire_create(&cursor.mailbox_wire()?)?),
+        Name::Create => create(cursor)?,
         Name::Delete => Command::Delete(cursor.mailbox()?),
         Name::Rename => {
             let from = cursor.mailbox()?;
@@ -205,7 +232,7 @@ fn arguments_of<'a>(name: Name, cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> 
         Name::Lsub => {
             let reference = cursor.mailbox_wire()?;
             cursor.space()?;
-            Command::Lsub { reference, pattern: cursor.list_mailbox()? }
+            Command::Lsub { reference, pattern: cursor.list_mailbox()?, utf8: cursor.utf8() }
         }
         Name::Status => {
             let mailbox = cursor.mailbox()?;
@@ -217,9 +244,17 @@ fn arguments_of<'a>(name: Name, cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> 
         Name::SetQuota => quota::set_quota(cursor)?,
         Name::GetMetadata => Command::GetMetadata(metadata::get_metadata(cursor)?),
         Name::SetMetadata => Command::SetMetadata(metadata::set_metadata(cursor)?),
+        Name::Compress => {
+            let algorithm = cursor.atom("a compression algorithm")?;
+            Command::Compress { deflate: algorithm.eq_ignore_ascii_case("DEFLATE") }
+        }
         Name::Id => id(cursor)?,
         Name::UidExpunge => Command::UidExpunge(cursor.message_set()?),
         Name::Search | Name::UidSearch => Command::Search(search::search(cursor, name == Name::UidSearch)?),
+        Name::Language => language(cursor)?,
+        Name::CancelUpdate => cancel_update(cursor)?,
+        Name::Notify => Command::Notify(notify::notify(cursor)?),
+        Name::Esearch => Command::Esearch(filter::esearch(cursor)?),
         Name::Sort | Name::UidSort => Command::Sort(search::sort(cursor, name == Name::UidSort)?),
         Name::Thread | Name::UidThread => Command::Thread(search::thread(cursor, name == Name::UidThread)?),
         Name::Fetch | Name::UidFetch => Command::Fetch(fetch::fetch(cursor, name == Name::UidFetch)?),
@@ -233,11 +268,6 @@ fn arguments_of<'a>(name: Name, cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> 
                 Name::Copy | Name::UidCopy => Command::Copy { uid, set, mailbox },
                 _ => Command::Move { uid, set, mailbox },
             }
-        }
-        // The framer takes every APPEND that has a message; this one is all on one line.
-        Name::Append => {
-            append_head(cursor)?;
-            return Err(Refusal::Expected("a literal with the message"));
         }
         _ => return Err(Refusal::UnknownCommand),
     })
@@ -257,6 +287,60 @@ fn authenticate<'a>(cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> {
     Ok(Command::Authenticate { mechanism, initial: Some(Hidden(initial)) })
 }
 
+/// RFC 6154 §6: `CREATE mailbox (USE (\attribute …))`.
+fn create<'a>(cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> {
+    let mailbox = cursor.mailbox_create()?;
+    let mut special_use = None;
+    if cursor.eat(b' ') {
+        cursor.list(|cursor| {
+            if special_use.is_some() || !cursor.eat_word("USE") {
+                return Err(Refusal::Expected("USE, once"));
+            }
+            cursor.space()?;
+            let mut attributes = Vec::new();
+            cursor.list(|cursor| {
+                if attributes.len() == USES_MAX {
+                    return Err(Refusal::TooMany("attributes in USE"));
+                }
+                cursor.expect(b'\\', "a special-use attribute")?;
+                attributes.push(format!("\\{}", cursor.atom("a special-use attribute")?));
+                Ok(())
+            })?;
+            special_use = Some(attributes);
+            Ok(())
+        })?;
+    }
+    Ok(Command::Create { mailbox, special_use: special_use.unwrap_or_default() })
+}
+
+/// RFC 5255 §3.5.
+fn language<'a>(cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> {
+    let mut ranges = Vec::new();
+    loop {
+        if ranges.len() == LANGUAGES_MAX {
+            return Err(Refusal::TooMany("languages"));
+        }
+        ranges.push(String::from_utf8_lossy(&cursor.astring("a language range")?).into_owned());
+        if !cursor.eat(b' ') {
+            return Ok(Command::Language(ranges));
+        }
+    }
+}
+
+/// RFC 5267 §5: `CANCELUPDATE 1*(SP quoted)`.
+fn cancel_update<'a>(cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> {
+    let mut tags = Vec::new();
+    loop {
+        if tags.len() == TAGS_MAX {
+            return Err(Refusal::TooMany("tags"));
+        }
+        tags.push(String::from_utf8_lossy(&cursor.string("a tag in quotes")?).into_owned());
+        if !cursor.eat(b' ') {
+            return Ok(Command::CancelUpdate(tags));
+        }
+    }
+}
+
 fn enable<'a>(cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> {
     let mut enable = Enable::default();
     loop {
@@ -267,6 +351,12 @@ fn enable<'a>(cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> {
             enable.qresync = true;
         } else if capability.eq_ignore_ascii_case("METADATA") {
             enable.metadata = true;
+        } else if capability.eq_ignore_ascii_case("IMAP4rev2") {
+            enable.rev2 = true;
+        } else if capability.eq_ignore_ascii_case("UTF8=ACCEPT") {
+            enable.utf8_accept = true;
+        } else if capability.eq_ignore_ascii_case("UIDONLY") {
+            enable.uid_only = true;
         }
         if !cursor.eat(b' ') {
             return Ok(Command::Enable(enable));
@@ -337,37 +427,4 @@ fn store(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Store> {
         flags
     };
     Ok(Store { uid, set, operation, silent, flags, unchanged_since })
-}
-
-/// The arguments of an APPEND up to the announcement of a literal, with which `arguments` ends. `None` where that
-/// literal is not the message but the mailbox's name.
-pub(in super::super) fn append(arguments: &[u8], announcement: usize) -> Parsed<Option<AppendHead>> {
-    debug_assert!(announcement < ANNOUNCEMENT_OCTETS_MAX);
-    let before = &arguments[..arguments.len().saturating_sub(announcement)];
-    if before == b" " {
-        return Ok(None);
-    }
-    let mut cursor = Cursor::new(before);
-    cursor.space()?;
-    let head = append_head(&mut cursor)?;
-    cursor.end()?;
-    Ok(Some(head))
-}
-
-/// `mailbox SP [flag-list SP] [date-time SP]`.
-fn append_head(cursor: &mut Cursor<'_>) -> Parsed<AppendHead> {
-    let mailbox = cursor.mailbox()?;
-    cursor.space()?;
-    let mut head = AppendHead { mailbox, flags: FlagSet::default(), internal_date: None };
-    if cursor.peek() == Some(b'(') {
-        head.flags = cursor.flag_list()?;
-        cursor.space()?;
-    }
-    if cursor.peek() == Some(b'"') {
-        const DATE: Refusal = Refusal::Expected("a date-time");
-        let text = cursor.string("a date-time")?;
-        head.internal_date = Some(InternalDate::parse(&text).ok_or(DATE)?);
-        cursor.space()?;
-    }
-    Ok(head)
 }

@@ -28,18 +28,19 @@ struct Keys {
 }
 
 pub(super) fn search(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Search> {
-    let returns = returns(cursor)?;
+    let (returns, update_items) = returns(cursor)?;
     let mut strings = Strings::Unnamed;
-    if cursor.eat_word("CHARSET") {
+    let named = cursor.eat_word("CHARSET");
+    if named {
         cursor.space()?;
         strings = charset(cursor)?;
     }
-    Ok(Search { uid, returns, key: all_keys(cursor, strings)? })
+    Ok(Search { uid, returns, update_items, charset: named, key: all_keys(cursor, strings)? })
 }
 
 /// RFC 5256 §5: the charset is mandatory, and named without a word before it.
 pub(super) fn sort(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Sort> {
-    let returns = returns(cursor)?;
+    let (returns, update_items) = returns(cursor)?;
     let mut criteria = Vec::new();
     cursor.list(|cursor| {
         if criteria.len() == SORT_CRITERIA_MAX {
@@ -58,7 +59,7 @@ pub(super) fn sort(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Sort> {
     }
     cursor.space()?;
     let strings = charset(cursor)?;
-    Ok(Sort { uid, returns, criteria, key: all_keys(cursor, strings)? })
+    Ok(Sort { uid, returns, update_items, criteria, key: all_keys(cursor, strings)? })
 }
 
 const CRITERION: Refusal = Refusal::Expected("a sort criterion that exists");
@@ -74,18 +75,27 @@ pub(super) fn thread(cursor: &mut Cursor<'_>, uid: bool) -> Parsed<Thread> {
 /// Whether arguments that begin so ask to save the result.
 pub(super) fn saves(arguments: &[u8]) -> bool {
     let mut cursor = Cursor::new(arguments);
-    let returns = cursor.space().and_then(|()| returns(&mut cursor));
-    matches!(returns, Ok(Some(returns)) if returns.save)
+    let returns = cursor.space().and_then(|()| {
+        // RFC 7377 §4: with SAVE the only source is the selected mailbox.
+        if cursor.rest().get(..15).is_some_and(|from| from.eq_ignore_ascii_case(b"IN (selected) R")) {
+            cursor = Cursor::new(&cursor.rest()[14..]);
+        }
+        returns(&mut cursor)
+    });
+    matches!(returns, Ok((Some(returns), _)) if returns.save)
 }
 
-fn returns(cursor: &mut Cursor<'_>) -> Parsed<Option<SearchReturn>> {
+/// With what is told of messages that come into the result.
+type Returns = (Option<SearchReturn>, Option<Box<FetchItems>>);
+
+fn returns(cursor: &mut Cursor<'_>) -> Parsed<Returns> {
     if !cursor.eat_word("RETURN") {
-        return Ok(None);
+        return Ok((None, None));
     }
     cursor.space()?;
-    let returns = return_options(cursor)?;
+    let (returns, update_items) = return_options(cursor)?;
     cursor.space()?;
-    Ok(Some(returns))
+    Ok((Some(returns), update_items))
 }
 
 /// With the space after it, so that what is no whole command is BAD before a charset is NO.
@@ -118,8 +128,8 @@ fn all_keys(cursor: &mut Cursor<'_>, strings: Strings) -> Parsed<SearchKey> {
     Ok(SearchKey::And(all))
 }
 
-fn return_options(cursor: &mut Cursor<'_>) -> Parsed<SearchReturn> {
-    let mut returns = SearchReturn::default();
+fn return_options(cursor: &mut Cursor<'_>) -> Parsed<(SearchReturn, Option<Box<FetchItems>>)> {
+    let (mut returns, mut update_items) = (SearchReturn::default(), None);
     cursor.list(|cursor| {
         let asked = if cursor.eat_word("MIN") {
             &mut returns.min
@@ -131,6 +141,15 @@ fn return_options(cursor: &mut Cursor<'_>) -> Parsed<SearchReturn> {
             &mut returns.count
         } else if cursor.eat_word("SAVE") {
             &mut returns.save
+        } else if cursor.eat_word("CONTEXT") {
+            &mut returns.context
+        } else if cursor.eat_word("UPDATE") {
+            // RFC 5465 §7.
+            if cursor.rest().starts_with(b" (") {
+                cursor.space()?;
+                update_items = Some(Box::new(fetch::unasked(cursor)?));
+            }
+            &mut returns.update
         } else if cursor.eat_word("PARTIAL") {
             cursor.space()?;
             // RFC 9394 §3.1: not more than one PARTIAL.
@@ -139,7 +158,7 @@ fn return_options(cursor: &mut Cursor<'_>) -> Parsed<SearchReturn> {
             }
             return Ok(());
         } else {
-            return Err(Refusal::Expected("MIN, MAX, ALL, COUNT, PARTIAL or SAVE"));
+            return Err(Refusal::Expected("MIN, MAX, ALL, COUNT, PARTIAL, SAVE, CONTEXT or UPDATE"));
         };
         *asked = true;
         Ok(())
@@ -150,7 +169,7 @@ fn return_options(cursor: &mut Cursor<'_>) -> Parsed<SearchReturn> {
     }
     // RFC 4731 §3.1: an empty list is ALL.
     returns.all |= returns == SearchReturn::default();
-    Ok(returns)
+    Ok((returns, update_items))
 }
 
 const ALL_OR_PARTIAL: Refusal = Refusal::Expected("one of ALL and PARTIAL, once");

@@ -5,7 +5,7 @@ use super::super::text::Refusal;
 use super::*;
 
 pub(super) fn select(cursor: &mut Cursor<'_>, read_only: bool) -> Parsed<Select> {
-    let mailbox = MailboxName::from_wire(&cursor.mailbox_wire()?);
+    let mailbox = cursor.mailbox_name()?;
     let mut select = Select { mailbox, read_only, condstore: false, qresync: None };
     if cursor.eat(b' ') {
         cursor.list(|cursor| {

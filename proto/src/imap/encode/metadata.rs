@@ -3,10 +3,10 @@
 use super::{astring, line, mailbox, nstring, string};
 use culver_model::{EntryName, MailboxName};
 
-fn begin(out: &mut Vec<u8>, of: Option<&MailboxName>) {
+fn begin(out: &mut Vec<u8>, of: Option<&MailboxName>, utf8: bool) {
     out.extend_from_slice(b"* METADATA ");
     match of {
-        Some(name) => mailbox(out, name),
+        Some(name) => mailbox(out, name, utf8),
         None => string(out, b""),
     }
     out.push(b' ');
@@ -17,13 +17,14 @@ pub fn metadata<'a>(
     out: &mut Vec<u8>,
     of: Option<&MailboxName>,
     entries: impl IntoIterator<Item = (&'a EntryName, Option<&'a [u8]>)>,
+    utf8: bool,
 ) {
     let mut any = false;
     for (name, value) in entries {
         if any {
             out.push(b' ');
         } else {
-            begin(out, of);
+            begin(out, of, utf8);
             out.push(b'(');
         }
         any = true;
@@ -41,13 +42,14 @@ pub fn metadata_changed<'a>(
     out: &mut Vec<u8>,
     of: Option<&MailboxName>,
     names: impl IntoIterator<Item = &'a EntryName>,
+    utf8: bool,
 ) {
     let mut any = false;
     for name in names {
         if any {
             out.push(b' ');
         } else {
-            begin(out, of);
+            begin(out, of, utf8);
         }
         any = true;
         astring(out, name.as_str().as_bytes());

@@ -24,9 +24,9 @@ pub fn quota(out: &mut Vec<u8>, root: &str, resources: &[Resource<'_>]) {
     line(out, ")");
 }
 
-pub fn quota_root(out: &mut Vec<u8>, name: &MailboxName, roots: &[&str]) {
+pub fn quota_root(out: &mut Vec<u8>, name: &MailboxName, roots: &[&str], utf8: bool) {
     out.extend_from_slice(b"* QUOTAROOT ");
-    mailbox(out, name);
+    mailbox(out, name, utf8);
     for root in roots {
         out.push(b' ');
         string(out, root.as_bytes());

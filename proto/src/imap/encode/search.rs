@@ -1,9 +1,9 @@
 //! The answers of SEARCH, SORT and THREAD (RFC 3501 §7.2.5, RFC 4731, RFC 5256 §4, RFC 5267, RFC 9394).
 
 use culver_model::search::PartialRange;
-use culver_model::{ModSeq, UidSet};
+use culver_model::{MailboxName, ModSeq, UidSet, UidValidity};
 
-use super::{number, set, string};
+use super::{mailbox, number, set, string};
 
 /// `modseq`: the highest of those found, where the search mentions MODSEQ (RFC 7162 §3.1.5).
 pub fn search(out: &mut Vec<u8>, numbers: impl IntoIterator<Item = u32>, modseq: Option<ModSeq>) {
@@ -115,6 +115,8 @@ impl Results<'_> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Esearch<'a> {
     pub tag: &'a str,
+    /// RFC 7377 §2.1: where it was found; and whether its name is told in UTF-8.
+    pub mailbox: Option<(&'a MailboxName, UidValidity, bool)>,
     pub uid: bool,
     /// `None` where nothing was found, or it was not asked for.
     pub min: Option<u32>,
@@ -128,9 +130,38 @@ pub struct Esearch<'a> {
     pub modseq: Option<ModSeq>,
 }
 
+/// What came into a result, or left it (RFC 5267 §4.3): positions, and what stands there, in that order.
+pub fn esearch_update(out: &mut Vec<u8>, tag: &str, uid: bool, adds: bool, changes: &[(usize, Results<'_>)]) {
+    if changes.is_empty() {
+        return;
+    }
+    out.extend_from_slice(b"* ESEARCH (TAG ");
+    string(out, tag.as_bytes());
+    out.push(b')');
+    if uid {
+        out.extend_from_slice(b" UID");
+    }
+    out.extend_from_slice(if adds { b" ADDTO (" } else { b" REMOVEFROM (" });
+    for (at, (position, results)) in changes.iter().enumerate() {
+        if at > 0 {
+            out.push(b' ');
+        }
+        number(out, *position as u64);
+        out.push(b' ');
+        results.write(out);
+    }
+    out.extend_from_slice(b")\r\n");
+}
+
 pub fn esearch(out: &mut Vec<u8>, result: &Esearch<'_>) {
     out.extend_from_slice(b"* ESEARCH (TAG ");
     string(out, result.tag.as_bytes());
+    if let Some((name, uid_validity, utf8)) = result.mailbox {
+        out.extend_from_slice(b" MAILBOX ");
+        mailbox(out, name, utf8);
+        out.extend_from_slice(b" UIDVALIDITY ");
+        number(out, u64::from(uid_validity.get()));
+    }
     out.push(b')');
     if result.uid {
         out.extend_from_slice(b" UID");

@@ -15,19 +15,19 @@ use culver_model::{
 #[derive(Clone, Debug)]
 pub(super) struct AnyCommand(pub(super) Command<'static>);
 
-fn pick<T: Clone>(g: &mut Gen, choices: &[T]) -> T {
+pub(super) fn pick<T: Clone>(g: &mut Gen, choices: &[T]) -> T {
     g.choose(choices).expect("choices").clone()
 }
 
-fn up_to(g: &mut Gen, most: usize) -> usize {
+pub(super) fn up_to(g: &mut Gen, most: usize) -> usize {
     usize::arbitrary(g) % (most + 1)
 }
 
-fn flip(g: &mut Gen) -> bool {
+pub(super) fn flip(g: &mut Gen) -> bool {
     bool::arbitrary(g)
 }
 
-fn mailbox(g: &mut Gen) -> MailboxName {
+pub(super) fn mailbox(g: &mut Gen) -> MailboxName {
     let text: String = (0..up_to(g, 8))
         .map(|_| pick(g, &['a', ' ', '"', '\\', '&', '\u{e4}', '\u{1f600}', '/', '%', 'N', '{']))
         .collect();
@@ -35,11 +35,11 @@ fn mailbox(g: &mut Gen) -> MailboxName {
     MailboxName::parse(&text).or_else(|_| MailboxName::parse(fallback)).expect("a name")
 }
 
-fn octets(g: &mut Gen) -> Vec<u8> {
+pub(super) fn octets(g: &mut Gen) -> Vec<u8> {
     (0..up_to(g, 10)).map(|_| pick(g, b"aZ0 \"\\\r\n{}()*%]\xff\x01+~")).collect()
 }
 
-fn text(g: &mut Gen) -> String {
+pub(super) fn text(g: &mut Gen) -> String {
     (0..up_to(g, 8))
         .map(|_| pick(g, &['a', 'Z', ' ', '"', '\\', '\r', '\n', '\u{fc}', '\u{4e2d}', '{', '}']))
         .collect()
@@ -79,7 +79,7 @@ fn flags(g: &mut Gen) -> FlagSet {
     flags
 }
 
-fn section(g: &mut Gen) -> Section {
+pub(super) fn section(g: &mut Gen) -> Section {
     let part: Vec<u32> = (0..up_to(g, 3)).map(|_| u32::arbitrary(g).max(1)).collect();
     let fields = vec!["Subject".to_owned(), pick(g, &["X-Y", "a(b", "NIL", "x]"]).to_owned()];
     let mut texts = vec![
@@ -114,10 +114,17 @@ fn fetch(g: &mut Gen) -> Fetch {
         rfc822_header: flip(g),
         rfc822_text: flip(g),
         sections: Vec::new(),
+        binaries: Vec::new(),
+        preview: pick(g, &[None, Some(Preview::Now), Some(Preview::Lazy)]),
     };
     for _ in 0..up_to(g, 3) {
         let partial = flip(g).then(|| (u32::arbitrary(g), u32::arbitrary(g).max(1)));
         items.sections.push(FetchSection { section: section(g), peek: flip(g), partial });
+    }
+    for _ in 0..up_to(g, 2) {
+        let (part, size) = ((0..up_to(g, 3)).map(|_| u32::arbitrary(g).max(1)).collect(), flip(g));
+        let partial = (!size && flip(g)).then(|| (u32::arbitrary(g), u32::arbitrary(g).max(1)));
+        items.binaries.push(FetchBinary { part, size, peek: !size && flip(g), partial });
     }
     if items == FetchItems::default() {
         items.flags = true;
@@ -163,7 +170,7 @@ fn list(g: &mut Gen) -> List<'static> {
         returns.status = flip(g).then(|| status_items(g));
     }
     let metadata = if extended { (0..up_to(g, 2)).map(|_| entry(g)).collect() } else { Vec::new() };
-    List { reference: octets(g).into(), patterns, select, returns, metadata, extended }
+    List { reference: octets(g).into(), patterns, select, returns, metadata, extended, utf8: false }
 }
 
 fn entry(g: &mut Gen) -> EntryName {
@@ -235,13 +242,81 @@ fn search(g: &mut Gen) -> Search {
         all: flip(g),
         count: flip(g),
         save: flip(g),
+        context: flip(g),
+        update: flip(g),
         partial: None,
     };
     if !returns.all {
         returns.partial = flip(g).then(|| partial(g));
     }
     returns.all |= returns == SearchReturn::default();
-    Search { uid: flip(g), returns: flip(g).then_some(returns), key: key(g, 3) }
+    let returns = flip(g).then_some(returns);
+    let updates = returns.is_some_and(|returns| returns.update);
+    let update_items = (updates && flip(g)).then(|| Box::new(unasked(g)));
+    let key = key(g, 3);
+    // What is no text of 7 bits needs one.
+    let charset = flip(g) || !super::super::client::write::is_ascii(&key);
+    Search { uid: flip(g), returns, update_items, charset, key }
+}
+
+/// Items that nobody asks for set no flag.
+fn unasked(g: &mut Gen) -> FetchItems {
+    let mut items = fetch(g).items;
+    items.sections.iter_mut().for_each(|section| section.peek = true);
+    items.binaries.iter_mut().for_each(|binary| binary.peek = true);
+    items
+}
+
+fn filter(g: &mut Gen) -> MailboxFilter {
+    let names = (0..=up_to(g, 2)).map(|_| mailbox(g)).collect();
+    match up_to(g, 5) {
+        0 => MailboxFilter::Inboxes,
+        1 => MailboxFilter::Personal,
+        2 => MailboxFilter::Subscribed,
+        3 => MailboxFilter::Subtree(names),
+        _ => MailboxFilter::Mailboxes(names),
+    }
+}
+
+fn esearch(g: &mut Gen) -> Esearch {
+    let mut search = Search { uid: true, ..search(g) };
+    let mut sources: Vec<MailboxFilter> = (0..up_to(g, 3)).map(|_| filter(g)).collect();
+    if search.returns.is_some_and(|returns| returns.save) {
+        sources = if flip(g) { vec![MailboxFilter::Selected] } else { Vec::new() };
+    } else if flip(g) {
+        sources.push(MailboxFilter::SubtreeOne(vec![mailbox(g)]));
+    }
+    search.uid = true;
+    Esearch { sources, search }
+}
+
+fn notify(g: &mut Gen) -> Notify {
+    let mut groups = Vec::new();
+    if flip(g) {
+        let messages = flip(g);
+        let events = Events {
+            messages,
+            fetch: (messages && flip(g)).then(|| Box::new(unasked(g))),
+            flags: messages && flip(g),
+            ..Events::default()
+        };
+        let filter = pick(g, &[MailboxFilter::Selected, MailboxFilter::SelectedDelayed]);
+        groups.push(EventGroup { filter, events });
+    }
+    for _ in 0..=up_to(g, 2) {
+        let messages = flip(g);
+        let events = Events {
+            messages,
+            fetch: None,
+            flags: messages && flip(g),
+            mailbox_name: flip(g),
+            subscription: flip(g),
+            mailbox_metadata: flip(g),
+            server_metadata: flip(g),
+        };
+        groups.push(EventGroup { filter: filter(g), events });
+    }
+    Notify { status: flip(g), groups }
 }
 
 fn partial(g: &mut Gen) -> PartialRange {
@@ -249,10 +324,10 @@ fn partial(g: &mut Gen) -> PartialRange {
 }
 
 fn sort(g: &mut Gen) -> Sort {
-    let Search { uid, returns, key } = search(g);
+    let Search { uid, returns, update_items, key, .. } = search(g);
     let criterion = |g: &mut Gen| SortCriterion { key: pick(g, &SortKey::ALL), reverse: flip(g) };
     let criteria = (0..1 + up_to(g, 3)).map(|_| criterion(g)).collect();
-    Sort { uid, returns, criteria, key }
+    Sort { uid, returns, update_items, criteria, key }
 }
 
 fn store(g: &mut Gen) -> Store {
@@ -282,17 +357,36 @@ impl Arbitrary for AnyCommand {
             Command::Id(None),
             Command::Authenticate { mechanism: "PLAIN", initial: Some(Hidden(b"AHRpbQBzZWNyZXQ=")) },
             Command::Authenticate { mechanism: "LOGIN", initial: None },
-            Command::Enable(Enable { condstore: true, qresync: true, metadata: true }),
+            Command::Enable(Enable {
+                condstore: true,
+                qresync: true,
+                rev2: true,
+                utf8_accept: true,
+                uid_only: true,
+                metadata: true,
+            }),
+            Command::Unauthenticate,
+            Command::Notify(None),
+            Command::Language(Vec::new()),
+            Command::Language(vec!["FR-CA".to_owned(), "EN".to_owned()]),
+            Command::Compress { deflate: true },
+            Command::CancelUpdate(vec!["a1".to_owned(), "b\\\"".to_owned()]),
         ];
-        AnyCommand(match up_to(g, 21) {
+        AnyCommand(match up_to(g, 23) {
             0 => pick(g, &bare),
             1 => Command::Login { user: octets(g).into(), password: Secret::new(octets(g)) },
             2 => Command::Select(select(g)),
-            3 => Command::Create(mailbox(g)),
+            3 => Command::Create {
+                mailbox: mailbox(g),
+                special_use: pick(
+                    g,
+                    &[vec![], vec!["\\Drafts".to_owned()], vec!["\\A".to_owned(), "\\b".to_owned()]],
+                ),
+            },
             4 => Command::Rename { from: mailbox(g), to: mailbox(g) },
             5 => Command::Subscribe(mailbox(g)),
             6 => Command::List(list(g)),
-            7 => Command::Lsub { reference: octets(g).into(), pattern: octets(g).into() },
+            7 => Command::Lsub { reference: octets(g).into(), pattern: octets(g).into(), utf8: false },
             8 => Command::Status { mailbox: mailbox(g), items: status_items(g) },
             9 => {
                 let pairs = (0..up_to(g, 4)).map(|_| (octets(g).into(), flip(g).then(|| octets(g).into())));
@@ -308,6 +402,8 @@ impl Arbitrary for AnyCommand {
             }),
             13 => Command::Fetch(fetch(g)),
             14 => Command::Store(store(g)),
+            16 => Command::Esearch(esearch(g)),
+            17 => Command::Notify(Some(notify(g))),
             15 => Command::Copy { uid: flip(g), set: messages(g), mailbox: mailbox(g) },
             18 => Command::GetQuota(octets(g).into()),
             19 => Command::GetQuotaRoot(mailbox(g)),
@@ -315,8 +411,8 @@ impl Arbitrary for AnyCommand {
                 let limits = ["STORAGE", "MESSAGE"].map(|resource| (resource, u64::arbitrary(g) >> 1));
                 Command::SetQuota { root: octets(g).into(), limits: limits[..up_to(g, 2)].to_vec() }
             }
-            16 => Command::GetMetadata(get_metadata(g)),
-            17 => Command::SetMetadata(set_metadata(g)),
+            21 => Command::GetMetadata(get_metadata(g)),
+            22 => Command::SetMetadata(set_metadata(g)),
             _ => Command::Move { uid: flip(g), set: messages(g), mailbox: mailbox(g) },
         })
     }

@@ -71,8 +71,8 @@ fn bare_commands() {
         ("ENABLE Metadata", Command::Enable(Enable { metadata: true, ..Enable::default() })),
         ("ID NIL", Command::Id(None)),
         ("ID ()", Command::Id(Some(vec![]))),
-        ("CREATE owatagusiam/", Command::Create(name("owatagusiam"))),
-        ("CREATE {4+}\r\nx/&-", Command::Create(name("x/&"))),
+        ("CREATE owatagusiam/", Command::Create { mailbox: name("owatagusiam"), special_use: Vec::new() }),
+        ("CREATE {4+}\r\nx/&-", Command::Create { mailbox: name("x/&"), special_use: Vec::new() }),
         ("DELETE \"a \\\"b\\\\\"", Command::Delete(name("a \"b\\"))),
         ("RENAME blurdybloop sarasoop", Command::Rename { from: name("blurdybloop"), to: name("sarasoop") }),
         ("SUBSCRIBE #news.comp.mail.mime", Command::Subscribe(name("#news.comp.mail.mime"))),
@@ -85,7 +85,11 @@ fn bare_commands() {
         ),
         (
             "LSUB \"#news.\" \"comp.mail.*\"",
-            Command::Lsub { reference: b"#news."[..].into(), pattern: b"comp.mail.*"[..].into() },
+            Command::Lsub {
+                reference: b"#news."[..].into(),
+                pattern: b"comp.mail.*"[..].into(),
+                utf8: false,
+            },
         ),
         (
             "ID (\"name\" \"sodr\" \"version\" NIL)",
@@ -144,6 +148,7 @@ fn select_with_its_parameters() {
 #[test]
 fn list_and_its_extensions() {
     let list = |reference: &'static str, patterns: &[&'static str]| List {
+        utf8: false,
         reference: reference.as_bytes().into(),
         patterns: patterns.iter().map(|pattern| pattern.as_bytes().into()).collect(),
         select: ListSelect::default(),
@@ -262,6 +267,8 @@ fn fetch_items_and_macros() {
                     rfc822_header: true,
                     rfc822_text: true,
                     sections: vec![],
+                    binaries: vec![],
+                    preview: None,
                 },
             ),
         ),
@@ -400,7 +407,13 @@ fn search_keys() {
     ] {
         assert_eq!(
             parse(&format!("SEARCH {text}")),
-            Ok(Command::Search(Search { uid: false, returns: None, key })),
+            Ok(Command::Search(Search {
+                uid: false,
+                returns: None,
+                update_items: None,
+                charset: text.starts_with("CHARSET"),
+                key
+            })),
             "{text}"
         );
     }
@@ -432,7 +445,7 @@ fn search_results_and_refusals() {
     assert_eq!(returns("RETURN (SAVE)"), SearchReturn { save: true, ..none });
     assert_eq!(
         returns("RETURN (MIN MAX COUNT ALL)"),
-        SearchReturn { min: true, max: true, count: true, all: true, save: false, partial: None }
+        SearchReturn { min: true, max: true, count: true, all: true, ..none }
     );
     for (text, refusal) in [
         ("CHARSET X-UNKNOWN ALL", Refusal::BadCharset),
@@ -442,7 +455,7 @@ fn search_results_and_refusals() {
         ("UNOLD", Refusal::Expected("a search key that exists")),
         ("()", Refusal::Expected("a search key")),
         ("SINCE 30-Feb-1994", Refusal::Expected("a date like 1-Feb-1994")),
-        ("RETURN (AVG) ALL", Refusal::Expected("MIN, MAX, ALL, COUNT, PARTIAL or SAVE")),
+        ("RETURN (AVG) ALL", Refusal::Expected("MIN, MAX, ALL, COUNT, PARTIAL, SAVE, CONTEXT or UPDATE")),
         ("1 2x", Refusal::Expected("the end of the command")),
     ] {
         assert_eq!(parse(&format!("SEARCH {text}")), Err(refusal), "{text}");

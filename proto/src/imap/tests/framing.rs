@@ -85,20 +85,73 @@ fn long_lines_are_refused_by_their_tag() {
     assert_eq!(log, ["a Command line too long", NOOP]);
 }
 
+const END: &str = "AppendPiece(AppendPiece { steps: [End], literal: None })";
+
+#[test]
+fn several_messages_and_parts_are_told_apart() {
+    let message = "Message { flags: FlagSet { system: 0, keywords: [] }, internal_date: None }";
+    let literal = |octets: u64, part: bool| {
+        format!(
+            "Some(AppendLiteral {{ octets: {octets}, literal8: false, synchronising: false, part: {part} }})"
+        )
+    };
+    let piece = |steps: &str, literal: &str| {
+        format!("AppendPiece(AppendPiece {{ steps: [{steps}], literal: {literal} }})")
+    };
+    let log = run("a APPEND INBOX {2+}\r\nhi {3+}\r\nabc\r\nz NOOP\r\n");
+    let next = piece(&format!("End, {message}"), &literal(3, false));
+    assert_eq!(log[1..], ["data hi", next.as_str(), "data abc", END, NOOP], "{log:?}");
+    let log =
+        run("a APPEND INBOX CATENATE (URL {4+}\r\n/a/b TEXT {2+}\r\nhi URL c) {3+}\r\nabc\r\nz NOOP\r\n");
+    assert!(log[0].contains("Url(\"/a/b\")]") && log[0].contains(&literal(2, true)), "{log:?}");
+    let next = piece(&format!("Url(\"c\"), End, {message}"), &literal(3, false));
+    assert_eq!(log[1..], ["data hi", next.as_str(), "data abc", END, NOOP], "{log:?}");
+    let log = run("a APPEND INBOX CATENATE (URL \"x\" URL y) (\\Seen) CATENATE (URL z)\r\nz NOOP\r\n");
+    assert!(
+        log[0].contains("Url(\"x\"), Url(\"y\"), End, Message") && log[0].ends_with("literal: None } }"),
+        "{log:?}"
+    );
+    assert_eq!(log[1..], [NOOP], "{log:?}");
+    let log = run("a APPEND INBOX CATENATE (TEXT {2+}\r\nhi URL {4+}\r\n/a/b TEXT {0+}\r\n)\r\nz NOOP\r\n");
+    let next = piece("Url(\"/a/b\")", &literal(0, true));
+    assert_eq!(log[1..], ["data hi", next.as_str(), END, NOOP], "{log:?}");
+    let log = run("a UID REPLACE 7 Drafts UTF8 (~{2+}\r\nhi)\r\nz NOOP\r\n");
+    assert!(log[0].contains("replaced: Some(Replaced { uid: true,"), "{log:?}");
+    assert_eq!(log[1..], ["data hi", END, NOOP], "{log:?}");
+    for (input, refusal) in [
+        ("a REPLACE 7 Drafts {2+}\r\nhi {3+}\r\nabc\r\nz NOOP\r\n", "AppendFailed(AppendTail)"),
+        ("a APPEND x {2+}\r\nhi {99+}\r\nz NOOP\r\n", "AppendFailed(MessageTooLarge { octets_max: 50 })"),
+        ("a APPEND x CATENATE (TEXT {2+}\r\nhi URL {101+}\r\nz NOOP\r\n", "AppendFailed(LiteralTooLarge)"),
+        (
+            "a APPEND x CATENATE (TEXT {2+}\r\nhi TEXTS {1+}\r\na)\r\nz NOOP\r\n",
+            "AppendFailed(Expected(\"TEXT or URL\"))",
+        ),
+        (
+            "a APPEND x UTF8 (~{2+}\r\nhi\r\nz NOOP\r\n",
+            "AppendFailed(Expected(\"a closing parenthesis after UTF8\"))",
+        ),
+    ] {
+        let log = run(input);
+        assert_eq!(log[1..3], ["data hi", refusal], "{input:?}");
+    }
+    expect("a REPLACE 1:2 x {2+}\r\nhi\r\nz NOOP\r\n", &["a Expected one message", NOOP]);
+    // A synchronising literal that is refused is not sent, and the client begins anew.
+    let log = run("a APPEND x {2+}\r\nhi {99}\r\nz NOOP\r\n");
+    assert_eq!(log[3], NOOP, "{log:?}");
+}
+
 #[test]
 fn the_message_of_an_append_is_streamed() {
-    let head = "Append { tag: \"a\", mailbox: MailboxName(\"INBOX\"), flags: FlagSet { system: 0, keywords: [] }, \
-                internal_date: None, octets: 5, literal8: false, synchronising: true }";
-    expect("a APPEND inbox {5}\r\nhello\r\nz NOOP\r\n", &[head, "data hello", "AppendEnd", NOOP]);
+    let head = "Append { tag: \"a\", mailbox: MailboxName(\"INBOX\"), replaced: None, piece: AppendPiece { steps: [Message { \
+                flags: FlagSet { system: 0, keywords: [] }, internal_date: None }], literal: Some(AppendLiteral { octets: 5, \
+                literal8: false, synchronising: true, part: false }) } }";
+    expect("a APPEND inbox {5}\r\nhello\r\nz NOOP\r\n", &[head, "data hello", END, NOOP]);
     let head = head.replace("synchronising: true", "synchronising: false");
-    expect("a APPEND {5+}\r\nINBOX {5+}\r\nhello\r\nz NOOP\r\n", &[&head, "data hello", "AppendEnd", NOOP]);
-    expect("a APPEND INBOX {5+}\r\nhello\nz NOOP\r\n", &[&head, "data hello", "AppendEnd", NOOP]);
-    expect(
-        "a APPEND INBOX () {0+}\r\n\r\nz NOOP\r\n",
-        &[&head.replace("octets: 5", "octets: 0"), "AppendEnd", NOOP],
-    );
+    expect("a APPEND {5+}\r\nINBOX {5+}\r\nhello\r\nz NOOP\r\n", &[&head, "data hello", END, NOOP]);
+    expect("a APPEND INBOX {5+}\r\nhello\nz NOOP\r\n", &[&head, "data hello", END, NOOP]);
+    expect("a APPEND INBOX () {0+}\r\n\r\nz NOOP\r\n", &[&head.replace("octets: 5", "octets: 0"), END, NOOP]);
     let head = head.replace("literal8: false", "literal8: true");
-    expect("a APPEND INBOX ~{5+}\r\nhe\0lo\r\nz NOOP\r\n", &[&head, "data he\0lo", "AppendEnd", NOOP]);
+    expect("a APPEND INBOX ~{5+}\r\nhe\0lo\r\nz NOOP\r\n", &[&head, "data he\0lo", END, NOOP]);
     let log = run("a APPEND INBOX (\\Seen $MDNSent) \" 7-Feb-1994 21:52:25 -0800\" {2}\r\nhi\r\n");
     assert!(log[0].contains("system: 8, keywords: [Keyword(\"$MDNSent\")]"), "{log:?}");
     assert!(log[0].contains("zone_minutes: -480"), "{log:?}");
@@ -107,7 +160,7 @@ fn the_message_of_an_append_is_streamed() {
 #[test]
 fn what_is_no_append_costs_no_message_boundary() {
     let tail = "AppendFailed(AppendTail)";
-    let log = run("a APPEND INBOX {2+}\r\nhi (\\Seen) {3+}\r\nz N\r\nz NOOP\r\n");
+    let log = run("a APPEND INBOX {2+}\r\nhi{3+}\r\nz N\r\nz NOOP\r\n");
     assert_eq!(log[1..], ["data hi", tail, NOOP], "{log:?}");
     expect("a APPEND INBOX {51+}\r\n", &["a Message of more than 50 octets"]);
     let over = format!("a APPEND INBOX {{51+}}\r\n{}\r\nz NOOP\r\n", "y".repeat(51));
@@ -134,7 +187,7 @@ fn the_driver_may_refuse_a_message_before_or_in_it() {
         let input = format!("{input}z NOOP\r\n");
         let (taken, event) = server.next(input.as_bytes());
         assert!(
-            matches!(&event, Event::Append(append) if append.synchronising == synchronising),
+            matches!(&event, Event::Append(append) if append.piece.literal.is_some_and(|l| l.synchronising == synchronising)),
             "{event:?}"
         );
         assert_eq!(server.next(&input.as_bytes()[taken..]), (0, Event::NeedMore));

@@ -4,6 +4,7 @@ mod arbitrary;
 mod commands;
 mod framing;
 mod responses;
+mod url;
 
 use super::*;
 
@@ -34,6 +35,12 @@ pub(super) fn drive(limits: Limits, stage: Stage, input: &[u8], sizes: &[usize])
             }
             Event::Append(append) => {
                 log.push(format!("{append:?}"));
+                after = Some(|server| {
+                    let _ = server.accept_append();
+                });
+            }
+            Event::AppendPiece(piece) => {
+                log.push(format!("AppendPiece({piece:?})"));
                 after = Some(|server| {
                     let _ = server.accept_append();
                 });

@@ -143,22 +143,23 @@ fn mailbox_data() {
                     &[Attribute::HasNoChildren, Attribute::Sent],
                     &name("Gesendet/\u{e4}"),
                     false,
+                    false,
                 )
             }),
             "* LIST (\\HasNoChildren \\Sent) \"/\" Gesendet/&AOQ-\r\n",
         ),
-        (written(|out| encode::list(out, &[], &name("NIL"), false)), "* LIST () \"/\" \"NIL\"\r\n"),
+        (written(|out| encode::list(out, &[], &name("NIL"), false, false)), "* LIST () \"/\" \"NIL\"\r\n"),
         (
-            written(|out| encode::list(out, &[Attribute::NonExistent], &name("Foo"), true)),
+            written(|out| encode::list(out, &[Attribute::NonExistent], &name("Foo"), true, false)),
             "* LIST (\\NonExistent) \"/\" Foo (\"CHILDINFO\" (\"SUBSCRIBED\"))\r\n",
         ),
         (
-            written(|out| encode::lsub(out, &[Attribute::NoSelect], &name("a b"))),
+            written(|out| encode::lsub(out, &[Attribute::NoSelect], &name("a b"), false)),
             "* LSUB (\\Noselect) \"/\" \"a b\"\r\n",
         ),
         (written(|out| encode::list_separator(out, "")), "* LIST (\\Noselect) \"/\" \"\"\r\n"),
         (
-            written(|out| encode::status(out, &name("blurdybloop"), &status)),
+            written(|out| encode::status(out, &name("blurdybloop"), &status, false)),
             "* STATUS blurdybloop (MESSAGES 231 UIDNEXT 44292 SIZE 1099511627776)\r\n",
         ),
         (written(|out| encode::search(out, [2, 3, 6], None)), "* SEARCH 2 3 6\r\n"),
@@ -285,13 +286,13 @@ fn quota_roots_and_what_they_hold() {
     );
     assert_eq!(written(|out| encode::quota(out, "", &[])), "* QUOTA \"\" ()\r\n");
     let inbox = MailboxName::inbox();
-    let line = written(|out| encode::quota_root(out, &inbox, &["User quota", ""]));
+    let line = written(|out| encode::quota_root(out, &inbox, &["User quota", ""], false));
     assert_eq!(line, "* QUOTAROOT INBOX \"User quota\" \"\"\r\n");
     let Response::QuotaRoot { mailbox, roots } = read(line.as_bytes()) else { panic!() };
     assert_eq!((&*mailbox, roots.len()), (&b"INBOX"[..], 2));
-    assert_eq!(written(|out| encode::quota_root(out, &inbox, &[])), "* QUOTAROOT INBOX\r\n");
+    assert_eq!(written(|out| encode::quota_root(out, &inbox, &[], false)), "* QUOTAROOT INBOX\r\n");
     let values = StatusValues { deleted: Some(4), deleted_storage: Some(8), ..StatusValues::default() };
-    let line = written(|out| encode::status(out, &inbox, &values));
+    let line = written(|out| encode::status(out, &inbox, &values, false));
     assert_eq!(line, "* STATUS INBOX (DELETED 4 DELETED-STORAGE 8)\r\n");
     assert_eq!(read(line.as_bytes()), Response::MailboxStatus { mailbox: b"INBOX"[..].into(), values });
 }
@@ -304,7 +305,7 @@ fn metadata_has_values_or_names() {
     let values: [(&EntryName, Option<&[u8]>); 3] =
         [(&shared, Some(b"Its sunny outside!")), (&own, None), (&odd, Some(b"\"\r\n\xff"))];
     let mut line = Vec::new();
-    encode::metadata(&mut line, Some(&inbox), values);
+    encode::metadata(&mut line, Some(&inbox), values, false);
     let expect = b"* METADATA INBOX (/shared/comment \"Its sunny outside!\" /private/comment NIL \"/private/a b\" {4}\r\n\"\r\n\xff)\r\n";
     assert_eq!(line, expect);
     let Response::Metadata { mailbox, values: read_values } = read(&line) else { panic!() };
@@ -312,12 +313,12 @@ fn metadata_has_values_or_names() {
     for ((name, value), (read_name, read_value)) in values.iter().zip(&read_values) {
         assert_eq!((name.as_str().as_bytes(), *value), (&**read_name, read_value.as_deref()));
     }
-    let line = written(|out| encode::metadata_changed(out, None, [&shared, &odd]));
+    let line = written(|out| encode::metadata_changed(out, None, [&shared, &odd], false));
     assert_eq!(line, "* METADATA \"\" /shared/comment \"/private/a b\"\r\n");
     let Response::MetadataChanged { mailbox, names } = read(line.as_bytes()) else { panic!() };
     assert_eq!((mailbox.len(), names.len()), (0, 2));
-    assert_eq!(written(|out| encode::metadata(out, None, [])), "");
-    assert_eq!(written(|out| encode::metadata_changed(out, None, [])), "");
+    assert_eq!(written(|out| encode::metadata(out, None, [], false)), "");
+    assert_eq!(written(|out| encode::metadata_changed(out, None, [], false)), "");
 }
 
 #[test]

@@ -21,6 +21,14 @@ struct Pair {
 }
 
 fn configs(version: &'static SupportedProtocolVersion) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+    configs_of(version, ring::default_provider())
+}
+
+/// The client knows what `provider` has.
+fn configs_of(
+    version: &'static SupportedProtocolVersion,
+    provider: rustls::crypto::CryptoProvider,
+) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
     let dir = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).unwrap();
     let files = CertificateFiles { chain: dir.path().join("crt"), key: dir.path().join("key") };
@@ -29,7 +37,7 @@ fn configs(version: &'static SupportedProtocolVersion) -> (Arc<ServerConfig>, Ar
     let server = load_blocking(&[files], &Tickets::new().unwrap()).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
-    let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let client = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[version])
         .unwrap()
         .with_root_certificates(roots)
@@ -136,6 +144,38 @@ fn a_handshake_in_pieces_of_one_octet_and_a_resumed_one_tell_the_name() {
             pair.server.rest();
             assert_eq!(pair.server.buffers(), 0);
         }
+    }
+}
+
+/// RFC 9266, RFC 5929 §4.
+#[test]
+fn both_ends_are_bound_to_the_same() {
+    let mut long = ring::default_provider();
+    // The one suite of TLS 1.3 with another hash.
+    long.cipher_suites.retain(|suite| suite.suite() == rustls::CipherSuite::TLS13_AES_256_GCM_SHA384);
+    for (version, configs) in
+        [(&TLS12, configs(&TLS12)), (&TLS13, configs(&TLS13)), (&TLS13, configs_of(&TLS13, long))]
+    {
+        let mut exporters = Vec::new();
+        for (resumed, piece) in [(false, 1), (true, usize::MAX)] {
+            let mut pair = Pair::new(&configs);
+            assert_eq!(pair.server.bindings(), TlsBindings::default());
+            pair.shake(piece);
+            // The answer to the handshake, with the ticket for the next one.
+            pair.server_says(b"* OK\r\n");
+            assert_eq!(pair.server.info().resumed, resumed);
+            let bindings = pair.server.bindings();
+            let leaf = pair.client.peer_certificates().unwrap()[0].clone();
+            let hash = ::ring::digest::digest(&::ring::digest::SHA256, &leaf);
+            assert_eq!(bindings.end_point.as_deref(), Some(hash.as_ref()));
+            let theirs = pair.client.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""));
+            // RFC 9266 §4.2: not in TLS 1.2, where it would depend on how the session was made.
+            let expected = (version.version == rustls::ProtocolVersion::TLSv1_3).then(|| theirs.unwrap());
+            assert_eq!(bindings.exporter, expected);
+            exporters.extend(bindings.exporter);
+            assert_eq!(pair.server.peer_certificate(), None);
+        }
+        assert!(exporters.is_empty() || exporters[0] != exporters[1], "each connection has its own");
     }
 }
 

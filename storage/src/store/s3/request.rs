@@ -12,9 +12,9 @@ use culver_shard::time;
 use hyper::{Method, Request};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::store::http::{Octets, Sent};
 use crate::store::op::Failure;
-use crate::store::url::Endpoint;
+use culver_shard::http::Endpoint;
+use culver_shard::http::{Octets, Sent};
 
 /// What stays as it is in a path (RFC 3986 §2.3, and the slash).
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');

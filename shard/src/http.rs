@@ -1,13 +1,15 @@
-//! HTTP/1.1 to a store: connections of one shard, kept and used again.
+//! HTTP/1.1 as a client: connections of one shard, kept and used again.
 //!
 //! # Invariants
 //! One request is on a connection at a time; a connection on which anything went wrong is not used again. A request that
-//! was not answered on a connection that had been idle may be sent once more on another one: every request of a store
-//! means the same when it is made twice.
+//! was not answered on a connection that had been idle may be sent once more on another one: it is for requests that
+//! mean the same when they are made twice.
 //!
 //! # Limits
 //! [`CONNECTIONS_IDLE_MAX`] idle connections, given up after [`IDLE_MAX`]; [`CONNECT_WITHIN`], [`STALL_MAX`];
 //! [`HEAD_OCTETS_MAX`] octets of an answer's head. The body of an answer is bounded by who asks.
+
+mod endpoint;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -19,18 +21,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use culver_shard::conn::Conn;
-use culver_shard::disk::File;
-use culver_shard::sync::oneshot;
-use culver_shard::tls::rustls::{ClientConfig, pki_types::ServerName};
-use culver_shard::{Queue, annex, net, spawn, time};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper::header::HeaderMap;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::{Request, StatusCode};
+use rustls::{ClientConfig, pki_types::ServerName};
 
-use super::url::Endpoint;
+use crate::conn::Conn;
+use crate::disk::File;
+use crate::sync::oneshot;
+use crate::{Queue, annex, net, spawn, time};
+
+pub use endpoint::Endpoint;
 
 /// How long a connection may take to be made, TLS included.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -38,7 +41,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const STALL_MAX: Duration = Duration::from_secs(10);
 /// Idle connections of a shard.
 const CONNECTIONS_IDLE_MAX: usize = 64;
-/// Stores close idle connections after 25 s and more; one that is closed while a request is on its way costs a retry.
+/// Servers close idle connections after 25 s and more; one that is closed while a request is on its way costs a retry.
 const IDLE_MAX: Duration = Duration::from_secs(20);
 /// How long addresses of a name are used.
 const ADDRESSES_MAX: Duration = Duration::from_secs(30);
@@ -80,7 +83,7 @@ impl Octets {
             Octets::Pieces(pieces) => {
                 for piece in pieces.iter().flat_map(|piece| piece.chunks(PIECE_OCTETS / 8)) {
                     look(piece);
-                    culver_shard::yield_if_needed().await;
+                    crate::yield_if_needed().await;
                 }
             }
             Octets::File { file, offset, octets } => {
@@ -89,7 +92,7 @@ impl Octets {
                     let piece = read_piece(file.clone(), offset + at, octets - at).await?;
                     for piece in piece.chunks(PIECE_OCTETS / 8) {
                         look(piece);
-                        culver_shard::yield_if_needed().await;
+                        crate::yield_if_needed().await;
                     }
                     at += piece.len() as u64;
                 }
@@ -340,10 +343,10 @@ impl Http {
                 Poll::Pending => connection.as_mut().poll(cx),
             });
             if let Err(error) = ended.await {
-                tracing::debug!(error = with_sources(&error), "a connection to the store ended");
+                tracing::debug!(error = with_sources(&error), "an HTTP connection ended");
             }
         };
-        spawn(Queue::Interactive, "store connection", driven).detach();
+        spawn(Queue::Interactive, "http connection", driven).detach();
         Ok(Line { sender, _held: held })
     }
 
