@@ -15,10 +15,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod allowance;
 mod oauth2;
 mod reader;
 mod storage;
 
+pub use allowance::{MetadataConfig, QuotaConfig};
 pub use oauth2::{Introspection, Oauth2Config, Verification};
 pub use reader::{Problem, Problems as ConfigProblems};
 pub use storage::{Prices, SharedStore, StorageConfig, check_lease, check_name, store_url};
@@ -50,6 +52,8 @@ pub struct Config {
     pub imap: ImapConfig,
     pub lmtp: LmtpConfig,
     pub pop3: Pop3Config,
+    pub quota: QuotaConfig,
+    pub metadata: MetadataConfig,
     pub limits: LimitsConfig,
     pub mailboxes: Vec<SpecialUse>,
     pub log: LogConfig,
@@ -177,6 +181,8 @@ pub struct LmtpConfig {
     pub detail_separator: Option<char>,
     /// `normalize` (default) or `refuse` bare CR and LF.
     pub refuse_bare_newlines: bool,
+    /// Mail for who is over quota: `defer` (default), so that it comes again, or `bounce`.
+    pub over_quota_bounces: bool,
     /// Networks whose word is taken for a message's own id (XFORWARD).
     pub xforward_networks: Vec<Network>,
     /// Networks of proxies whose word is taken for whom they speak for (XCLIENT).
@@ -247,6 +253,7 @@ impl Config {
                 recipients_max: 1000,
                 detail_separator: Some('+'),
                 refuse_bare_newlines: false,
+                over_quota_bounces: false,
                 xforward_networks: loopback(),
                 xclient_networks: loopback(),
                 timeout: Duration::from_secs(300),
@@ -256,6 +263,8 @@ impl Config {
                 lock_silence: Duration::from_secs(60),
                 inactivity: Duration::from_secs(600),
             },
+            quota: QuotaConfig::default(),
+            metadata: MetadataConfig::default(),
             limits: LimitsConfig {
                 connections_max: 100_000,
                 connections_per_user_max: 100,
@@ -407,6 +416,9 @@ impl Config {
         lmtp.choice("bare_newlines", &["normalize", "refuse"], problems, |value| {
             config.lmtp.refuse_bare_newlines = value == 1;
         });
+        lmtp.choice("over_quota", &["defer", "bounce"], problems, |value| {
+            config.lmtp.over_quota_bounces = value == 1;
+        });
         parse_networks(&mut lmtp, "xforward_networks", &mut config.lmtp.xforward_networks, problems);
         parse_networks(&mut lmtp, "xclient_networks", &mut config.lmtp.xclient_networks, problems);
         lmtp.finish(problems);
@@ -418,6 +430,13 @@ impl Config {
         });
         pop3.duration_within("inactivity", TIMEOUTS, problems, |value| config.pop3.inactivity = value);
         pop3.finish(problems);
+
+        let mut quota = root.section("quota", problems);
+        config.quota = QuotaConfig::parse(&mut quota, problems);
+        quota.finish(problems);
+        let mut metadata = root.section("metadata", problems);
+        config.metadata = MetadataConfig::parse(&mut metadata, problems);
+        metadata.finish(problems);
 
         let mut limits = root.section("limits", problems);
         let count = 1..=10_000_000;

@@ -18,6 +18,7 @@ use crate::config::{ClientCertificates, Config, ListenerConfig, Service};
 use anyhow::{Context, Result, bail};
 use auth::tokens::{Issuer, Tokens};
 use culver_mailbox::Accounts;
+use culver_mailbox::quota::Allowance;
 use culver_model::AccountId;
 use culver_proto::imap::Mask;
 use culver_proto::proxy;
@@ -219,6 +220,15 @@ impl Shard {
 
     pub fn exercise_state(&self) -> bool {
         self.exercise_state
+    }
+
+    /// What an account may hold where nothing was set for it alone: its user's fields, and else the configuration's.
+    pub fn allowance(&self, account: &AccountId) -> Allowance {
+        let config = &self.config.quota;
+        let directory = self.directory.borrow();
+        let fields = directory.find(account).and_then(|entry| entry.quota.as_deref());
+        let quota = fields.map_or(config.quota, |fields| fields.over(config.quota));
+        Allowance { quota, grace: config.grace }
     }
 
     /// The special use that a mailbox of this name gets (RFC 6154).

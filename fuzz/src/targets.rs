@@ -333,15 +333,19 @@ pub fn index_block(data: &[u8]) {
     let octets: Vec<u8> = aligned.iter().flat_map(|word| word.to_le_bytes()).collect();
     for bytes in [data, &octets] {
         let piece = |guid| culver_storage::Piece::Block { guid, octets: bytes };
-        use culver_mailbox::state::{ACCOUNT_KEY, DELIVERIES_KEY};
-        let said =
-            [Guid::INBOX, ACCOUNT_KEY, DELIVERIES_KEY].map(|guid| culver_mailbox::describe(piece(guid)));
+        use culver_mailbox::state::{ACCOUNT_KEY, ANNOTATIONS_KEY, DELIVERIES_KEY};
+        let keys = [Guid::INBOX, ACCOUNT_KEY, DELIVERIES_KEY, ANNOTATIONS_KEY];
+        let said = keys.map(|guid| culver_mailbox::describe(piece(guid)));
         if culver_index::check(bytes).is_ok() {
             assert!(said[0].is_ok(), "what passes the check can be described");
         }
         if let Ok(account) = culver_index::account::AccountState::decode(bytes) {
             let again = account.encode();
             assert!(culver_index::account::AccountState::decode(&again).is_ok());
+        }
+        if let Ok(annotations) = culver_index::annotations::Annotations::load(bytes) {
+            let (again, _) = annotations.encode();
+            assert!(culver_index::annotations::Annotations::load(&again) == Ok(annotations));
         }
         if let Ok(deliveries) = culver_index::deliveries::Deliveries::load([bytes]) {
             let (again, _) = deliveries.encode(culver_index::BlockKind::Base);

@@ -1,7 +1,7 @@
 //! The account block: its mailboxes, its subscriptions and the counters that never go back.
 //!
 //! The structs are the account's state as the domain works on it; [`AccountState::encode`] writes it whole, so there
-//! is no delta. Layout, version 2 (1 where there are no late marks), little-endian, in
+//! is no delta. Layout, version 3 (2 without a quota of its own, 1 where there are no late marks either), little-endian, in
 //! `docs/format/account.md`.
 //!
 //! # Invariants
@@ -14,16 +14,20 @@
 use crate::FormatError;
 use crate::dump::list;
 use crate::format::Cursor;
-use culver_model::{Guid, MailboxName, ModSeq, UidValidity};
+use culver_model::{Guid, MailboxName, ModSeq, Quota, UidValidity};
 use std::collections::HashSet;
 use std::fmt::{self, Display};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const MAGIC: [u8; 8] = *b"CULVACC\n";
-const VERSION: u16 = 2;
-/// Without late marks, so that older programs read it.
+const VERSION: u16 = 3;
+/// The oldest version that can hold what there is is written, so that older programs read it: without a quota, and without
+/// late marks.
+const VERSION_LATE: u16 = 2;
 const VERSION_PLAIN: u16 = 1;
+/// A limit that there is not.
+const UNLIMITED: u64 = u64::MAX;
 /// Octets of a late mark.
 const LATE_OCTETS: usize = 24;
 const SELECTABLE: u32 = 1 << 0;
@@ -48,7 +52,8 @@ struct AccountHeader {
     subscriptions: U32,
     /// Since version 2.
     late: U32,
-    reserved_tail: [u8; 24],
+    /// Octets, messages and mailboxes; since version 3, and before it reserved.
+    quota: [U64; 3],
 }
 const _: () = assert!(size_of::<AccountHeader>() == 96);
 
@@ -84,6 +89,8 @@ pub struct AccountState {
     pub subscriptions: Vec<MailboxName>,
     /// By journal: the last record of it that came late and is contained. Ascending.
     pub late: Vec<(Guid, u64)>,
+    /// Its own limits, in place of what the configuration and the users say.
+    pub quota: Option<Quota>,
 }
 
 /// One mailbox of the account's list.
@@ -128,7 +135,11 @@ impl AccountState {
             bytes.extend_from_slice(&journal.0);
             bytes.extend_from_slice(&lsn.to_le_bytes());
         }
-        let version = if self.late.is_empty() { VERSION_PLAIN } else { VERSION };
+        let version = match (&self.quota, self.late.is_empty()) {
+            (Some(_), _) => VERSION,
+            (None, false) => VERSION_LATE,
+            (None, true) => VERSION_PLAIN,
+        };
         let mut header = AccountHeader {
             magic: MAGIC,
             version: version.into(),
@@ -142,7 +153,7 @@ impl AccountState {
             mailboxes: (self.mailboxes.len() as u32).into(),
             subscriptions: (self.subscriptions.len() as u32).into(),
             late: (self.late.len() as u32).into(),
-            reserved_tail: [0; 24],
+            quota: self.quota.map_or([U64::ZERO; 3], limits),
         };
         let crc = crc32c::crc32c(&header.as_bytes()[16..]);
         header.crc = crc32c::crc32c_append(crc, &bytes[size_of::<AccountHeader>()..]).into();
@@ -178,6 +189,7 @@ impl AccountState {
             mailboxes: Vec::new(),
             subscriptions: Vec::new(),
             late: Vec::new(),
+            quota: (found >= VERSION).then(|| quota(header.quota)),
         };
         if state.modseq > ModSeq::MAX {
             return Err(FormatError::Content { what: "MODSEQ", at: 0 });
@@ -191,7 +203,7 @@ impl AccountState {
             let name = read_subscription(&mut cursor);
             state.subscriptions.push(name.ok_or(FormatError::Content { what: "subscription", at })?);
         }
-        let late = if found >= VERSION { header.late.get() } else { 0 };
+        let late = if found >= VERSION_LATE { header.late.get() } else { 0 };
         for at in 0..u64::from(late) {
             let mark = cursor.take(LATE_OCTETS).map(|octets| octets.split_at(16));
             let mark = mark.and_then(|(journal, lsn)| {
@@ -219,6 +231,16 @@ impl AccountState {
             None => Ok(()),
         }
     }
+}
+
+fn limits(quota: Quota) -> [U64; 3] {
+    [quota.octets, quota.messages, quota.mailboxes].map(|limit| limit.unwrap_or(UNLIMITED).into())
+}
+
+fn quota(limits: [U64; 3]) -> Quota {
+    let [octets, messages, mailboxes] =
+        limits.map(|limit| Some(limit.get()).filter(|limit| *limit != UNLIMITED));
+    Quota { octets, messages, mailboxes }
 }
 
 fn read_entry(cursor: &mut Cursor<'_>, state: &AccountState) -> Option<MailboxEntry> {
@@ -275,6 +297,12 @@ impl Display for Dump {
         writeln!(f, "  incarnation {}", state.incarnation)?;
         write!(f, "  last given: modseq {} uid_validity {}", state.modseq, state.uid_validity)?;
         writeln!(f, " thread_id {}", state.thread_id)?;
+        if let Some(Quota { octets, messages, mailboxes }) = &state.quota {
+            let shown =
+                |limit: &Option<u64>| limit.map_or("not limited".to_owned(), |limit| limit.to_string());
+            let [octets, messages, mailboxes] = [octets, messages, mailboxes].map(shown);
+            writeln!(f, "  quota of its own: octets {octets}, messages {messages}, mailboxes {mailboxes}")?;
+        }
         writeln!(f, "  {} mailboxes, {} subscriptions", state.mailboxes.len(), state.subscriptions.len())?;
         let subscribed: HashSet<&MailboxName> = state.subscriptions.iter().collect();
         list(f, "mailboxes", &state.mailboxes, |f, _, entry| {

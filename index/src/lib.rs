@@ -16,6 +16,7 @@
 //! 3501 (UIDs, flags), 7162 (MODSEQ and the expunge log), 8438 (STATUS=SIZE), 8474 (e-mail and thread ids).
 
 pub mod account;
+pub mod annotations;
 mod block;
 mod check;
 pub mod deliveries;

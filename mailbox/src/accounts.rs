@@ -14,6 +14,7 @@
 
 use crate::digest::{self, Digest};
 use crate::fault::{self, Fault};
+use crate::quota::Usages;
 use crate::record::{Message, Record, StoreOp};
 use crate::state::{Applied, DELIVERIES_KEY, Refusal, State};
 use culver_index::Block as IndexBlock;
@@ -141,6 +142,7 @@ pub struct Accounts {
     idle: RefCell<VecDeque<Idle>>,
     rests: Cell<u64>,
     watched: RefCell<BTreeMap<AccountId, Watched>>,
+    usages: Rc<RefCell<Usages>>,
     /// Accounts whose blocks a flush took and that is not known to be committed; those of a flush that failed stay
     /// until the next one.
     pub(crate) giving: RefCell<BTreeSet<AccountId>>,
@@ -249,6 +251,7 @@ impl Accounts {
             idle: RefCell::default(),
             rests: Cell::new(0),
             watched: RefCell::default(),
+            usages: Rc::default(),
             giving: RefCell::default(),
         })
     }
@@ -293,6 +296,10 @@ impl Accounts {
             let goes = |digest: &Rc<Digest>| going.iter().any(|gone| Rc::ptr_eq(gone, digest));
             account.digests.borrow_mut().retain(|_, digest| !goes(digest));
         }
+    }
+
+    pub(crate) fn usages(&self) -> &Rc<RefCell<Usages>> {
+        &self.usages
     }
 
     pub(crate) fn me(&self) -> Option<Rc<Accounts>> {
@@ -400,6 +407,7 @@ impl Accounts {
             flushing: RefCell::default(),
         });
         self.open.borrow_mut().insert(id.clone(), account.clone());
+        self.usages.borrow_mut().forget(id);
         Ok(account)
     }
 
@@ -468,6 +476,9 @@ impl Accounts {
             }
             let oldest = idle.pop_front().expect("looked at");
             let closed = open.remove(&oldest.id);
+            if let Some(account) = &closed {
+                self.usages.borrow_mut().note(&oldest.id, account.partition, &account.state());
+            }
             if let (Some(account), Some(watched)) = (closed, self.watched.borrow_mut().get_mut(&oldest.id)) {
                 watched.recent =
                     account.recent.borrow().iter().map(|(guid, first)| (*guid, *first)).collect();
@@ -480,6 +491,7 @@ impl Accounts {
         let Ok(mut open) = self.open.try_borrow_mut() else { return };
         let removed = open.remove(id);
         drop(open);
+        self.usages.borrow_mut().forget(id);
         if let Some(account) = removed {
             account.drop_state();
         }
@@ -493,6 +505,7 @@ impl Accounts {
             .map(|(_, account)| account)
             .collect();
         drop(open);
+        self.usages.borrow_mut().forget_partition(partition);
         gone.iter().for_each(|account| account.drop_state());
         self.tell_lost(partition);
     }
@@ -500,6 +513,7 @@ impl Accounts {
     /// Forgets all of them: the journal could not say what is committed.
     pub fn drop_all(&self) {
         let open = std::mem::take(&mut *self.open.borrow_mut());
+        self.usages.borrow_mut().forget_all();
         open.values().for_each(|account| account.drop_state());
     }
 
@@ -629,7 +643,12 @@ impl Accounts {
         committed: &Committed,
     ) -> Result<Option<Applied>, ChangeError> {
         self.tell_watches(id);
-        let Some(account) = self.opened(id) else { return Ok(None) };
+        let Some(account) = self.opened(id) else {
+            if let Record::Append { message, .. } = record {
+                self.usages.borrow_mut().add(id, self.storage().partition_of(id), message.size);
+            }
+            return Ok(None);
+        };
         if account.position.get() >= committed.position {
             return Ok(None);
         }

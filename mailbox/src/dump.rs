@@ -9,7 +9,7 @@
 
 use crate::rebuild::Unfinished;
 use crate::record::{Message, Record, StoreOp};
-use crate::state::{ACCOUNT_KEY, DELIVERIES_KEY, is_mailbox_key};
+use crate::state::{ACCOUNT_KEY, ANNOTATIONS_KEY, DELIVERIES_KEY, is_mailbox_key};
 use culver_index::{Opaque, PLACE_OCTETS};
 use culver_model::mime::{PartTable, TablePart};
 use culver_model::{FlagSet, Guid, InternalDate, SystemFlag};
@@ -32,6 +32,9 @@ pub fn describe(piece: Piece<'_>) -> Result<Option<String>, String> {
             Unfinished::decode(octets).map(|left| left.to_string()).map_err(|error| error.to_string())
         }
         Piece::Block { guid, octets } if guid == DELIVERIES_KEY => culver_index::deliveries::dump(octets)
+            .map(|lines| lines.to_string())
+            .map_err(|error| error.to_string()),
+        Piece::Block { guid, octets } if guid == ANNOTATIONS_KEY => culver_index::annotations::dump(octets)
             .map(|lines| lines.to_string())
             .map_err(|error| error.to_string()),
         Piece::Block { guid, .. } if !is_mailbox_key(guid) => return Ok(None),
@@ -152,6 +155,24 @@ impl Display for InWords<'_> {
             Record::Named { record, messages } => {
                 write!(f, "{}", InWords(record))?;
                 messages.iter().try_for_each(|(uid, guid)| write!(f, " {uid}={guid}"))
+            }
+            Record::Annotate { mailbox, entries } => {
+                let of = mailbox.map_or("the server".into(), mailbox_in_words);
+                write!(f, "Annotate of={of}")?;
+                entries.iter().try_for_each(|(name, value)| match value {
+                    Some(value) => write!(f, " {:?}={} octets", name.as_str(), value.len()),
+                    None => write!(f, " {:?} removed", name.as_str()),
+                })
+            }
+            Record::SetQuota { quota: None } => f.write_str("SetQuota none of its own"),
+            Record::SetQuota { quota: Some(quota) } => {
+                f.write_str("SetQuota")?;
+                let limits =
+                    [("octets", quota.octets), ("messages", quota.messages), ("mailboxes", quota.mailboxes)];
+                limits.iter().try_for_each(|(name, limit)| match limit {
+                    Some(limit) => write!(f, " {name}={limit}"),
+                    None => write!(f, " {name}=not limited"),
+                })
             }
             Record::Late { of, lsn, record } => write!(f, "Late {lsn} of journal {of}: {}", InWords(record)),
         }

@@ -11,7 +11,8 @@
 use crate::accounts::{Account, Accounts, rebuild};
 use crate::fault::{self, Fault};
 use crate::record::Record;
-use crate::state::{ACCOUNT_KEY, DELIVERIES_KEY, State, Stored};
+use crate::state::{ACCOUNT_KEY, ANNOTATIONS_KEY, DELIVERIES_KEY, State, Stored};
+use culver_index::annotations::AnnotationsToken;
 use culver_index::deliveries::DeliveriesToken;
 use culver_index::{Encoding, FlushToken, FoldToken, MailboxIndex, PLACE_OCTETS};
 use culver_model::{AccountId, Guid, PartitionId};
@@ -50,6 +51,7 @@ struct OfAccount {
     removed: usize,
     /// With whether it is of a base.
     deliveries: Option<(DeliveriesToken, bool)>,
+    annotations: Option<AnnotationsToken>,
 }
 
 /// The changed blocks of a state on their way.
@@ -124,7 +126,12 @@ fn blocks_of_account(state: &State) -> (Blocks, OfAccount) {
         blocks.push((DELIVERIES_KEY, kind_of(whole), block));
         deliveries = Some((token, whole));
     }
-    (blocks, OfAccount { removed: state.removed.len(), deliveries })
+    let annotations = state.annotations.dirty().then(|| {
+        let (block, token) = state.annotations.encode();
+        blocks.push((ANNOTATIONS_KEY, BlockKind::Base, block));
+        token
+    });
+    (blocks, OfAccount { removed: state.removed.len(), deliveries, annotations })
 }
 
 /// The mailboxes that have something to store, and whether each gives a base.
@@ -246,6 +253,9 @@ impl Account {
                 state.base_due.remove(&DELIVERIES_KEY);
             }
         }
+        if let Some(token) = of_account.annotations {
+            state.annotations.mark_stored(token);
+        }
         state.removed.drain(..of_account.removed.min(state.removed.len()));
         over
     }
@@ -321,6 +331,8 @@ impl Source for Accounts {
             }
             let (mut state, position, _) = rebuild(account, loaded).map_err(|error| wrong(&error))?;
             self.release_untaken(partition, account, &mut state);
+            // Of this moment: every record that was committed by now is in it.
+            self.usages().borrow_mut().note(account, partition, &state);
             let mut encodings = Encodings::begin(&state);
             let mut pace = Pace::new();
             while !encodings.step(&state) {

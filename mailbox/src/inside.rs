@@ -2,8 +2,9 @@
 
 use crate::rebuild::Unfinished;
 use crate::record::Record;
-use crate::state::{ACCOUNT_KEY, DELIVERIES_KEY, is_mailbox_key};
+use crate::state::{ACCOUNT_KEY, ANNOTATIONS_KEY, DELIVERIES_KEY, is_mailbox_key};
 use culver_index::account::AccountState;
+use culver_index::annotations::Annotations;
 use culver_index::deliveries::Deliveries;
 use culver_index::{Block, MailboxIndex};
 use culver_storage::{Inside, Place};
@@ -31,6 +32,10 @@ pub fn inside(inside: Inside<'_>) -> Result<Vec<Place>, String> {
         Inside::Blocks { guid, blocks, .. } if guid == DELIVERIES_KEY => {
             let deliveries = Deliveries::load(blocks.iter().map(|block| block.as_ref()));
             deliveries.map(|_| Vec::new()).map_err(|error| error.to_string())
+        }
+        Inside::Blocks { guid, blocks, .. } if guid == ANNOTATIONS_KEY => {
+            let wrong = blocks.iter().find_map(|block| Annotations::load(block).err());
+            wrong.map_or(Ok(Vec::new()), |error| Err(error.to_string()))
         }
         Inside::Blocks { guid, .. } if !is_mailbox_key(guid) => Ok(Vec::new()),
         Inside::Blocks { blocks, .. } => {

@@ -12,6 +12,7 @@ mod flush;
 mod inside;
 mod late;
 pub mod list;
+pub mod quota;
 pub mod rebuild;
 pub mod record;
 pub mod search;

@@ -9,9 +9,11 @@
 //! # Limits
 //! Every count and length is checked against what is left of the bytes before anything is allocated for it.
 
+use culver_index::annotations::{SERVER, VALUE_OCTETS_MAX};
 use culver_index::{NewMessage, PLACE_OCTETS};
 use culver_model::{
-    DeliveryId, Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, Uid, UidSet,
+    DeliveryId, EntryName, Flag, FlagSet, Guid, InternalDate, Keyword, MailboxName, ModSeq, Quota, Uid,
+    UidSet,
 };
 use thiserror::Error;
 
@@ -194,6 +196,15 @@ pub enum Record {
         record: Box<Record>,
         messages: Vec<(u32, Guid)>,
     },
+    /// Annotations are set, or removed (`None`), all or none (RFC 5464). `mailbox`: `None` is the server.
+    Annotate {
+        mailbox: Option<Guid>,
+        entries: Vec<(EntryName, Option<Vec<u8>>)>,
+    },
+    /// The account gets limits of its own, or (`None`) has them no more.
+    SetQuota {
+        quota: Option<Quota>,
+    },
     /// A record that an earlier owner told its client and that surfaced only now. It counts once: `of` is its journal, `lsn` its
     /// number there.
     Late {
@@ -289,6 +300,22 @@ impl Record {
                     w.guid(guid);
                 }
             }
+            Record::Annotate { mailbox, entries } => {
+                w.guid(&mailbox.unwrap_or(SERVER));
+                w.u32(entries.len() as u32);
+                for (name, value) in entries {
+                    w.bytes(name.as_str().as_bytes());
+                    w.u8(u8::from(value.is_some()));
+                    w.bytes(value.as_deref().unwrap_or_default());
+                }
+            }
+            Record::SetQuota { quota } => {
+                w.u8(u8::from(quota.is_some()));
+                let quota = quota.unwrap_or_default();
+                for limit in [quota.octets, quota.messages, quota.mailboxes] {
+                    w.u64(limit.unwrap_or(u64::MAX));
+                }
+            }
             Record::Late { of, lsn, record } => {
                 w.guid(of);
                 w.u64(*lsn);
@@ -316,6 +343,8 @@ impl Record {
             Record::Rebuilt => 14,
             Record::Named { .. } => 15,
             Record::Late { .. } => LATE_KIND,
+            Record::Annotate { .. } => 17,
+            Record::SetQuota { .. } => 18,
             Record::Replace { .. } => 20,
         }
     }
@@ -412,6 +441,21 @@ impl Record {
                     return Err(r.malformed());
                 }
                 Record::Late { of, lsn, record: Box::new(Record::decode(inner)?) }
+            }
+            17 => {
+                let mailbox = Some(r.guid()?).filter(|guid| *guid != SERVER);
+                let count = r.u32()? as usize;
+                let mut entries = Vec::with_capacity(r.bounded(count, 9)?);
+                for _ in 0..count {
+                    entries.push(r.annotation()?);
+                }
+                Record::Annotate { mailbox, entries }
+            }
+            18 => {
+                let has = r.bool()?;
+                let mut limit = || Ok(Some(r.u64()?).filter(|limit| *limit != u64::MAX));
+                let quota = Quota { octets: limit()?, messages: limit()?, mailboxes: limit()? };
+                Record::SetQuota { quota: has.then_some(quota) }
             }
             20 => {
                 let (mailbox, from) = (r.guid()?, r.guid()?);
@@ -560,6 +604,18 @@ impl<'a> Reader<'a> {
     fn name(&mut self) -> Result<MailboxName, RecordError> {
         let text = self.text()?;
         MailboxName::parse(text).map_err(|_| self.malformed())
+    }
+
+    /// The name of an entry in its stored form, and a value.
+    fn annotation(&mut self) -> Result<(EntryName, Option<Vec<u8>>), RecordError> {
+        let octets = self.bytes()?;
+        let name = EntryName::parse(octets).ok().filter(|name| name.as_str().as_bytes() == octets);
+        let name = name.ok_or(self.malformed())?;
+        let (has, value) = (self.bool()?, self.bytes()?);
+        if value.len() > VALUE_OCTETS_MAX || !(has || value.is_empty()) {
+            return Err(self.malformed());
+        }
+        Ok((name, has.then(|| value.to_vec())))
     }
 
     fn flags(&mut self) -> Result<FlagSet, RecordError> {

@@ -8,10 +8,11 @@
 use crate::fault::{self, Fault};
 use crate::rebuild::Unfinished;
 use crate::record::{Message, Record, StoreOp};
-use culver_index::account::{AccountState, MailboxEntry};
+use culver_index::account::{AccountState, MailboxEntry, SPECIAL_USE_OCTETS_MAX};
+use culver_index::annotations::{Annotations, SERVER};
 use culver_index::deliveries::Deliveries;
 use culver_index::{Block, Expunged, FormatError, IndexError, MailboxIndex, PLACE_OCTETS};
-use culver_model::{Flag, FlagSet, Guid, MailboxName, ModSeq, Uid, UidSet, UidValidity};
+use culver_model::{EntryName, Flag, FlagSet, Guid, MailboxName, ModSeq, Uid, UidSet, UidValidity, Usage};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most mailboxes of an account.
@@ -26,8 +27,12 @@ pub const ACCOUNT_KEY: Guid = Guid([0xff; 16]);
 pub const DELIVERIES_KEY: Guid =
     Guid([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0, 0, 0, 0]);
 
+/// The key under which what is said of mailboxes and of the server is stored: number 0 of class 2.
+pub const ANNOTATIONS_KEY: Guid =
+    Guid([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 0, 0, 0]);
+
 /// Whether a block of this key is a mailbox's. Keys that begin with eight octets ff are the account's own: its list
-/// ([`ACCOUNT_KEY`]), its deliveries ([`DELIVERIES_KEY`]), and classes of blocks that later versions bring (a class and a number, four octets each).
+/// ([`ACCOUNT_KEY`]), its deliveries ([`DELIVERIES_KEY`]), its annotations ([`ANNOTATIONS_KEY`]), and classes of blocks that later versions bring (a class and a number, four octets each).
 pub fn is_mailbox_key(key: Guid) -> bool {
     key.0[..8] != [0xff; 8]
 }
@@ -47,6 +52,11 @@ pub enum Refusal {
     TooBig,
     #[error("a message is expunged")]
     Gone,
+    #[error("the account is over its quota")]
+    OverQuota,
+    /// Its usage is known later.
+    #[error("the account may be over its quota")]
+    PerhapsOverQuota,
 }
 
 /// What a record that was carried out gave.
@@ -81,6 +91,12 @@ pub enum Applied {
         to: UidSet,
         modseq: ModSeq,
     },
+    /// `modseq`: of the change; `None` where everything was as it was set to. `lost_use`: a mailbox that had the special use
+    /// which another has now.
+    Annotated {
+        modseq: Option<ModSeq>,
+        lost_use: Option<Guid>,
+    },
     Done,
 }
 
@@ -103,6 +119,8 @@ pub struct State {
     pub untaken: Vec<[u8; PLACE_OCTETS]>,
     /// Ids of the latest deliveries.
     pub deliveries: Deliveries,
+    /// What is said of mailboxes and of the server.
+    pub annotations: Annotations,
     /// Mailboxes deleted since the last flush: their blocks are to be removed.
     pub removed: Vec<Guid>,
     /// By key.
@@ -111,6 +129,8 @@ pub struct State {
     pub base_due: BTreeSet<Guid>,
     /// A rebuild has not restored everything yet.
     pub unfinished: Option<Unfinished>,
+    /// Octets and messages of all mailboxes.
+    pub(crate) used: Usage,
 }
 
 impl State {
@@ -122,10 +142,12 @@ impl State {
             freed: Vec::new(),
             untaken: Vec::new(),
             deliveries: Deliveries::default(),
+            annotations: Annotations::default(),
             removed: Vec::new(),
             stored: BTreeMap::new(),
             base_due: BTreeSet::new(),
             unfinished: None,
+            used: Usage::default(),
         };
         state.account.incarnation = Guid([1; 16]);
         state.found_inbox();
@@ -146,10 +168,12 @@ impl State {
             freed: Vec::new(),
             untaken: Vec::new(),
             deliveries: Deliveries::default(),
+            annotations: Annotations::default(),
             removed: Vec::new(),
             stored: BTreeMap::new(),
             base_due: BTreeSet::new(),
             unfinished: None,
+            used: Usage::default(),
         };
         let mut account_seen = false;
         for (key, blocks) in blocks {
@@ -165,6 +189,10 @@ impl State {
             if key == DELIVERIES_KEY {
                 let blocks: Vec<Block> = std::iter::once(base).chain(blocks).collect();
                 state.deliveries = Deliveries::load(blocks.iter().map(|block| &block[..]))?;
+                continue;
+            }
+            if key == ANNOTATIONS_KEY {
+                state.annotations = Annotations::load(&base)?;
                 continue;
             }
             if key != ACCOUNT_KEY && !is_mailbox_key(key) {
@@ -190,7 +218,27 @@ impl State {
             let (guid, validity, created) = (entry.guid, entry.uid_validity, entry.created);
             state.mailboxes.entry(guid).or_insert_with(|| MailboxIndex::new(guid, validity, created));
         }
+        state.drop_strays();
+        state.used = state.counted();
         Ok(state)
+    }
+
+    /// Annotations of mailboxes that are not listed: a program that knows nothing of them has deleted the mailbox.
+    pub(crate) fn drop_strays(&mut self) {
+        let State { account, annotations, .. } = self;
+        annotations.retain(|guid| account.mailboxes.iter().any(|entry| entry.guid == guid));
+    }
+
+    /// What the account holds (RFC 9208 §5). Cost: none.
+    pub fn usage(&self) -> Usage {
+        Usage { mailboxes: self.account.mailboxes.len() as u64, ..self.used }
+    }
+
+    /// Octets and messages, counted anew. Cost: the mailboxes.
+    pub fn counted(&self) -> Usage {
+        let each = self.mailboxes.values();
+        each.map(|index| Usage { octets: index.total_size(), messages: index.len().into(), mailboxes: 0 })
+            .fold(Usage::default(), Usage::plus)
     }
 
     pub fn highest_modseq(&self) -> ModSeq {
@@ -233,6 +281,12 @@ impl State {
 
     /// Carries out `record`. `places` are those of its bodies: one of an Append, as many as moves of a Relocate.
     pub fn apply(&mut self, record: &Record, places: &[[u8; PLACE_OCTETS]]) -> Result<Applied, Refusal> {
+        let applied = self.carry_out(record, places);
+        debug_assert_eq!(self.used, self.counted(), "the usage has drifted at {record:?}");
+        applied
+    }
+
+    fn carry_out(&mut self, record: &Record, places: &[[u8; PLACE_OCTETS]]) -> Result<Applied, Refusal> {
         match record {
             Record::Append { mailbox, message } => {
                 let place = places.first().copied().unwrap_or([0; PLACE_OCTETS]);
@@ -269,6 +323,11 @@ impl State {
             }
             Record::DeleteAccount => Ok(self.delete_account()),
             Record::Named { record, .. } => self.apply(record, places),
+            Record::Annotate { mailbox, entries } => self.annotate(*mailbox, entries),
+            Record::SetQuota { quota } => {
+                self.account.quota = *quota;
+                Ok(Applied::Done)
+            }
             Record::Late { of, lsn, record } => self.late(*of, *lsn, record, places),
         }
     }
@@ -291,6 +350,7 @@ impl State {
         let uid = index.append(message.as_new(place, guid), modseq).map_err(refusal)?;
         let uid_validity = index.uid_validity();
         self.account.modseq = modseq;
+        self.used = self.used.plus(Usage::message(message.size));
         if let Some(id) = message.delivery {
             self.deliveries.note(id, message.save_date);
         }
@@ -350,6 +410,7 @@ impl State {
         let modseq = if gone.is_empty() { index.highest_modseq() } else { modseq };
         if !gone.is_empty() {
             self.account.modseq = modseq;
+            self.used = gone.iter().fold(self.used, |used, gone| used.minus(Usage::message(gone.size)));
             self.free(gone);
         }
         Ok(Applied::Expunge { uids, modseq })
@@ -385,6 +446,7 @@ impl State {
         }
         target.admit_keywords(&keywords).map_err(refusal)?;
         let (mut copied, mut given) = (UidSet::new(), UidSet::new());
+        let mut added = Usage::default();
         for (uid, message) in &mut messages {
             message.save_date = save_date;
             // A body that two rows name is not freed by the expunge of one; a move leaves one row, as before.
@@ -395,6 +457,7 @@ impl State {
                 message.pop3_uidl = Some(uidl.into());
             }
             let new = target.append(message.as_new(), modseq).map_err(refusal)?;
+            added = added.plus(Usage::message(message.size));
             copied.insert(uid.get());
             given.insert(new.get());
         }
@@ -406,6 +469,8 @@ impl State {
             source.set_shared(&copied);
         }
         let source_modseq = source.highest_modseq();
+        // RFC 9208 §4.3.1: a move within the account adds nothing.
+        self.used = if remove { self.used } else { self.used.plus(added) };
         self.account.modseq = modseq;
         Ok(Applied::Copy { uid_validity, from: copied, to: given, modseq: source_modseq })
     }
@@ -472,6 +537,7 @@ impl State {
         if let Some(old) = replaced {
             self.account.mailboxes.retain(|entry| entry.guid != old);
             self.mailboxes.remove(&old);
+            self.annotations.forget(old);
             self.removed.push(old);
         }
         for ancestor in missing {
@@ -493,10 +559,14 @@ impl State {
         }
         self.account.modseq = self.account.modseq.next();
         if let Some(index) = self.mailboxes.remove(&guid) {
+            let held = Usage { octets: index.total_size(), messages: index.len().into(), mailboxes: 0 };
+            self.used = self.used.minus(held);
             let shared_out = index.rows_all().filter(|row| !row.shared()).map(|row| *row.place());
             self.freed.extend(shared_out);
         }
         self.removed.push(guid);
+        // RFC 5464 §4.1: a mailbox that gets the name inherits nothing.
+        self.annotations.forget(guid);
         if children {
             // RFC 3501 §6.3.4: with inferiors the name stays, \NoSelect, under a GUID of its own.
             let place_holder = self.derived(guid);
@@ -557,7 +627,75 @@ impl State {
         }
         self.create(guid, to, None, true)?;
         self.copy(Guid::INBOX, &everything(), guid, save_date, true)?;
+        // RFC 5464 §4.1: INBOX keeps its annotations, and the mailbox that has its messages gets them too.
+        self.annotations.copy(Guid::INBOX, guid, self.account.modseq);
         Ok(Applied::Done)
+    }
+
+    /// RFC 5464 §4.3: all of them or none.
+    fn annotate(
+        &mut self,
+        mailbox: Option<Guid>,
+        entries: &[(EntryName, Option<Vec<u8>>)],
+    ) -> Result<Applied, Refusal> {
+        if let Some(guid) = mailbox {
+            self.entry_of(guid).ok_or(Refusal::NonExistent)?;
+        }
+        let is_use = |name: &EntryName| mailbox.is_some() && name.is_special_use();
+        let may_have_use = mailbox.is_some_and(|guid| guid != Guid::INBOX && self.selectable(guid).is_some());
+        let (uses, others): (Vec<_>, Vec<_>) = entries.iter().partition(|(name, _)| is_use(name));
+        let uses: Vec<Option<&str>> =
+            uses.into_iter().map(|(_, value)| special_use_of(value.as_deref())).collect::<Result<_, _>>()?;
+        // RFC 6154 §4: not blindly. INBOX is what it is, and a name without messages is of no use.
+        if uses.iter().any(Option::is_some) && !may_have_use {
+            return Err(Refusal::Cannot);
+        }
+        if others.iter().any(|(name, _)| !name.holds_values()) {
+            return Err(Refusal::Cannot);
+        }
+        let of = mailbox.unwrap_or(SERVER);
+        let values = others.iter().map(|(name, value)| (name, value.as_deref()));
+        self.annotations.room_for(of, values).map_err(|_| Refusal::Limit)?;
+        let modseq = self.account.modseq.next();
+        let (mut changed, mut lost_use) = (false, None);
+        for (name, value) in others {
+            changed |= self.annotations.set(of, name, value.as_deref(), modseq);
+        }
+        if let Some(special_use) = uses.last() {
+            let (uses, lost) = self.set_special_use(of, *special_use, modseq);
+            (changed, lost_use) = (changed || uses, lost);
+        }
+        if changed {
+            self.account.modseq = modseq;
+        }
+        Ok(Applied::Annotated { modseq: changed.then_some(modseq), lost_use })
+    }
+
+    /// RFC 6154 §5.4: one mailbox for each use; the one that had it has none then. Whether anything changed, and that mailbox.
+    fn set_special_use(
+        &mut self,
+        guid: Guid,
+        special_use: Option<&str>,
+        modseq: ModSeq,
+    ) -> (bool, Option<Guid>) {
+        let Some(entry) = self.entry_mut(guid) else { return (false, None) };
+        if entry.special_use.as_deref() == special_use {
+            return (false, None);
+        }
+        entry.special_use = None;
+        let had = self.account.mailboxes.iter_mut();
+        let mut had =
+            had.filter(|entry| special_use.is_some() && entry.special_use.as_deref() == special_use);
+        let lost = had.next().map(|entry| {
+            entry.special_use = None;
+            entry.guid
+        });
+        if let Some(entry) = self.entry_mut(guid) {
+            entry.special_use = special_use.map(str::to_owned);
+        }
+        let name = EntryName::special_use();
+        [Some(guid), lost].into_iter().flatten().for_each(|of| self.annotations.touch(of, &name, modseq));
+        (true, lost)
     }
 
     fn subscribe(&mut self, name: &MailboxName, on: bool) -> Result<Applied, Refusal> {
@@ -609,7 +747,10 @@ impl State {
         }
         self.account.mailboxes.clear();
         self.account.subscriptions.clear();
+        self.used = Usage::default();
+        self.account.quota = None;
         self.deliveries.clear();
+        self.annotations.clear();
         self.refuse_late();
         let next = u128::from_le_bytes(self.account.incarnation.0).wrapping_add(1);
         self.account.incarnation = Guid(next.to_le_bytes());
@@ -623,6 +764,14 @@ impl Default for State {
     fn default() -> State {
         State::new()
     }
+}
+
+/// The attribute that a value of `/private/specialuse` names (RFC 6154 §4): one, or none.
+fn special_use_of(value: Option<&[u8]>) -> Result<Option<&str>, Refusal> {
+    let Some(value) = value else { return Ok(None) };
+    let text = std::str::from_utf8(value).map_err(|_| Refusal::Cannot)?;
+    let fits = text.len() <= SPECIAL_USE_OCTETS_MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits { Ok(Some(text).filter(|text| !text.is_empty())) } else { Err(Refusal::Cannot) }
 }
 
 /// Another number for each number, with no order in it (the finaliser of SplitMix64). What it gives stands in stored

@@ -7,7 +7,8 @@ use culver_mailbox::thread::{Step, thread};
 use culver_mailbox::{Accounts, Applied, Arriving, Limits, Progress, Rebuilt, Session};
 use culver_model::search::ThreadAlgorithm;
 use culver_model::{
-    AccountId, DeliveryId, Flag, FlagSet, Guid, InternalDate, MailboxName, PartitionId, SystemFlag, UidSet,
+    AccountId, DeliveryId, EntryName, Flag, FlagSet, Guid, InternalDate, MailboxName, PartitionId,
+    SystemFlag, UidSet,
 };
 use culver_shard::disk::{self, File};
 use culver_shard::sim::{NodeId, Sim, SimConfig};
@@ -478,6 +479,38 @@ fn damaged_ids_of_deliveries_are_mended_and_mailboxes_stay_as_they_are() {
     assert_eq!(disk.pictures("joe"), Ok(before));
     let again = disk.live(false, |accounts| async move { rebuild(&accounts, "joe").await });
     assert!(!again.expect("it starts").damaged, "nothing is left to do");
+}
+
+#[test]
+fn annotations_outlive_a_mailbox_that_begins_anew_and_damaged_ones_are_told() {
+    let comment = || EntryName::parse(b"/private/comment").expect("an entry");
+    let said = move |accounts: Rc<Accounts>| async move {
+        let session = accounts.session(&account("joe")).await.expect("it opens");
+        let state = session.account().state();
+        state.annotations.get(Guid::INBOX, &comment()).map(<[u8]>::to_vec)
+    };
+    let kept = Some(b"kept".to_vec());
+    for (damaged, behind, mailboxes, left) in
+        [(&b"CULVIDX\n"[..], 40, true, kept), (&b"CULVANN\n"[..], 50, false, None)]
+    {
+        let (disk, _) = Disk::filled(&["joe"]);
+        let set = disk.live(false, move |accounts| async move {
+            let session = accounts.session(&account("joe")).await.expect("it opens");
+            append(&session, Guid::INBOX, 40, 200).await;
+            let entries = vec![(comment(), Some(b"kept".to_vec()))];
+            session.change(Record::Annotate { mailbox: Some(Guid::INBOX), entries }).await.expect("set");
+        });
+        set.expect("it starts");
+        let table = disk.data(".table").pop().expect("there is a table");
+        disk.flip(table, damaged.to_vec(), behind);
+        disk.pictures("joe").expect_err("a block is damaged");
+        let told = disk.live(false, |accounts| async move { rebuild(&accounts, "joe").await });
+        let told = told.expect("it starts");
+        assert!(told.damaged && told.mailboxes.is_empty() != mailboxes, "{told:?}");
+        assert_eq!(disk.live(false, said), Ok(left));
+        let again = disk.live(false, |accounts| async move { rebuild(&accounts, "joe").await });
+        assert!(!again.expect("it starts").damaged, "nothing is left to do");
+    }
 }
 
 #[test]

@@ -270,6 +270,38 @@ impl Section {
         }
     }
 
+    pub fn octets_within(
+        &mut self,
+        key: &str,
+        range: RangeInclusive<u64>,
+        problems: &mut Problems,
+        put: impl FnOnce(u64),
+    ) {
+        let wanted = format!("a size such as \"64KiB\", from {} to {} octets", range.start(), range.end());
+        let value = self.value(key, &wanted, problems, |value| {
+            parse_octets(value).filter(|octets| range.contains(octets))
+        });
+        if let Some((value, _)) = value {
+            put(value);
+        }
+    }
+
+    /// A size within bounds, or 0 for `0` and `"off"`.
+    pub fn octets_or_off_within(
+        &mut self,
+        key: &str,
+        range: RangeInclusive<u64>,
+        problems: &mut Problems,
+    ) -> Option<u64> {
+        let (least, most) = (range.start(), range.end());
+        let wanted = format!("a size such as \"4GiB\", from {least} to {most} octets, or \"off\"");
+        let read = |value: &Value| match (value.as_str(), value.as_integer()) {
+            (Some("off"), _) | (_, Some(0)) => Some(0),
+            _ => parse_octets(value).filter(|octets| range.contains(octets)),
+        };
+        self.value(key, &wanted, problems, read).map(|(value, _)| value)
+    }
+
     /// A size, or 0 for `"off"`.
     pub fn octets_or_off(&mut self, key: &str, problems: &mut Problems) -> Option<(u64, usize)> {
         self.value(key, "a size such as \"4GiB\", or \"off\"", problems, |value| match value.as_str() {

@@ -316,3 +316,39 @@ fn a_node_proves_for_half_of_its_lease_at_most() {
         assert_eq!((node.look.as_millis(), node.address.as_str()), (look, "h:143"));
     }
 }
+
+#[test]
+fn what_an_account_may_have_is_within_bounds() {
+    for (section, key, good, bad) in [
+        ("quota", "storage", ["\"5GiB\"", "\"off\"", "0"], ["\"5 GB\"", "100", "-1"]),
+        ("quota", "messages", ["0", "1000", "1000000"], ["-1", "\"many\"", "1.5"]),
+        ("quota", "mailboxes", ["0", "50", "1"], ["-1", "\"off\"", "true"]),
+        ("quota", "grace", ["\"10MiB\"", "\"off\"", "1"], ["\"10%\"", "true", "-5"]),
+        (
+            "quota",
+            "admins",
+            ["[]", "[\"a@example.test\"]", "[\"A@x\", \"b@x\"]"],
+            ["[\"a/b\"]", "\"a@x\"", "[1]"],
+        ),
+        ("lmtp", "over_quota", ["\"defer\"", "\"bounce\"", "\"defer\""], ["\"reject\"", "true", "0"]),
+        (
+            "metadata",
+            "admin",
+            ["\"mailto:a@x\"", "\"tel:+1\"", "\"https://x/y\""],
+            ["\"me\"", "\":x\"", "\"mailto: a\""],
+        ),
+        ("metadata", "comment", ["\"x\"", "\"Grüße\"", "\"\""], ["1", "\"a\\u0000b\"", "[]"]),
+        ("metadata", "value_octets_max", ["1024", "\"64KiB\"", "\"1MiB\""], ["1023", "\"2MiB\"", "\"x\""]),
+        ("metadata", "entries_max", ["10", "100", "10000"], ["9", "10001", "\"10\""]),
+        ("metadata", "octets_max", ["\"64KiB\"", "\"1MiB\"", "\"4MiB\""], ["\"63KiB\"", "\"5MiB\"", "0"]),
+    ] {
+        let found = |value: &str| mistakes(&format!("{GOOD}[{section}]\n{key} = {value}\n"));
+        for value in good {
+            assert_eq!(found(value), [], "{key} = {value}");
+        }
+        for value in bad {
+            assert_eq!(found(value), [(13, format!("{section}.{key}"))], "{key} = {value}");
+        }
+    }
+    assert_eq!(mistakes(&format!("{GOOD}[quota]\nsize = 5\n")), [(13, "quota.size".to_owned())]);
+}

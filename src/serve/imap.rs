@@ -15,7 +15,9 @@ mod context;
 mod fetch;
 mod late;
 mod list;
+mod metadata;
 mod notify;
+mod quota;
 mod search;
 mod select;
 mod state;
@@ -27,7 +29,7 @@ use super::metrics::{Gauge, add, count};
 use super::{Peer, Shard};
 use culver_mailbox::record::Record;
 use culver_mailbox::{Changes, OpenError, Session, View};
-use culver_model::{AccountId, Guid, MailboxName, UidSet};
+use culver_model::{AccountId, Guid, MailboxName, ModSeq, UidSet};
 use culver_proto::away::Away;
 use culver_proto::imap::command::{Command, Hidden, IdPair, Request};
 use culver_proto::imap::{
@@ -96,6 +98,8 @@ struct User {
     connection: super::auth::Connection,
     /// APPENDs that had no outcome in time.
     late: Vec<late::LateAppend>,
+    /// With ENABLE METADATA: changes of annotations up to here were told.
+    metadata_told: ModSeq,
     /// NOTIFY was given.
     notify: Option<Box<notify::Notifying>>,
     contexts: context::Contexts,
@@ -206,6 +210,7 @@ impl Imap {
             },
             literal_minus: false,
             append_octets_max: self.shard.config().imap.append_octets_max,
+            quota_set: self.sets_quota(),
             compress: self.shard.config().imap.compress && !self.conn.is_deflated(),
         };
         capability::capabilities(self.server.state(), &offer)
@@ -469,6 +474,7 @@ impl Imap {
                     saved: UidSet::new(),
                     connection,
                     late: Vec::new(),
+                    metadata_told: ModSeq::ZERO,
                     notify: None,
                     contexts: context::Contexts::default(),
                 });
@@ -641,6 +647,10 @@ impl Imap {
                     self.server.enabled_mut().qresync = true;
                     enabled.push("QRESYNC");
                 }
+                if enable.metadata {
+                    self.enable_metadata();
+                    enabled.push("METADATA");
+                }
                 let now = self.server.enabled_mut();
                 for (asked, have, name) in [
                     (enable.rev2, &mut now.rev2, "IMAP4rev2"),
@@ -731,6 +741,11 @@ impl Imap {
                 self.lsub(tag, &reference, &pattern, utf8, pipelined).await?;
             }
             Command::Status { mailbox, items } => self.status(tag, &mailbox, items, pipelined),
+            Command::GetQuota(root) => self.get_quota(tag, root, pipelined).await,
+            Command::GetQuotaRoot(name) => self.get_quota_root(tag, &name, pipelined),
+            Command::SetQuota { root, limits } => self.set_quota(tag, root, &limits, pipelined).await,
+            Command::GetMetadata(get) => self.get_metadata(tag, &get, pipelined).await?,
+            Command::SetMetadata(set) => self.set_metadata(tag, set, pipelined).await,
             Command::Expunge => self.expunge(tag, None).await,
             Command::UidExpunge(set) => self.expunge(tag, Some(set)).await,
             Command::Search(search) => self.search(tag, &search, pipelined).await?,
@@ -869,13 +884,14 @@ impl Imap {
         user.session.account().state().selectable(selected.view.mailbox()).is_none()
     }
 
-    /// Tells the session what happened in its mailbox, as far as NOTIFY lets it hear of that.
+    /// Tells the session what happened in its mailbox, and with annotations, as far as NOTIFY lets it hear of that.
     fn sync(&mut self, expunges: bool) {
         self.sync_for(expunges, false);
     }
 
     /// The same. `own`: the command under way expunges, and its answer is no notification.
     fn sync_for(&mut self, expunges: bool, own: bool) {
+        self.tell_metadata(None);
         let Some(User { session, selected: Some(selected), notify, contexts, .. }) = &mut self.user else {
             return;
         };

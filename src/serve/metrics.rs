@@ -63,6 +63,10 @@ counters! {
     counter lmtp_failed,
     /// Messages appended by IMAP
     counter imap_appended,
+    /// Commands refused because the account is over its quota
+    counter quota_refused,
+    /// Deliveries refused because the account is over its quota, or may be
+    counter quota_undelivered,
     /// Connections handed over between shards
     counter hand_overs,
     /// Sessions ended by a panic

@@ -5,6 +5,7 @@
 //! `CULVER_TEST_TARGET` chooses the server (see `support::server`), `CULVER_TEST_THREADS` how many
 //! transcripts play at once.
 
+mod allowance;
 mod clients;
 mod configured;
 mod descriptors;
@@ -141,6 +142,7 @@ fn main() {
     }];
     tests.extend(clients::tests());
     tests.extend(lifecycle::tests());
+    tests.extend(allowance::tests());
     tests.extend(configured::tests());
     tests.extend(sasl::tests());
     tests.extend(durability::tests());

@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 pub type Flags = BTreeSet<String>;
+/// Annotations of one mailbox or of the server.
+pub type Notes = BTreeMap<&'static str, &'static str>;
 
 /// A message that is appended: parts whose words are unlike each other, so that it is plain what a search must find.
 pub struct Content {
@@ -121,6 +123,8 @@ pub struct Mailbox {
     pub raced: bool,
     /// Messages that came so: either may have them as \Recent.
     pub unsure: BTreeSet<u32>,
+    /// Annotations: entry to value.
+    pub notes: Notes,
 }
 
 impl Mailbox {
@@ -137,6 +141,7 @@ impl Mailbox {
             recent_from: 1,
             raced: false,
             unsure: BTreeSet::new(),
+            notes: Notes::new(),
         }
     }
 
@@ -224,6 +229,8 @@ pub type Refused = Vec<&'static str>;
 pub struct Account {
     pub mailboxes: BTreeMap<String, Mailbox>,
     pub subscriptions: BTreeSet<String>,
+    /// Of the server.
+    pub notes: Notes,
     keys: u32,
     /// The UIDVALIDITYs that a name has had, and for which mailbox.
     validities: BTreeMap<String, BTreeMap<u32, u32>>,
@@ -263,6 +270,7 @@ impl Account {
         let mut account = Account {
             mailboxes: BTreeMap::new(),
             subscriptions: BTreeSet::new(),
+            notes: Notes::new(),
             keys: 0,
             validities: BTreeMap::new(),
         };
@@ -368,6 +376,9 @@ impl Account {
             for message in moved.into_values() {
                 target.add(message.content, message.date, message.flags);
             }
+            // RFC 5464 §4.1: INBOX keeps its annotations.
+            let notes = self.mailboxes["INBOX"].notes.clone();
+            self.mailboxes.get_mut(to).expect("created above").notes = notes;
             return Ok(());
         }
         for above in ancestors(to) {
@@ -381,6 +392,21 @@ impl Account {
             self.mailboxes.insert(format!("{to}{}", &name[from.len()..]), mailbox);
         }
         Ok(())
+    }
+
+    /// The annotations of a mailbox, or (`None`) of the server.
+    pub fn notes_mut(&mut self, name: Option<&str>) -> Option<&mut Notes> {
+        match name {
+            None => Some(&mut self.notes),
+            Some(name) => self.mailboxes.get_mut(name).map(|mailbox| &mut mailbox.notes),
+        }
+    }
+
+    /// Octets and messages of all mailboxes.
+    pub fn usage(&self) -> (u64, u64) {
+        let messages = self.mailboxes.values().flat_map(|mailbox| mailbox.messages.values());
+        let octets = |message: &Message| CONTENTS[message.content].octets().len() as u64;
+        messages.fold((0, 0), |(sum, count), message| (sum + octets(message), count + 1))
     }
 
     /// LIST: name to \Noselect and \HasChildren.

@@ -19,6 +19,11 @@ pub const PATTERNS: [(&str, &str); 9] = [
 ];
 pub const FLAGS: [&str; 8] =
     ["\\seen", "\\deleted", "\\flagged", "\\answered", "\\draft", "work", "$later", "junk"];
+pub const ENTRIES: [&str; 5] =
+    ["/private/comment", "/private/a/b", "/private/a/b/c", "/private/vendor/x/y", "/shared/comment"];
+pub const VALUES: [&str; 4] = ["", "one", "two\\words\"", "three\r\nlines"];
+pub const ABOVE: [&str; 4] = ["/private", "/private/a", "/shared", "/private/comment"];
+pub const DEPTHS: [&str; 3] = ["0", "1", "infinity"];
 pub const WORDS: [&str; 12] =
     ["apple", "PEAR", "plum", "fig", "river", "Stone", "cloud", "anna", "boris", "clara", "nowhere", "ppl"];
 pub const SEARCH_DATES: [(u32, &str); 6] = [
@@ -125,6 +130,11 @@ pub enum Act {
     List(usize),
     Lsub(usize),
     Status(usize, bool),
+    /// Of a mailbox or (`None`) of the server: places in [`ENTRIES`] and [`VALUES`]; `None` removes.
+    Annotate(Option<usize>, Vec<(usize, Option<usize>)>),
+    /// Those below a place in [`ABOVE`], to that depth.
+    Annotations(Option<usize>, usize, usize),
+    Quota,
     Select {
         name: usize,
         read_only: bool,
@@ -248,12 +258,25 @@ fn maybe<T>(random: &mut Random, one_in: usize, value: impl FnOnce(&mut Random) 
     if random.one_in(one_in) { Some(value(random)) } else { None }
 }
 
+/// `None` once in so many times.
+fn maybe_not<T>(random: &mut Random, one_in: usize, value: impl FnOnce(&mut Random) -> T) -> Option<T> {
+    if random.one_in(one_in) { None } else { Some(value(random)) }
+}
+
 fn act(random: &mut Random) -> Act {
     // A few names more often, so that the sessions meet there.
     let name =
         |random: &mut Random| if random.one_in(2) { 2 + random.below(3) } else { random.below(NAMES.len()) };
     let modseq = |random: &mut Random| random.draw() as u16;
-    match random.below(100) {
+    match random.below(103) {
+        100..103 => Act::Annotate(
+            maybe_not(random, 4, name),
+            (0..1 + random.below(2))
+                .map(|_| {
+                    (random.below(ENTRIES.len()), maybe_not(random, 3, |random| random.below(VALUES.len())))
+                })
+                .collect(),
+        ),
         0..13 => Act::Append {
             to: if random.one_in(3) { name(random) } else { 0 },
             flags: flags(random),
@@ -276,7 +299,13 @@ fn act(random: &mut Random) -> Act {
         47..50 => Act::Delete(name(random)),
         50..52 => Act::Rename(name(random), name(random)),
         52..54 => Act::Subscribe(name(random), !random.one_in(3)),
-        54..56 => Act::List(random.below(PATTERNS.len())),
+        54 if random.one_in(3) => Act::Quota,
+        54 => Act::Annotations(
+            maybe_not(random, 4, name),
+            random.below(ABOVE.len()),
+            random.below(DEPTHS.len()),
+        ),
+        55 => Act::List(random.below(PATTERNS.len())),
         56 => Act::Lsub(random.below(PATTERNS.len())),
         57..60 => Act::Status(name(random), random.one_in(3)),
         60..69 => Act::Select {
@@ -316,7 +345,7 @@ fn act(random: &mut Random) -> Act {
         91..98 => {
             Act::Search { uid: random.one_in(2), key: key(random, 3), returns: maybe(random, 2, returns) }
         }
-        _ => Act::Reconnect { logout: random.one_in(2) },
+        98.. => Act::Reconnect { logout: random.one_in(2) },
     }
 }
 

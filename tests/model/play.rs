@@ -5,6 +5,7 @@
 //! mailboxes concerned with the server's through a connection of its own, and has learned their MODSEQs.
 //! A session's commands, UID commands too, are about the messages that it was told of; EXPUNGE and CLOSE are about all.
 
+mod beside;
 mod mailboxes;
 mod messages;
 mod search;
@@ -18,7 +19,7 @@ use culver_proto::imap::Status;
 use culver_proto::imap::client::{FetchValue, Response};
 
 use crate::account::{Account, Flags, Mailbox, Refused, canonical};
-use crate::op::{Act, End, FLAGS, Key, Known, NAMES, Op, PATTERNS, Pick};
+use crate::op::{ABOVE, Act, DEPTHS, ENTRIES, End, FLAGS, Key, Known, NAMES, Op, PATTERNS, Pick, VALUES};
 use crate::server;
 use crate::session::{Gathered, Selected, Session, check};
 use crate::wire::{Answer, Trace, Wire, response};
@@ -125,6 +126,8 @@ impl World {
                 resyncs: *kind == 2,
                 condstore: false,
                 qresync: false,
+                metadata: false,
+                untold: BTreeSet::new(),
                 selected: None,
                 saved: BTreeSet::new(),
                 kept: BTreeMap::new(),
@@ -146,10 +149,11 @@ impl World {
         }
         session.leave(&self.account);
         session.wire = login(self.address, &format!("{at}"), self.user, &self.trace)?;
-        (session.condstore, session.qresync) = (false, false);
+        (session.condstore, session.qresync, session.metadata) = (false, false, false);
+        session.untold.clear();
         if session.resyncs {
-            ok(&session.wire.command(b"ENABLE QRESYNC")?)?;
-            (session.condstore, session.qresync) = (true, true);
+            ok(&session.wire.command(b"ENABLE QRESYNC METADATA")?)?;
+            (session.condstore, session.qresync, session.metadata) = (true, true, true);
         }
         Ok(())
     }
@@ -294,6 +298,17 @@ impl World {
             Act::List(pattern) => self.list(at, PATTERNS[*pattern], false),
             Act::Lsub(pattern) => self.list(at, PATTERNS[*pattern], true),
             Act::Status(name, modseq) => self.status(at, NAMES[*name], *modseq),
+            Act::Annotate(name, entries) => {
+                let entries: Vec<_> = entries
+                    .iter()
+                    .map(|(at, value)| (ENTRIES[*at], value.map(|value| VALUES[value])))
+                    .collect();
+                self.annotate(at, name.map(|name| NAMES[name]), &entries)
+            }
+            Act::Annotations(name, above, depth) => {
+                self.annotations(at, name.map(|name| NAMES[name]), ABOVE[*above], DEPTHS[*depth])
+            }
+            Act::Quota => self.quota(Some(at)),
             Act::Select { name, read_only, condstore, resync } => {
                 self.select(at, NAMES[*name], *read_only, *condstore, *resync)
             }
@@ -429,7 +444,8 @@ impl World {
             self.account.mailboxes.keys()
         );
         let keys: Vec<u32> = self.account.mailboxes.values().map(|mailbox| mailbox.key).collect();
-        keys.into_iter().try_for_each(|key| self.observe(Some(key)))
+        keys.into_iter().try_for_each(|key| self.observe(Some(key)))?;
+        self.observe_beside()
     }
 
     /// At the end of a run: every session is brought up to date, and every mailbox is looked at once more.
@@ -438,7 +454,8 @@ impl World {
             self.play(&Op { session: at, act: Act::Noop })?;
         }
         let keys: Vec<u32> = self.account.mailboxes.values().map(|mailbox| mailbox.key).collect();
-        keys.into_iter().try_for_each(|key| self.observe(Some(key)))
+        keys.into_iter().try_for_each(|key| self.observe(Some(key)))?;
+        self.observe_beside()
     }
 }
 

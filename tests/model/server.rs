@@ -10,7 +10,7 @@ use std::{env, fs, thread};
 
 use crate::random::Random;
 
-/// How long a start may take: it makes a certificate and hashes the passwords.
+/// How long a start may take: it makes a certificate.
 const READY: Duration = Duration::from_secs(90);
 const STARTS_MAX: u32 = 3;
 
@@ -21,6 +21,11 @@ pub struct Server {
     exercise: Option<&'static str>,
     pub imap: SocketAddr,
 }
+
+/// Limits that no run comes near: with them the usage is told.
+pub const QUOTA_OCTETS: u64 = 1 << 40;
+pub const QUOTA_MESSAGES: u64 = 1_000_000;
+pub const QUOTA_MAILBOXES: u64 = 5000;
 
 pub fn user(account: usize) -> String {
     format!("m{account:03}@model.test")
@@ -77,8 +82,15 @@ impl Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_culver"));
         command.arg("quickstart").arg("--dir").arg(directory.join("data"));
         command.args(["--port-base", &base.to_string(), "--shards", "1", "--no-samples"]);
-        for account in 0..accounts {
-            command.arg("--account").arg(format!("{}:{}", user(account), password(account)));
+        if accounts > 0 {
+            let fields = format!(
+                "userdb_quota_rule=*:bytes={QUOTA_OCTETS}:messages={QUOTA_MESSAGES} \
+                 userdb_quota_mailbox_count={QUOTA_MAILBOXES}"
+            );
+            let line = |account| format!("{}:{{PLAIN}}{}::::::{fields}\n", user(account), password(account));
+            let lines: String = (0..accounts).map(line).collect();
+            fs::create_dir_all(directory.join("data")).map_err(|error| error.to_string())?;
+            fs::write(directory.join("data/passwd"), lines).map_err(|error| error.to_string())?;
         }
         command.env_remove("CULVER_EXERCISE_STATE");
         if let Some(how) = exercise {

@@ -10,7 +10,7 @@ use culver_proto::imap::Status;
 use culver_proto::imap::client::{FetchValue, Response};
 use culver_proto::imap::encode::{StatusValues, ThreadStep};
 
-use crate::account::{Account, CONTENTS, DATES, Flags, Mailbox};
+use crate::account::{Account, CONTENTS, DATES, Flags, Mailbox, canonical};
 use crate::wire::{Answer, Wire, response};
 
 /// What a client believes of a message.
@@ -54,6 +54,10 @@ pub struct Session {
     pub resyncs: bool,
     pub condstore: bool,
     pub qresync: bool,
+    /// Enabled METADATA.
+    pub metadata: bool,
+    /// Annotations that others changed and that it was not told of: the mailbox's key (`None`: the server), and the entry.
+    pub untold: BTreeSet<(Option<u32>, String)>,
     pub selected: Option<Selected>,
     pub saved: BTreeSet<u32>,
     /// By name.
@@ -100,6 +104,10 @@ pub struct Gathered {
     pub listed: Vec<(String, BTreeSet<String>)>,
     pub status: Vec<(String, StatusValues)>,
     pub vanished_earlier: Option<BTreeSet<u32>>,
+    /// METADATA with values.
+    pub notes: Vec<(String, Option<Vec<u8>>)>,
+    /// QUOTA: resources with usage and limit.
+    pub quota: Vec<(String, u64, u64)>,
     /// An EXPUNGE or VANISHED (not EARLIER) came, and came before a COPYUID.
     pub expunged: bool,
     pub expunged_before_copyuid: bool,
@@ -241,6 +249,37 @@ impl Session {
                     .push((name, data.attributes.iter().map(|word| word.to_ascii_lowercase()).collect()));
                 return Ok(());
             }
+            Response::MetadataChanged { mailbox, names } => {
+                check!(self.metadata, "METADATA where it is not enabled");
+                let name = String::from_utf8_lossy(&mailbox);
+                let key = match account.mailboxes.get(&canonical(&name)) {
+                    _ if name.is_empty() => None,
+                    Some(mailbox) => Some(mailbox.key),
+                    None => return Err(format!("METADATA of {name}, which is not there")),
+                };
+                for entry in names {
+                    let entry = String::from_utf8_lossy(&entry).into_owned();
+                    check!(
+                        self.untold.remove(&(key, entry.clone())),
+                        "METADATA of {entry}, which nobody changed"
+                    );
+                }
+                return Ok(());
+            }
+            Response::Metadata { values, .. } => {
+                let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+                let values =
+                    values.iter().map(|(name, value)| (text(name), value.as_deref().map(<[u8]>::to_vec)));
+                gathered.notes.extend(values);
+                return Ok(());
+            }
+            Response::Quota { resources, .. } => {
+                let resources =
+                    resources.iter().map(|(name, usage, limit)| ((*name).to_owned(), *usage, *limit));
+                gathered.quota.extend(resources);
+                return Ok(());
+            }
+            Response::QuotaRoot { .. } => return Ok(()),
             Response::MailboxStatus { mailbox, values } => {
                 gathered.status.push((String::from_utf8_lossy(&mailbox).into_owned(), values));
                 return Ok(());
@@ -345,6 +384,9 @@ impl Session {
 
     /// After NOOP: nothing that happened may be missing (RFC 3501 §6.1.2).
     pub fn converged(&self, account: &Account) -> Result<(), String> {
+        let there = |key: Option<u32>| key.is_none_or(|key| account.by_key(key).is_some());
+        let untold = self.untold.iter().find(|(key, _)| there(*key));
+        check!(untold.is_none(), "{untold:?} was changed, and the session was never told");
         let Some(selected) = &self.selected else { return Ok(()) };
         let Some(mailbox) = account.by_key(selected.key) else { return Ok(()) };
         let now: Vec<u32> = mailbox.messages.keys().copied().collect();

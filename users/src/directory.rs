@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use culver_model::AccountId;
 
+use crate::quota::QuotaFields;
 use crate::scheme::{Scheme, SchemeError, ScramHash, ScramKeys, ScramSalts, Stored, verify};
 use crate::secret::Secret;
 
@@ -43,13 +44,15 @@ pub struct Entry {
     pub disabled: bool,
     /// Where it may log in from; empty is everywhere.
     pub allow_nets: Vec<Network>,
+    /// Where its fields say something of it.
+    pub quota: Option<Box<QuotaFields>>,
 }
 
 impl Entry {
     /// A user with nothing but a password, as in a configuration.
     pub fn fixed(account: AccountId, stored: Stored) -> Entry {
         let user = User { account, home: None, fields: Vec::new() };
-        Entry { user, stored: Some(stored), disabled: false, allow_nets: Vec::new() }
+        Entry { user, stored: Some(stored), disabled: false, allow_nets: Vec::new(), quota: None }
     }
 
     fn allows(&self, peer: Option<IpAddr>) -> bool {

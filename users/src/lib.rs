@@ -10,6 +10,7 @@ pub mod directory;
 pub mod home;
 pub mod passwd;
 pub mod penalty;
+pub mod quota;
 pub mod scheme;
 mod secret;
 mod table;
@@ -21,6 +22,7 @@ pub use directory::{Check, Directory, Duplicate, Entry, Network, Outcome, ScramC
 pub use home::{AddressKey, home};
 pub use passwd::{Mistake, PasswdFile};
 pub use penalty::{Penalty, PenaltyLimits};
+pub use quota::QuotaFields;
 pub use scheme::{Scheme, SchemeError, ScramHash, ScramKeys, ScramSalts, Stored, hash, verify};
 pub use secret::Secret;
 pub use token::{Jwks, TokenCache, TokenCacheLimits, TokenRules, Vouched};

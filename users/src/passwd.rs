@@ -6,7 +6,7 @@
 //! begins with a quote is reported. uid, gid, gecos and shell mean nothing here. As in Dovecot, an empty field where
 //! the extra fields begin makes the rest the old form's mail location.
 //!
-//! Known fields: `nologin`, `allow_nets`. `userdb_*` and unknown ones are kept as they are. Fields that would change
+//! Known fields: `nologin`, `allow_nets`, and those of [`crate::quota`]. Other `userdb_*` and unknown ones are kept as they are. Fields that would change
 //! who logs in (`user`, `nopassword`, …) are mistakes, not silence.
 //!
 //! # Limits
@@ -18,6 +18,7 @@ use std::fmt;
 use culver_model::AccountId;
 
 use crate::directory::{Entry, Network, User};
+use crate::quota::QuotaFields;
 use crate::scheme::Stored;
 
 /// The most users of a file.
@@ -114,7 +115,9 @@ fn entry(line: &[u8]) -> Result<Entry, String> {
         stored,
         disabled: false,
         allow_nets: Vec::new(),
+        quota: None,
     };
+    let mut quota = QuotaFields::default();
     if let Some(mail) = extra.strip_prefix(':') {
         if !mail.is_empty() {
             entry.user.fields.push((Box::from("userdb_mail"), Box::from(mail)));
@@ -142,10 +145,13 @@ fn entry(line: &[u8]) -> Result<Entry, String> {
             key if REFUSED_FIELDS.contains(&key) => {
                 return Err(of(format!("the extra field {key} is not supported; remove it")));
             }
-            _ => {}
+            _ => {
+                quota.take(key, value).map_err(of)?;
+            }
         }
         entry.user.fields.push((Box::from(key), Box::from(value)));
     }
+    entry.quota = Some(quota).filter(|quota| *quota != QuotaFields::default()).map(Box::new);
     Ok(entry)
 }
 
@@ -185,6 +191,7 @@ win@example.test:{PLAIN}x::::::userdb_w=1\r
         assert_eq!(bob.user.home.as_deref(), Some("/home/bob"));
         assert_eq!(bob.user.field("userdb_quota_rule"), Some("*:storage=1G"));
         assert_eq!(bob.user.field("nodelay"), Some(""));
+        assert_eq!(bob.quota.as_ref().and_then(|quota| quota.octets), Some(1 << 30));
         assert!(!bob.disabled && bob.allow_nets.is_empty());
         let alice = find(&parsed, "alice@example.test");
         assert_eq!(crate::verify(alice.stored.as_ref().expect("a password"), b"a b"), Ok(true));
@@ -210,10 +217,11 @@ win@example.test:{PLAIN}x::::::userdb_w=1\r
                     i@x:$6$broken\n\
                     j@x:$1$salt$hash\n \
                     k@x:{PLAIN}p\n\
+                    m@x:{PLAIN}p::::::userdb_quota_rule=*:storage=half\n\
                     l@x:{PLAIN}p\n";
         let parsed = PasswdFile::parse("etc/passwd", file.as_bytes());
         let lines: Vec<_> = parsed.mistakes.iter().map(|mistake| mistake.line).collect();
-        assert_eq!(lines, [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        assert_eq!(lines, [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
         assert!(
             parsed.mistakes[0]
                 .to_string()

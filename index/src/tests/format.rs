@@ -3,7 +3,7 @@
 use super::*;
 use crate::account::{AccountState, MailboxEntry};
 use crate::{Block, FormatError, LINES_MAX, Opaque, StoreOp, Words, check, dump};
-use culver_model::MailboxName;
+use culver_model::{MailboxName, Quota};
 use std::path::PathBuf;
 
 fn golden(name: &str) -> PathBuf {
@@ -69,6 +69,7 @@ fn account() -> AccountState {
         ],
         subscriptions: vec![MailboxName::parse("a/gone").expect("a name"), MailboxName::inbox()],
         late: Vec::new(),
+        quota: None,
     }
 }
 
@@ -91,6 +92,26 @@ fn an_account_with_late_marks_is_of_version_2() {
     assert_eq!(AccountState::decode(&bytes), Ok(marked.clone()));
     let twice = AccountState { late: vec![marked.late[0]; 2], ..marked };
     assert!(AccountState::decode(&twice.encode()).is_err());
+}
+
+#[test]
+fn an_account_with_a_quota_of_its_own_is_of_version_3() {
+    let quota = Some(Quota { octets: Some(5 << 30), messages: None, mailboxes: Some(0) });
+    let late = vec![(Guid([1; 16]), 7)];
+    let limited = AccountState { quota, late, ..account() };
+    let bytes = compare("account-3.acc", &limited.encode());
+    assert_eq!(bytes[8], 3);
+    assert_eq!(AccountState::decode(&bytes), Ok(limited));
+    // Of versions 2 and 1 what stands there means nothing.
+    let plain = AccountState { quota: Some(Quota::default()), ..account() };
+    let mut older = plain.encode();
+    older[8] = 2;
+    assert_eq!(AccountState::decode(&older), Ok(account()));
+    let text = crate::account::dump(&bytes).expect("whole").to_string();
+    assert!(
+        text.contains("  quota of its own: octets 5368709120, messages not limited, mailboxes 0\n"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{Accounts, Arriving, Limits, Session, everything};
-use culver_model::{AccountId, Flag, MailboxName, PartitionId, UidSet};
+use culver_model::{AccountId, EntryName, Flag, MailboxName, PartitionId, Quota, UidSet};
 use culver_shard::disk;
 use culver_shard::sim::{Sim, SimConfig};
 use culver_storage::{Limits as StorageLimits, Root, Storage, dump};
@@ -89,6 +89,16 @@ async fn some_mail(start: u32, session: Session) {
     };
     session.change(create).await.expect("made");
     session.change(Record::Subscribe { name, on: true }).await.expect("subscribed");
+    let entry = |text: &str| EntryName::parse(text.as_bytes()).expect("an entry");
+    let entries = vec![
+        (entry("/private/comment"), Some(b"whistle".to_vec())),
+        (entry("/shared/comment"), None),
+        (entry("/private/specialuse"), Some(b"\\Junk".to_vec())),
+    ];
+    let annotate = Record::Annotate { mailbox: Some(Guid([5; 16])), entries };
+    session.change(annotate).await.expect("set");
+    let quota = Some(Quota { octets: Some(5 << 20), ..Quota::default() });
+    session.change(Record::SetQuota { quota }).await.expect("set");
 }
 
 /// Its dumps of one kind of file, one after the other.
@@ -118,6 +128,8 @@ fn a_dumped_segment_has_its_records_in_words() {
             " parts=(0 text/plain 0+55+19)\n",
             "\n  Create name=\"Sent\" guid=05050505050505050505050505050505 special_use=\\Sent selectable=yes\n",
             "\n  Subscribe name=\"Sent\" on=yes\n",
+            "\n  Annotate of=05050505050505050505050505050505 \"/private/comment\"=7 octets \"/shared/comment\" removed",
+            "\n  SetQuota octets=5242880 messages=not limited mailboxes=not limited\n",
             "\n  Store mailbox=INBOX uids=2 add=(\\Deleted $Work)\n",
             "\n  Expunge mailbox=INBOX uids=1:4294967295 which=with \\Deleted\n",
         ],
@@ -144,7 +156,11 @@ fn a_dumped_table_has_its_blocks_in_words() {
             "\n    account block, ",
             "\n      last given: modseq ",
             "\n      mailbox 05050505050505050505050505050505 \"Sent\" uid_validity 2 ",
-            " special_use \\Sent subscribed\n",
+            " special_use \\Junk subscribed\n",
+            "\n      quota of its own: octets 5242880, messages not limited, mailboxes not limited\n",
+            "\n    annotations block, ",
+            "\n      annotation of mailbox 05050505050505050505050505050505 \"/private/comment\" modseq ",
+            " \"/private/specialuse\" modseq ",
             "\n    mailbox index 00000000000000000000000000000000, Base, ",
             "\n      section head at ",
             "\n      uid_validity 1 uid_next 11 ",

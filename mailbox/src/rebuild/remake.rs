@@ -9,8 +9,9 @@
 use super::replay::{Replay, fresh_above};
 use crate::flush::STEP_ROWS;
 use crate::rebuild::Unfinished;
-use crate::state::{ACCOUNT_KEY, DELIVERIES_KEY, MAILBOXES_MAX, State, is_mailbox_key};
+use crate::state::{ACCOUNT_KEY, ANNOTATIONS_KEY, DELIVERIES_KEY, MAILBOXES_MAX, State, is_mailbox_key};
 use culver_index::account::{AccountState, MailboxEntry};
+use culver_index::annotations::Annotations;
 use culver_index::deliveries::Deliveries;
 use culver_index::{Block, MailboxIndex};
 use culver_model::{Guid, MailboxName, ModSeq, UidSet, UidValidity};
@@ -49,6 +50,7 @@ struct Read {
     deliveries: Deliveries,
     /// Of their key, if there is one.
     deliveries_whole: Option<bool>,
+    annotations: Annotations,
     /// With each, whether nothing of it is missing.
     indexes: BTreeMap<Guid, (MailboxIndex, bool)>,
     /// Mailboxes that have blocks of which none can be read.
@@ -61,12 +63,14 @@ pub(crate) async fn remake(salvaged: Salvaged, now: u32) -> Remade {
     let never = salvaged.certain && salvaged.keys.is_empty();
     let read = read(&salvaged.keys, &mut told.findings);
     let deliveries_whole = read.deliveries_whole.unwrap_or(salvaged.certain);
-    let Read { list, unfinished, deliveries, mut indexes, lost, .. } = read;
+    let Read { list, unfinished, deliveries, annotations, mut indexes, lost, .. } = read;
     let (account, list_whole) = list.unwrap_or((State::new().account, never));
-    let mut state = State { account, mailboxes: BTreeMap::new(), unfinished, deliveries, ..State::new() };
+    let mailboxes = BTreeMap::new();
+    let mut state = State { account, mailboxes, unfinished, deliveries, annotations, ..State::new() };
     told.list_lost = !list_whole;
     let highest = indexes.values().map(|(index, _)| index.highest_modseq()).max();
-    state.account.modseq = state.account.modseq.max(highest.unwrap_or_default());
+    let highest = highest.unwrap_or_default().max(state.annotations.newest());
+    state.account.modseq = state.account.modseq.max(highest);
     let validities = indexes.values().map(|(index, _)| index.uid_validity().get());
     state.account.uid_validity = state.account.uid_validity.max(validities.max().unwrap_or_default());
     if !list_whole {
@@ -97,6 +101,7 @@ pub(crate) async fn remake(salvaged: Salvaged, now: u32) -> Remade {
         }
     }
     let position = salvaged.newest();
+    state.used = state.counted();
     let unsure = Replay::new(&mut state, &mut told, &salvaged, deliveries_whole, fresh).run();
     fresh = fresh.max(state.account.uid_validity);
     for at in 0..state.account.mailboxes.len() {
@@ -110,6 +115,7 @@ pub(crate) async fn remake(salvaged: Salvaged, now: u32) -> Remade {
         state.account.uid_validity = state.account.uid_validity.max(fresh);
     }
     told.renewed.retain(|guid, _| state.mailboxes.contains_key(guid));
+    state.drop_strays();
     drop_dangling(&mut state, &salvaged, &mut told).await;
     let begun = told.list_lost || !told.renewed.is_empty();
     told.damaged = begun || !told.findings.is_empty() || told.gone > 0 || told.changes_lost > 0;
@@ -160,6 +166,7 @@ fn read(keys: &[SalvagedKey], findings: &mut Vec<Finding>) -> Read {
         unfinished: None,
         deliveries: Deliveries::default(),
         deliveries_whole: None,
+        annotations: Annotations::default(),
         indexes: BTreeMap::new(),
         lost: BTreeSet::new(),
     };
@@ -175,6 +182,15 @@ fn read(keys: &[SalvagedKey], findings: &mut Vec<Finding>) -> Read {
             match loaded {
                 Ok(deliveries) => read.deliveries = deliveries,
                 Err(error) => wrong(key.guid, error.to_string()),
+            }
+            continue;
+        }
+        if key.guid == ANNOTATIONS_KEY {
+            // What is damaged of them is lost: nothing else says it.
+            match key.blocks.first().map(|block| Annotations::load(block)) {
+                Some(Ok(annotations)) => read.annotations = annotations,
+                Some(Err(error)) => wrong(key.guid, error.to_string()),
+                None => {}
             }
             continue;
         }
@@ -316,6 +332,9 @@ pub(crate) async fn blocks(remade: &mut Remade) -> AccountBlocks {
     if !state.deliveries.is_empty() {
         let (block, _) = state.deliveries.encode(culver_index::BlockKind::Base);
         blocks.push((DELIVERIES_KEY, BlockKind::Base, block));
+    }
+    if !state.annotations.is_blank() {
+        blocks.push((ANNOTATIONS_KEY, BlockKind::Base, state.annotations.encode().0));
     }
     let mut pace = Pace::new();
     for (guid, index) in &mut state.mailboxes {

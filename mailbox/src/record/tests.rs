@@ -55,6 +55,17 @@ fn every_kind() -> Vec<Record> {
         Record::Subscribe { name: name("a"), on: false },
         Record::Relocate { from: vec![[1; PLACE_OCTETS], [2; PLACE_OCTETS]] },
         Record::DeleteAccount,
+        Record::Annotate {
+            mailbox: Some(Guid::INBOX),
+            entries: vec![
+                (EntryName::parse(b"/private/comment").unwrap(), Some(b"two\r\nlines\xff".to_vec())),
+                (EntryName::parse(b"/shared/comment").unwrap(), None),
+                (EntryName::parse(b"/private/empty").unwrap(), Some(Vec::new())),
+            ],
+        },
+        Record::Annotate { mailbox: None, entries: Vec::new() },
+        Record::SetQuota { quota: Some(Quota { octets: Some(0), messages: None, mailboxes: Some(7) }) },
+        Record::SetQuota { quota: None },
         Record::Replace {
             mailbox: Guid([3; 16]),
             message: Box::new(replacing.clone()),

@@ -179,3 +179,106 @@ fn a_body_that_an_unfinished_rebuild_may_restore_is_not_told_to_be_dead() {
         assert_eq!(state.untaken, untaken);
     }
 }
+
+fn entry(text: &str) -> EntryName {
+    EntryName::parse(text.as_bytes()).expect("an entry")
+}
+
+fn annotate(
+    state: &mut State,
+    mailbox: Option<Guid>,
+    entries: &[(&str, Option<&str>)],
+) -> Result<Applied, Refusal> {
+    let entries =
+        entries.iter().map(|(name, value)| (entry(name), value.map(|value| value.as_bytes().to_vec())));
+    state.apply(&Record::Annotate { mailbox, entries: entries.collect() }, &[])
+}
+
+#[test]
+fn annotations_are_set_together_or_not_at_all() {
+    let mut state = State::new();
+    let guid = create(&mut state, 7, "a");
+    let before = state.highest_modseq();
+    let applied =
+        annotate(&mut state, Some(guid), &[("/private/comment", Some("x")), ("/shared/comment", Some("y"))]);
+    let modseq = Some(before.next());
+    assert_eq!(applied, Ok(Applied::Annotated { modseq, lost_use: None }));
+    assert_eq!(state.highest_modseq(), before.next());
+    // What is as it was set to is no change.
+    let applied = annotate(&mut state, Some(guid), &[("/private/comment", Some("x"))]);
+    assert_eq!(applied, Ok(Applied::Annotated { modseq: None, lost_use: None }));
+    assert_eq!(state.highest_modseq(), before.next());
+    let long = "x".repeat(culver_index::annotations::VALUE_OCTETS_MAX + 1);
+    for (mailbox, entries, refusal) in [
+        (Some(guid), [("/private/a", Some("1")), ("/private/b", Some(&long[..]))], Refusal::Limit),
+        (
+            Some(guid),
+            [("/private/a", Some("1")), ("/private/specialuse", Some("\\Sent \\Junk"))],
+            Refusal::Cannot,
+        ),
+        (Some(guid), [("/private/a", Some("1")), ("/private/vendor/x", Some("1"))], Refusal::Cannot),
+        (
+            Some(Guid::INBOX),
+            [("/private/a", Some("1")), ("/private/specialuse", Some("\\Sent"))],
+            Refusal::Cannot,
+        ),
+        (Some(Guid([9; 16])), [("/private/a", Some("1")), ("/private/b", None)], Refusal::NonExistent),
+    ] {
+        assert_eq!(annotate(&mut state, mailbox, &entries), Err(refusal));
+    }
+    assert_eq!((state.annotations.len(), state.highest_modseq()), (2, before.next()));
+}
+
+#[test]
+fn annotations_live_as_long_as_their_mailbox() {
+    let mut state = State::new();
+    let (above, below) = (create(&mut state, 7, "a"), create(&mut state, 8, "a/b"));
+    for guid in [above, below, Guid::INBOX] {
+        annotate(&mut state, Some(guid), &[("/private/comment", Some("x"))]).expect("room");
+    }
+    state.apply(&Record::Rename { guid: above, to: name("c") }, &[]).expect("renamed");
+    assert_eq!(state.annotations.get(below, &entry("/private/comment")), Some(&b"x"[..]));
+    state.apply(&Record::Delete { guid: above }, &[]).expect("deleted");
+    let place_holder = state.entry(&name("c")).expect("it has a child").guid;
+    assert_ne!(place_holder, above);
+    assert_eq!(state.annotations.len(), 2);
+    annotate(&mut state, Some(place_holder), &[("/private/comment", Some("of a name"))]).expect("room");
+    create(&mut state, 9, "c");
+    assert_eq!(state.annotations.len(), 2);
+    let inbox = Record::RenameInbox { guid: Guid([5; 16]), to: name("old"), save_date: 0 };
+    state.apply(&inbox, &[]).expect("renamed");
+    assert_eq!(state.annotations.get(Guid([5; 16]), &entry("/private/comment")), Some(&b"x"[..]));
+    assert_eq!(state.annotations.get(Guid::INBOX, &entry("/private/comment")), Some(&b"x"[..]));
+    state.apply(&Record::DeleteAccount, &[]).expect("ended");
+    assert!(state.annotations.is_blank());
+}
+
+#[test]
+fn a_special_use_is_that_of_one_mailbox() {
+    let mut state = State::new();
+    let (mine, saved) = (create(&mut state, 7, "MyDrafts"), create(&mut state, 8, "SavedDrafts"));
+    let drafts = [("/private/specialuse", Some("\\Drafts"))];
+    annotate(&mut state, Some(mine), &drafts).expect("it can");
+    let since = state.highest_modseq();
+    let applied = annotate(&mut state, Some(saved), &drafts);
+    assert_eq!(applied, Ok(Applied::Annotated { modseq: Some(since.next()), lost_use: Some(mine) }));
+    let use_of = |state: &State, guid| state.entry_of(guid).expect("there").special_use.clone();
+    assert_eq!((use_of(&state, mine), use_of(&state, saved)), (None, Some("\\Drafts".to_owned())));
+    // Nothing of it is kept twice; that both changed is known.
+    assert_eq!(state.annotations.len(), 0);
+    assert_eq!(state.annotations.changed_since(since).count(), 2);
+    let blocks = |state: &State| {
+        let annotations = state.annotations.encode().0;
+        vec![
+            (ACCOUNT_KEY, vec![Block::from(state.account.encode())]),
+            (ANNOTATIONS_KEY, vec![Block::from(annotations)]),
+        ]
+    };
+    let mut again = State::load(blocks(&state)).expect("whole");
+    assert!(again.annotations == state.annotations && !again.annotations.dirty());
+    // A program that knows nothing of them has deleted the mailbox.
+    again.account.mailboxes.retain(|entry| entry.guid != mine);
+    assert_eq!(State::load(blocks(&again)).expect("whole").annotations.changed_since(since).count(), 1);
+    annotate(&mut state, Some(saved), &[("/private/specialuse", None)]).expect("it can");
+    assert_eq!(use_of(&state, saved), None);
+}

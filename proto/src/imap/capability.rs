@@ -6,7 +6,7 @@ use crate::sasl::Mechanisms;
 /// Advertised in every stage.
 const ALWAYS: [&str; 6] = ["IMAP4rev1", "IMAP4rev2", "LITERAL+", "ID", "ENABLE", "IDLE"];
 /// Advertised once logged in.
-const AFTER_LOGIN: [&str; 40] = [
+const AFTER_LOGIN: [&str; 47] = [
     "NAMESPACE",
     "UIDPLUS",
     "MOVE",
@@ -47,6 +47,13 @@ const AFTER_LOGIN: [&str; 40] = [
     "BINARY",
     "LANGUAGE",
     "PREVIEW",
+    "METADATA",
+    "LIST-METADATA",
+    "QUOTA",
+    "QUOTA=RES-STORAGE",
+    "QUOTA=RES-MESSAGE",
+    "QUOTA=RES-MAILBOX",
+    "QUOTASET",
 ];
 
 /// Extensions that are not advertised. IMAP4rev1 is, always.
@@ -74,17 +81,24 @@ impl Mask {
     }
 
     fn hides(self, place: usize) -> bool {
-        let hidden = |name| ALWAYS.iter().chain(&AFTER_LOGIN).position(|known| *known == name);
-        let implied = match AFTER_LOGIN.get(place.wrapping_sub(ALWAYS.len())) {
+        let place_of = |name: &&str| ALWAYS.iter().chain(&AFTER_LOGIN).position(|known| known == name);
+        let stands_on: &[&str] = match AFTER_LOGIN.get(place.wrapping_sub(ALWAYS.len())) {
             // RFC 7162 §3.2.3: QRESYNC stands on CONDSTORE; RFC 5182 §2.1: SEARCHRES on ESEARCH.
-            Some(&"QRESYNC") => hidden("CONDSTORE"),
-            Some(&"SEARCHRES" | &"PARTIAL") => hidden("ESEARCH"),
+            Some(&"QRESYNC") => &["CONDSTORE"],
+            Some(&"SEARCHRES" | &"PARTIAL") => &["ESEARCH"],
             // RFC 5957, RFC 5267 §3.
-            Some(&"SORT=DISPLAY" | &"ESORT") => hidden("SORT"),
-            Some(&"LIST-STATUS") => hidden("LIST-EXTENDED"),
-            _ => None,
+            Some(&"SORT=DISPLAY" | &"ESORT") => &["SORT"],
+            Some(&"LIST-STATUS") => &["LIST-EXTENDED"],
+            // RFC 9590.
+            // RFC 9208 §1, §9.1.
+            Some(&"QUOTA=RES-STORAGE" | &"QUOTA=RES-MESSAGE" | &"QUOTA=RES-MAILBOX" | &"QUOTASET") => {
+                &["QUOTA"]
+            }
+            Some(&"LIST-METADATA") => &["LIST-EXTENDED", "METADATA"],
+            _ => &[],
         };
-        self.0 & (1 << place) != 0 || implied.is_some_and(|place| self.0 & (1 << place) != 0)
+        let hidden = |place: usize| self.0 & (1 << place) != 0;
+        hidden(place) || stands_on.iter().filter_map(place_of).any(hidden)
     }
 }
 
@@ -102,6 +116,8 @@ pub struct Offer {
     pub literal_minus: bool,
     /// [`super::Limits::append_octets_max`].
     pub append_octets_max: u64,
+    /// The user may set quotas.
+    pub quota_set: bool,
     /// COMPRESS can be given.
     pub compress: bool,
 }
@@ -126,6 +142,7 @@ pub fn capabilities(state: &State, offer: &Offer) -> String {
             "LITERAL+" if offer.literal_minus => add("LITERAL-"),
             "COMPRESS=DEFLATE" if !offer.compress => {}
             "APPENDLIMIT" => add(&format!("APPENDLIMIT={}", offer.append_octets_max)),
+            "QUOTASET" if !offer.quota_set => {}
             name => add(name),
         }
     }
@@ -160,6 +177,7 @@ mod tests {
             mechanisms: Mechanisms::default(),
             literal_minus: false,
             append_octets_max: 1000,
+            quota_set: false,
             compress: true,
         }
     }
@@ -208,8 +226,14 @@ mod tests {
         let expect = "IMAP4rev1 IMAP4rev2 LITERAL- ID ENABLE NAMESPACE UIDPLUS MOVE UNSELECT CHILDREN SPECIAL-USE \
                       STATUS=SIZE LIST-EXTENDED LIST-STATUS APPENDLIMIT=1000 WITHIN SAVEDATE \
                       SORT SORT=DISPLAY ESORT THREAD=ORDEREDSUBJECT THREAD=REFERENCES THREAD=REFS OBJECTID \
-                      MULTIAPPEND REPLACE CREATE-SPECIAL-USE COMPRESS=DEFLATE UNAUTHENTICATE UTF8=ACCEPT UIDONLY MULTISEARCH NOTIFY CONTEXT=SEARCH CONTEXT=SORT INPROGRESS CATENATE BINARY LANGUAGE PREVIEW";
+                      MULTIAPPEND REPLACE CREATE-SPECIAL-USE COMPRESS=DEFLATE UNAUTHENTICATE UTF8=ACCEPT UIDONLY MULTISEARCH NOTIFY CONTEXT=SEARCH CONTEXT=SORT INPROGRESS CATENATE BINARY LANGUAGE PREVIEW \
+                      METADATA LIST-METADATA QUOTA QUOTA=RES-STORAGE QUOTA=RES-MESSAGE QUOTA=RES-MAILBOX";
         assert_eq!(list, expect);
+        let list = capabilities(&state, &Offer { quota_set: true, ..offer() });
+        assert!(list.ends_with(" QUOTA=RES-MAILBOX QUOTASET"), "{list}");
+        let mask = Mask::parse("QUOTA METADATA").unwrap();
+        let list = capabilities(&state, &Offer { mask, quota_set: true, ..offer() });
+        assert!(!list.contains("QUOTA") && !list.contains("METADATA"), "{list}");
         assert_eq!(Mask::parse("XYZZY"), Err("XYZZY".to_owned()));
         assert!(Mask::parse("IMAP4rev1").is_err());
     }

@@ -9,8 +9,12 @@
 //! # RFC
 //! RFC 3501 §7.2 to §7.4, §9; RFC 4466 §2.6.2, §2.7 (ESEARCH, STATUS); RFC 5258 §6; RFC 7162 §7.
 
+mod metadata;
+mod quota;
 mod search;
 
+pub use metadata::{metadata, metadata_changed};
+pub use quota::{Resource, quota, quota_root};
 pub use search::{
     Esearch, Results, ThreadStep, ThreadWriter, esearch, esearch_update, search, search_end, sort_begin,
     sort_numbers,
@@ -282,6 +286,9 @@ pub struct StatusValues {
     pub append_limit: Option<u64>,
     /// RFC 8474 §4.3.
     pub mailbox_id: Option<String>,
+    /// RFC 9208 §4.1.4: messages with \Deleted, and their octets.
+    pub deleted: Option<u32>,
+    pub deleted_storage: Option<u64>,
 }
 
 pub fn status(out: &mut Vec<u8>, name: &MailboxName, values: &StatusValues, utf8: bool) {
@@ -298,6 +305,8 @@ pub fn status(out: &mut Vec<u8>, name: &MailboxName, values: &StatusValues, utf8
         ("SIZE", values.size),
         ("HIGHESTMODSEQ", values.highest_modseq.map(ModSeq::get)),
         ("APPENDLIMIT", values.append_limit),
+        ("DELETED", values.deleted.map(u64::from)),
+        ("DELETED-STORAGE", values.deleted_storage),
     ];
     for (item, value) in items {
         let Some(value) = value else { continue };

@@ -97,6 +97,12 @@ pub enum Code<'a> {
     OverQuota,
     AlreadyExists,
     NonExistent,
+    /// RFC 5464 §4.2.1: octets of the longest value that was left out.
+    MetadataLongEntries(u64),
+    /// RFC 5464 §4.3: octets of a value that are taken at most.
+    MetadataMaxSize(u64),
+    MetadataTooMany,
+    MetadataNoPrivate,
 }
 
 impl Code<'_> {
@@ -148,6 +154,8 @@ impl Code<'_> {
             Code::OverQuota => "OVERQUOTA",
             Code::AlreadyExists => "ALREADYEXISTS",
             Code::NonExistent => "NONEXISTENT",
+            Code::MetadataLongEntries(_) | Code::MetadataMaxSize(_) => "METADATA",
+            Code::MetadataTooMany | Code::MetadataNoPrivate => "METADATA",
         }
     }
 
@@ -218,6 +226,16 @@ impl Code<'_> {
                 out.extend_from_slice(id.as_bytes());
                 out.push(b')');
             }
+            Code::MetadataLongEntries(octets) => {
+                out.extend_from_slice(b" LONGENTRIES");
+                argument(out, *octets);
+            }
+            Code::MetadataMaxSize(octets) => {
+                out.extend_from_slice(b" MAXSIZE");
+                argument(out, *octets);
+            }
+            Code::MetadataTooMany => out.extend_from_slice(b" TOOMANY"),
+            Code::MetadataNoPrivate => out.extend_from_slice(b" NOPRIVATE"),
             Code::BadUrl(url) => {
                 out.push(b' ');
                 // RFC 4469 §5: TEXT-CHAR without "]"; no URL has anything else.

@@ -14,12 +14,14 @@ pub enum Stage {
     Logout,
 }
 
-/// What the client enabled (RFC 5161; RFC 7162 §3.1, §3.2.3; RFC 9051 §6.3.1; RFC 9755 §3; RFC 9586).
+/// What the client enabled (RFC 5161; RFC 7162 §3.1, §3.2.3; RFC 5464 §4.1; RFC 9051 §6.3.1; RFC 9755 §3; RFC 9586).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Enabled {
     pub condstore: bool,
     /// Implies `condstore`.
     pub qresync: bool,
+    /// Changes of annotations are told.
+    pub metadata: bool,
     /// IMAP4rev2.
     pub rev2: bool,
     /// UTF8=ACCEPT.
@@ -127,8 +129,8 @@ impl State {
             Stage::Selected => 2,
             Stage::Logout => 3,
         };
-        let Enabled { condstore, qresync, rev2, utf8_accept, uid_only } = self.enabled;
-        let bits = [self.tls, condstore, qresync, rev2, utf8_accept, uid_only];
+        let Enabled { condstore, qresync, rev2, utf8_accept, uid_only, metadata } = self.enabled;
+        let bits = [self.tls, condstore, qresync, rev2, utf8_accept, uid_only, metadata];
         let bits = bits.iter().enumerate().fold(0, |bits, (at, bit)| bits | u8::from(*bit) << at);
         let mut bytes = Vec::with_capacity(OCTETS);
         bytes.extend([VERSION, stage, bits, self.refusals, kind, flag]);
@@ -170,7 +172,7 @@ impl State {
             3 => Stage::Logout,
             _ => return Err(StateError),
         };
-        if bits & !63 != 0 {
+        if bits & !127 != 0 {
             return Err(StateError);
         }
         let bit = |at: u8| bits & 1 << at != 0;
@@ -180,6 +182,7 @@ impl State {
             rev2: bit(3),
             utf8_accept: bit(4),
             uid_only: bit(5),
+            metadata: bit(6),
         };
         Ok(State { stage, tls: bits & 1 != 0, enabled, refusals: *refusals, phase })
     }

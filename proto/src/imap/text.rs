@@ -138,9 +138,19 @@ pub enum Reason {
     KeywordLimit,
     SubscriptionLimit,
     ResultLimit,
+    TooManyAnnotations,
+    /// Octets of a value that are taken at most.
+    AnnotationTooBig(u64),
+    /// All annotations of the account together.
+    AnnotationLimit,
+    /// The server's own.
+    AnnotationReadOnly,
     /// Messages of one APPEND.
     AppendLimit,
     OverQuota,
+    NoQuotaRoot,
+    /// Of a SETQUOTA.
+    QuotaResource,
     TooBig,
     EmptyMessage,
     /// A message that the session still sees is gone.
@@ -221,8 +231,16 @@ impl Reason {
             Reason::KeywordLimit => (No, Some(Code::Limit), "Too many keywords in the mailbox"),
             Reason::SubscriptionLimit => (No, Some(Code::Limit), "Too many subscriptions"),
             Reason::ResultLimit => (No, Some(Code::Limit), "Result too large"),
+            Reason::TooManyAnnotations => (No, Some(Code::MetadataTooMany), "Too many annotations"),
+            Reason::AnnotationTooBig(octets_max) => {
+                (No, Some(Code::MetadataMaxSize(octets_max)), "Value too large")
+            }
+            Reason::AnnotationLimit => (No, Some(Code::Limit), "No room for more annotations"),
+            Reason::AnnotationReadOnly => (No, Some(Code::NoPerm), "Entry cannot be changed"),
             Reason::AppendLimit => (No, Some(Code::Limit), "Too many messages in one APPEND"),
             Reason::OverQuota => (No, Some(Code::OverQuota), "Quota exceeded"),
+            Reason::NoQuotaRoot => (No, Some(Code::NonExistent), "No such quota root"),
+            Reason::QuotaResource => (No, Some(Code::Cannot), "Resource cannot be limited"),
             Reason::TooBig => (No, Some(Code::TooBig), "Message too large"),
             Reason::EmptyMessage => (No, Some(Code::Cannot), "Empty message"),
             Reason::ExpungeIssued => (No, Some(Code::ExpungeIssued), "Some messages are expunged"),

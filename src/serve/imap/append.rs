@@ -11,10 +11,11 @@ use super::fetch::{Chunks, Octets};
 use super::late::{self, Before, Wanted};
 use super::select::reason;
 use super::{End, Imap};
+use culver_mailbox::quota::Hold;
 use culver_mailbox::record::{Message, Record};
 use culver_mailbox::{Applied, ArriveError, Arriving, ChangeError, Refusal};
 use culver_model::mime::BinaryConverter;
-use culver_model::{FlagSet, Guid, InternalDate, Uid, UidSet, UidValidity};
+use culver_model::{FlagSet, Guid, InternalDate, Uid, UidSet, UidValidity, Usage};
 use culver_proto::imap::command::{MessageSet, Replaced};
 use culver_proto::imap::url::{Url, UrlMailbox};
 use culver_proto::imap::{Append, AppendPiece, AppendStep, Code, Event, Reason, Status, response};
@@ -56,6 +57,10 @@ pub struct Incoming {
     internal_date: Option<InternalDate>,
     /// Where it may be the repetition of one whose outcome was not known.
     fingerprint: Option<Context>,
+    /// Room for the one that comes.
+    room: Option<Hold>,
+    /// Room for what is whole, until it is committed or given up.
+    rooms: Vec<Hold>,
     /// Why it is refused when what is on its way was read.
     refused: Option<Refused>,
     /// Of a message that may have parts of CTE BINARY.
@@ -144,6 +149,8 @@ impl Imap {
             arriving: None,
             internal_date: None,
             fingerprint: None,
+            room: None,
+            rooms: Vec::new(),
             refused: None,
             converter: None,
         });
@@ -158,6 +165,15 @@ impl Imap {
             }
             None => Ok(None),
         }
+    }
+
+    /// What a message of so many octets adds, less that which it replaces.
+    fn comes(&self, incoming: &Incoming, octets: u64) -> Usage {
+        let goes = incoming.replaced.and_then(|(mailbox, uid)| {
+            let state = self.user.as_ref()?.session.account().state();
+            Some(Usage::message(state.selectable(mailbox)?.get(uid)?.size()))
+        });
+        Usage::message(octets).minus(goes.unwrap_or_default())
     }
 
     /// The message that a REPLACE replaces.
@@ -239,6 +255,10 @@ impl Imap {
         let user = self.user.as_ref()?;
         if incoming.whole.len() == MESSAGES_MAX {
             return Some(Reason::AppendLimit.into());
+        }
+        match self.room(self.comes(incoming, hint)) {
+            Ok(room) => incoming.room = room,
+            Err(reason) => return Some(reason.into()),
         }
         let now = time::wall().0;
         let date = internal_date.unwrap_or(InternalDate { seconds: now, zone_minutes: 0 });
@@ -323,6 +343,12 @@ impl Imap {
         if arriving.octets() == 0 {
             return Some(Reason::EmptyMessage.into());
         }
+        // What was announced may not be what came: a CATENATE has parts.
+        incoming.room = None;
+        match self.room(self.comes(incoming, arriving.octets())) {
+            Ok(room) => incoming.rooms.extend(room),
+            Err(reason) => return Some(reason.into()),
+        }
         match arriving.finish().await {
             Ok(whole) => {
                 incoming.prepared += prepared(&whole.0);
@@ -386,11 +412,14 @@ impl Imap {
     }
 
     async fn append_whole(&mut self, incoming: Incoming, pipelined: bool) {
-        let Incoming { tag, mailbox, replaced, mut whole, internal_date, fingerprint, .. } = incoming;
+        let Incoming { tag, mailbox, replaced, mut whole, internal_date, fingerprint, rooms, .. } = incoming;
         let Some(user) = &mut self.user else { return };
         if whole.len() != 1 {
             return match user.session.append_all(mailbox, whole).await {
-                Ok((uid_validity, uids)) => self.appended(&tag, uid_validity, &uids, pipelined),
+                Ok((uid_validity, uids)) => {
+                    self.tell_soft(rooms);
+                    self.appended(&tag, uid_validity, &uids, pipelined);
+                }
                 Err(error) => not_changed(&error).write(&tag, &mut self.out),
             };
         }
@@ -399,6 +428,7 @@ impl Imap {
             let record = Record::Replace { mailbox, message: Box::new(message), from, uid };
             return match user.session.change_with(record, Some(body)).await {
                 Ok(Applied::Replace { uid_validity, uid, .. }) => {
+                    self.tell_soft(rooms);
                     self.has_replaced(&tag, uid_validity, uid, pipelined);
                 }
                 Ok(_) => Reason::ServerBug.write(&tag, &mut self.out),
@@ -426,6 +456,7 @@ impl Imap {
         };
         match changed {
             Ok(Applied::Append { uid_validity, uid }) => {
+                self.tell_soft(rooms);
                 self.appended(&tag, uid_validity, &[uid].into_iter().collect(), pipelined);
             }
             Ok(_) => Reason::ServerBug.write(&tag, &mut self.out),

@@ -82,9 +82,10 @@ impl Imap {
     /// Puts the session away.
     pub(super) fn sleep(self, idling: Option<Idling>) {
         let Imap { shard, conn, peer, server, exchange, user, .. } = self;
-        let Some(User { session, selected, saved, connection, .. }) = user else { return };
+        let Some(User { session, selected, saved, connection, metadata_told, .. }) = user else { return };
         let state = SessionState {
             protocol: server.state().clone(),
+            metadata_told,
             saved,
             selected: selected.map(|selected| (selected.view, selected.read_only)),
         };
@@ -119,9 +120,18 @@ impl Imap {
             Ok(opened) => {
                 let selected = state.selected.map(|(view, read_only)| Selected { view, read_only });
                 let (saved, late) = (state.saved, Vec::new());
+                let (metadata_told, notify) = (state.metadata_told, None);
                 let contexts = super::context::Contexts::default();
-                session.user =
-                    Some(User { session: opened, selected, saved, connection, late, notify: None, contexts });
+                session.user = Some(User {
+                    session: opened,
+                    selected,
+                    saved,
+                    connection,
+                    late,
+                    metadata_told,
+                    notify,
+                    contexts,
+                });
             }
             Err(OpenError::Away { standing, .. }) => {
                 let away = away_from(session.shard.accounts(), watch.id(), standing).await;

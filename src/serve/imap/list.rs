@@ -72,7 +72,8 @@ impl Imap {
                     encode::status(&mut self.out, &line.name, &values, utf8);
                 }
             }
-            if at % LINES_STEP == LINES_STEP - 1 {
+            self.list_metadata(&line.name, &command.metadata);
+            if at % LINES_STEP == LINES_STEP - 1 || !command.metadata.is_empty() {
                 self.flush_full().await?;
             }
         }

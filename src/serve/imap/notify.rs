@@ -9,7 +9,7 @@ use super::list::attributes;
 use super::{Imap, User};
 use culver_index::MailboxIndex;
 use culver_index::account::MailboxEntry;
-use culver_mailbox::list;
+use culver_mailbox::{State, list};
 use culver_model::{Guid, MailboxName, ModSeq, UidSet, UidValidity};
 use culver_proto::imap::command::{Events, FetchItems, MailboxFilter, Notify};
 use culver_proto::imap::encode::{self, Attribute, StatusValues};
@@ -110,6 +110,19 @@ impl Notifying {
             Some(OfSelected { events, .. }) => Told { messages: events.messages, flags: events.flags },
             None => Told { messages: false, flags: false },
         }
+    }
+
+    pub fn wants_metadata(&self) -> bool {
+        self.others.iter().any(|(_, events)| events.mailbox_metadata || events.server_metadata)
+    }
+
+    pub fn metadata_of(&self, state: &State, name: &MailboxName) -> bool {
+        let subscribed = state.account.subscriptions.binary_search(name).is_ok();
+        self.events_of(|filter| names(filter, name, subscribed)).mailbox_metadata
+    }
+
+    pub fn metadata_of_server(&self) -> bool {
+        self.events_of(|_| true).server_metadata
     }
 
     /// A change of flags behind `stood` is not told.
@@ -226,8 +239,12 @@ impl Imap {
                 }
             }
         }
+        let metadata = self.server.state().enabled.metadata;
         if let Some(user) = &mut self.user {
             user.notify = Some(Box::new(notifying));
+            if !metadata {
+                user.metadata_told = account.state().highest_modseq();
+            }
         }
         // RFC 5465 §3.1: it is an implicit NOOP.
         self.sync(!pipelined);

@@ -6,7 +6,7 @@ use culver_mailbox::list;
 use culver_mailbox::record::{Record, StoreOp};
 use culver_mailbox::{Applied, ChangeError, Refusal as Refused, View, everything};
 use culver_model::id::{INBOX_ID, MAILBOX_ID};
-use culver_model::{AccountId, Guid, Keyword, MailboxName, ModSeq, SystemFlag, UidSet};
+use culver_model::{AccountId, Guid, Keyword, MailboxName, ModSeq, SystemFlag, UidSet, Usage};
 use culver_proto::imap::command::{MessageSet, Qresync, Select, StatusItems};
 use culver_proto::imap::encode::{self, StatusValues};
 use culver_proto::imap::{Code, Enabled, Reason, Refusal, Stage, Status, response};
@@ -258,6 +258,8 @@ impl Imap {
             highest_modseq: items.highest_modseq.then(|| self.status_modseq(index)),
             append_limit: items.append_limit.then(|| self.shard.config().imap.append_octets_max),
             mailbox_id: items.mailbox_id.then(id).flatten(),
+            deleted: items.deleted.then(|| index.deleted_count()),
+            deleted_storage: items.deleted_storage.then(|| super::quota::deleted_octets(index)),
         }
     }
 
@@ -357,12 +359,16 @@ impl Imap {
             Ok(special_use) => special_use,
             Err(reason) => return reason.write(tag, &mut self.out),
         };
-        let record = Record::Create { guid, name, special_use, selectable: true };
         let refused = |refusal| match refusal {
             Refused::AlreadyExists => Reason::MailboxExists,
             Refused::Limit => Reason::MailboxLimit,
             _ => Reason::CannotName,
         };
+        let _room = match self.room(self.made(&name)) {
+            Ok(room) => room,
+            Err(reason) => return reason.write(tag, &mut self.out),
+        };
+        let record = Record::Create { guid, name, special_use, selectable: true };
         let Some(user) = &self.user else { return };
         let id = mailbox_id(user.session.account().id(), guid);
         // RFC 8474 §4.1.
@@ -400,17 +406,21 @@ impl Imap {
     pub(super) async fn rename(&mut self, tag: &str, from: MailboxName, to: MailboxName, pipelined: bool) {
         let Some(user) = &self.user else { return };
         let guid = user.session.account().state().entry(&from).map(|entry| entry.guid);
+        let Some(guid) = guid else { return Reason::NoSuchMailbox.write(tag, &mut self.out) };
+        // A new name takes room where levels above it are made, or it is that of INBOX's messages.
+        let mut adds = self.made(&to);
+        adds.mailboxes -= u64::from(guid != Guid::INBOX && adds.mailboxes > 0);
+        let _room = match self.room(adds) {
+            Ok(room) => room,
+            Err(reason) => return reason.write(tag, &mut self.out),
+        };
         let record = match guid {
-            Some(Guid::INBOX) => {
+            Guid::INBOX => {
                 let mut guid = Guid::default();
                 random::fill(&mut guid.0);
                 Record::RenameInbox { guid, to, save_date: time::wall().0 }
             }
-            Some(guid) => Record::Rename { guid, to },
-            None => {
-                Reason::NoSuchMailbox.write(tag, &mut self.out);
-                return;
-            }
+            guid => Record::Rename { guid, to },
         };
         let refused = |refusal| match refusal {
             Refused::NonExistent => Reason::NoSuchMailbox,
@@ -455,6 +465,12 @@ impl Imap {
         }
         let wanted = uids.len();
         let from = selected.view.mailbox();
+        // A move within the account adds nothing.
+        let adds = if remove { Usage::default() } else { self.copied(from, &uids) };
+        let room = match self.room(adds) {
+            Ok(room) => room,
+            Err(reason) => return reason.write(tag, &mut self.out),
+        };
         // RFC 3501 §6.4.7: all of them or none; a UID that is gone is no error (§6.4.8).
         let record = Record::Copy { from, uids, to: guid, save_date: time::wall().0, remove, whole: !uid };
         let applied = match session.change(record).await {
@@ -483,6 +499,7 @@ impl Imap {
             response::tagged(&mut self.out, tag, Status::Ok, code.as_ref(), "Moved");
             return;
         }
+        self.tell_soft(room);
         self.sync(uid && !pipelined);
         let text = if from.len() == wanted { "Copied" } else { "Copied; some messages are expunged" };
         response::tagged(&mut self.out, tag, Status::Ok, Some(&code), text);

@@ -5,7 +5,7 @@ use culver_mailbox::View;
 use culver_model::{Guid, ModSeq, UidSet, UidValidity};
 use culver_proto::imap::{Server, state};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Bytes that are no session state of a version that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +16,7 @@ pub struct StateError;
 #[derive(Debug)]
 pub struct SessionState {
     pub protocol: state::State,
+    pub metadata_told: ModSeq,
     pub saved: UidSet,
     pub selected: Option<(View, bool)>,
 }
@@ -26,6 +27,7 @@ impl SessionState {
         let protocol = self.protocol.encode();
         out.extend((protocol.len() as u32).to_le_bytes());
         out.extend(&protocol);
+        out.extend(self.metadata_told.get().to_le_bytes());
         put_set(&mut out, &self.saved);
         out.push(u8::from(self.selected.is_some()));
         if let Some((view, read_only)) = &self.selected {
@@ -49,6 +51,7 @@ impl SessionState {
         }
         let octets = r.u32()? as usize;
         let protocol = state::State::decode(r.take(octets)?).map_err(|_| StateError)?;
+        let metadata_told = ModSeq(r.u64()?);
         let saved = r.set()?;
         let selected = match r.array()? {
             [0u8] => None,
@@ -69,7 +72,11 @@ impl SessionState {
             }
             _ => return Err(StateError),
         };
-        if r.0.is_empty() { Ok(SessionState { protocol, saved, selected }) } else { Err(StateError) }
+        if r.0.is_empty() {
+            Ok(SessionState { protocol, metadata_told, saved, selected })
+        } else {
+            Err(StateError)
+        }
     }
 }
 
@@ -124,15 +131,17 @@ impl Imap {
     /// Puts the session through its stored form, where a test asks for it.
     pub(super) fn exercise_state(&mut self) {
         let Some(user) = &mut self.user else { return };
-        let User { saved, selected, .. } = user;
+        let User { saved, selected, metadata_told, .. } = user;
         let state = SessionState {
             protocol: self.server.state().clone(),
+            metadata_told: *metadata_told,
             saved: saved.clone(),
             selected: selected.as_ref().map(|selected| (selected.view.clone(), selected.read_only)),
         };
         let bytes = state.encode();
-        let SessionState { protocol, saved: kept, selected: view } =
+        let SessionState { protocol, metadata_told: told, saved: kept, selected: view } =
             SessionState::decode(&bytes).expect("a session state survives its own encoding");
+        *metadata_told = told;
         *saved = kept;
         *selected = view.map(|(view, read_only)| Selected { view, read_only });
         self.server = Server::resume(*self.server.limits(), protocol);

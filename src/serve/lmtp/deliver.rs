@@ -6,8 +6,9 @@
 use super::spool::Content;
 use crate::serve::Shard;
 use crate::serve::away::away_from;
+use crate::serve::metrics::count;
 use culver_mailbox::{Arriving, ChangeError, Refusal as ChangeRefusal};
-use culver_model::{AccountId, DeliveryId, InternalDate};
+use culver_model::{AccountId, DeliveryId, InternalDate, Usage};
 use culver_proto::away::Away;
 use culver_proto::lmtp::Refusal;
 use culver_shard as shard;
@@ -62,8 +63,13 @@ impl From<Refusal> for Undelivered {
 }
 
 impl Failure {
-    fn refusal(&self) -> Refusal {
+    /// `bounces`: the site wants mail for who is over quota to be sent back.
+    fn refusal(&self, bounces: bool) -> Refusal {
         match self {
+            Failure::Change(ChangeError::Refused(ChangeRefusal::OverQuota)) if bounces => Refusal::OverQuota,
+            Failure::Change(ChangeError::Refused(
+                ChangeRefusal::OverQuota | ChangeRefusal::PerhapsOverQuota,
+            )) => Refusal::OverQuotaForNow,
             Failure::Change(ChangeError::Refused(ChangeRefusal::TooBig)) => Refusal::TooLarge,
             Failure::Change(ChangeError::NoSpace) => Refusal::NoSpace,
             Failure::Arrive(error) if error.is_no_space() => Refusal::NoSpace,
@@ -116,8 +122,14 @@ impl Delivery {
                     tracing::info!(id = self.id, account = %self.account.as_str(), octets, %away, "not delivered");
                     return Err(Undelivered::Away(away));
                 }
-                tracing::error!(id = self.id, account = %self.account.as_str(), octets, %failure, "not delivered");
-                Err(failure.refusal().into())
+                let refusal = failure.refusal(shard.config().lmtp.over_quota_bounces);
+                if matches!(refusal, Refusal::OverQuota | Refusal::OverQuotaForNow) {
+                    count(&shard.counters().quota_undelivered);
+                    tracing::info!(id = self.id, account = %self.account.as_str(), octets, %failure, "not delivered");
+                } else {
+                    tracing::error!(id = self.id, account = %self.account.as_str(), octets, %failure, "not delivered");
+                }
+                Err(refusal.into())
             }
         }
     }
@@ -125,6 +137,11 @@ impl Delivery {
     /// `Ok(true)`: the account is known to have it already.
     async fn try_store(&self, shard: &Shard, octets: u64) -> Result<bool, Failure> {
         let accounts = shard.accounts();
+        // Before anything of it is written.
+        let allowance = shard.allowance(&self.account);
+        let _room = accounts
+            .hold_room(&self.account, &allowance, Usage::message(octets))
+            .map_err(ChangeError::from)?;
         let mut arriving = Arriving::deliver(accounts, &self.account, self.internal_date, octets);
         arriving.set_prefix_octets(self.prefix.len() as u32);
         arriving.set_delivery(self.delivery);
@@ -176,8 +193,13 @@ mod tests {
             (Failure::Arrive(io::Error::other("a disk").into()), Refusal::Temporary),
             (Failure::Change(ChangeError::Unavailable("a disk".into())), Refusal::Temporary),
             (Failure::Change(ChangeRefusal::TooBig.into()), Refusal::TooLarge),
+            (Failure::Change(ChangeRefusal::OverQuota.into()), Refusal::OverQuotaForNow),
         ] {
-            assert_eq!(failure.refusal(), refusal, "{failure}");
+            assert_eq!(failure.refusal(false), refusal, "{failure}");
         }
+        // What is not known for certain is never a bounce.
+        let over = |refusal: ChangeRefusal| Failure::Change(refusal.into()).refusal(true);
+        assert_eq!(over(ChangeRefusal::OverQuota), Refusal::OverQuota);
+        assert_eq!(over(ChangeRefusal::PerhapsOverQuota), Refusal::OverQuotaForNow);
     }
 }

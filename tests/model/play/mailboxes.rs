@@ -15,9 +15,17 @@ impl World {
         change: impl FnOnce(&mut Account) -> Result<(), Refused>,
     ) -> Played {
         let answer = self.sessions[at].wire.command(command.as_bytes())?;
+        let before: BTreeSet<u32> = self.account.mailboxes.values().map(|mailbox| mailbox.key).collect();
         match change(&mut self.account) {
             Ok(()) => ok(&answer)?,
             Err(codes) => refused(&answer, &codes)?,
+        }
+        // What a new mailbox has from INBOX is told to all.
+        for mailbox in self.account.mailboxes.values().filter(|mailbox| !before.contains(&mailbox.key)) {
+            let changed = mailbox.notes.keys().map(|entry| (Some(mailbox.key), (*entry).to_owned()));
+            let changed: Vec<_> = changed.collect();
+            let told = self.sessions.iter_mut().filter(|session| session.metadata);
+            told.for_each(|session| session.untold.extend(changed.iter().cloned()));
         }
         self.observe(None)?;
         self.absorb(at, &answer, true).map(drop)

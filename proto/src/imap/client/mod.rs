@@ -10,4 +10,4 @@ mod read;
 pub mod write;
 
 pub use fetch::FetchValue;
-pub use read::{CodeText, EsearchData, ListData, ReadError, Reader, Response};
+pub use read::{CodeText, EntryValue, EsearchData, ListData, ReadError, Reader, Response};

@@ -1,4 +1,4 @@
-//! Responses from octets (RFC 3501 §7, RFC 4466, RFC 5258, RFC 7162).
+//! Responses from octets (RFC 3501 §7, RFC 4466, RFC 5258, RFC 5464, RFC 7162).
 
 use std::borrow::Cow;
 
@@ -36,6 +36,9 @@ impl From<Refusal> for ReadError {
         ReadError::Malformed(refusal)
     }
 }
+
+/// The name of an entry of metadata, and its value.
+pub type EntryValue<'a> = (Cow<'a, [u8]>, Option<Cow<'a, [u8]>>);
 
 /// One response.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +78,26 @@ pub enum Response<'a> {
     MailboxStatus {
         mailbox: Cow<'a, [u8]>,
         values: StatusValues,
+    },
+    /// RFC 9208 §4.2.1: resources with usage and limit.
+    Quota {
+        root: Cow<'a, [u8]>,
+        resources: Vec<(&'a str, u64, u64)>,
+    },
+    /// RFC 9208 §4.2.2: the mailbox as on the wire, and its roots.
+    QuotaRoot {
+        mailbox: Cow<'a, [u8]>,
+        roots: Vec<Cow<'a, [u8]>>,
+    },
+    /// RFC 5464 §4.4.1: names as on the wire, empty the server's. `None`: NIL.
+    Metadata {
+        mailbox: Cow<'a, [u8]>,
+        values: Vec<EntryValue<'a>>,
+    },
+    /// RFC 5464 §4.4.2.
+    MetadataChanged {
+        mailbox: Cow<'a, [u8]>,
+        names: Vec<Cow<'a, [u8]>>,
     },
     Fetch {
         sequence_number: u32,
@@ -257,6 +280,12 @@ fn response(line: &[u8]) -> Parsed<Response<'_>> {
         list(&mut cursor, true).map(Response::List)
     } else if cursor.eat_word("STATUS") {
         mailbox_status(&mut cursor)
+    } else if cursor.eat_word("QUOTA") {
+        quota(&mut cursor)
+    } else if cursor.eat_word("QUOTAROOT") {
+        quota_root(&mut cursor)
+    } else if cursor.eat_word("METADATA") {
+        metadata(&mut cursor)
     } else {
         Ok(Response::Other(rest))
     }
@@ -417,6 +446,57 @@ fn list<'a>(cursor: &mut Cursor<'a>, lsub: bool) -> Parsed<ListData<'a>> {
     Ok(ListData { lsub, attributes, separator, name, extended })
 }
 
+fn quota<'a>(cursor: &mut Cursor<'a>) -> Parsed<Response<'a>> {
+    cursor.space()?;
+    let root = cursor.astring("a quota root")?;
+    cursor.space()?;
+    let mut resources = Vec::new();
+    cursor.list(|cursor| {
+        let resource = word(cursor, "a resource")?;
+        cursor.space()?;
+        let usage = cursor.number()?;
+        cursor.space()?;
+        resources.push((resource, usage, cursor.number()?));
+        Ok(())
+    })?;
+    cursor.end()?;
+    Ok(Response::Quota { root, resources })
+}
+
+fn quota_root<'a>(cursor: &mut Cursor<'a>) -> Parsed<Response<'a>> {
+    cursor.space()?;
+    let mailbox = cursor.astring("a mailbox name")?;
+    let mut roots = Vec::new();
+    while cursor.eat(b' ') {
+        roots.push(cursor.astring("a quota root")?);
+    }
+    cursor.end()?;
+    Ok(Response::QuotaRoot { mailbox, roots })
+}
+
+fn metadata<'a>(cursor: &mut Cursor<'a>) -> Parsed<Response<'a>> {
+    cursor.space()?;
+    let mailbox = cursor.astring("a mailbox name")?;
+    cursor.space()?;
+    if cursor.peek() != Some(b'(') {
+        let mut names = vec![cursor.astring("the name of an entry")?];
+        while cursor.eat(b' ') {
+            names.push(cursor.astring("the name of an entry")?);
+        }
+        cursor.end()?;
+        return Ok(Response::MetadataChanged { mailbox, names });
+    }
+    let mut values = Vec::new();
+    cursor.list(|cursor| {
+        let name = cursor.astring("the name of an entry")?;
+        cursor.space()?;
+        values.push((name, cursor.nstring("a value")?));
+        Ok(())
+    })?;
+    cursor.end()?;
+    Ok(Response::Metadata { mailbox, values })
+}
+
 fn mailbox_status<'a>(cursor: &mut Cursor<'a>) -> Parsed<Response<'a>> {
     cursor.space()?;
     let mailbox = cursor.astring("a mailbox name")?;
@@ -438,6 +518,8 @@ fn mailbox_status<'a>(cursor: &mut Cursor<'a>) -> Parsed<Response<'a>> {
             "HIGHESTMODSEQ" => values.highest_modseq = Some(cursor.modseq()?),
             "MAILBOXID" => values.mailbox_id = Some(super::fetch::object_id(cursor)?),
             "APPENDLIMIT" => values.append_limit = Some(cursor.number()?),
+            "DELETED" => values.deleted = Some(cursor.number32()?),
+            "DELETED-STORAGE" => values.deleted_storage = Some(cursor.number()?),
             _ => {
                 word(cursor, "a value")?;
             }

@@ -3,9 +3,10 @@
 //! # Invariants
 //! What is written here, [`super::super::Server`] reads back as the same [`Command`].
 
+use culver_model::annotation::Depth;
 use culver_model::mime::Section;
 use culver_model::search::{SearchKey, SortCriterion};
-use culver_model::{FlagSet, InternalDate, MailboxName};
+use culver_model::{EntryName, FlagSet, InternalDate, MailboxName};
 
 use super::super::command::*;
 use super::super::encode::{number, section_spec};
@@ -116,6 +117,7 @@ impl Wire {
                 let words = [
                     (enable.condstore, " CONDSTORE"),
                     (enable.qresync, " QRESYNC"),
+                    (enable.metadata, " METADATA"),
                     (enable.rev2, " IMAP4rev2"),
                     (enable.utf8_accept, " UTF8=ACCEPT"),
                     (enable.uid_only, " UIDONLY"),
@@ -130,7 +132,10 @@ impl Wire {
                     self.text(&format!(" (USE ({}))", special_use.join(" ")));
                 }
             }
-            Command::Delete(name) | Command::Subscribe(name) | Command::Unsubscribe(name) => {
+            Command::Delete(name)
+            | Command::GetQuotaRoot(name)
+            | Command::Subscribe(name)
+            | Command::Unsubscribe(name) => {
                 self.text(" ");
                 self.mailbox(name);
             }
@@ -153,6 +158,19 @@ impl Wire {
                 self.text(" ");
                 self.status_items(items);
             }
+            Command::GetQuota(root) => {
+                self.text(" ");
+                self.string(root);
+            }
+            Command::SetQuota { root, limits } => {
+                self.text(" ");
+                self.string(root);
+                let limits: Vec<String> =
+                    limits.iter().map(|(name, limit)| format!("{name} {limit}")).collect();
+                self.text(&format!(" ({})", limits.join(" ")));
+            }
+            Command::GetMetadata(get) => self.get_metadata(get),
+            Command::SetMetadata(set) => self.set_metadata(set),
             Command::Id(None) => self.text(" NIL"),
             Command::Id(Some(pairs)) => {
                 self.text(" (");
@@ -279,8 +297,61 @@ impl Wire {
                 self.text(" ");
                 self.status_items(items);
             }
+            if !list.metadata.is_empty() {
+                self.text(if words.is_empty() { "METADATA " } else { " METADATA " });
+                self.entries(&list.metadata);
+            }
             self.text(")");
         }
+    }
+
+    fn mailbox_or_server(&mut self, mailbox: Option<&MailboxName>) {
+        match mailbox {
+            Some(name) => self.mailbox(name),
+            None => self.string(b""),
+        }
+    }
+
+    fn entries(&mut self, entries: &[EntryName]) {
+        self.text("(");
+        for (at, name) in entries.iter().enumerate() {
+            self.text(if at > 0 { " " } else { "" });
+            self.string(name.as_str().as_bytes());
+        }
+        self.text(")");
+    }
+
+    fn get_metadata(&mut self, get: &GetMetadata) {
+        let mut options = Vec::new();
+        options.extend(get.max_size.map(|octets| format!("MAXSIZE {octets}")));
+        options.extend(match get.depth {
+            Depth::Zero => None,
+            Depth::One => Some("DEPTH 1".to_owned()),
+            Depth::Infinity => Some("DEPTH infinity".to_owned()),
+        });
+        if !options.is_empty() {
+            self.text(&format!(" ({})", options.join(" ")));
+        }
+        self.text(" ");
+        self.mailbox_or_server(get.mailbox.as_ref());
+        self.text(" ");
+        self.entries(&get.entries);
+    }
+
+    fn set_metadata(&mut self, set: &SetMetadata<'_>) {
+        self.text(" ");
+        self.mailbox_or_server(set.mailbox.as_ref());
+        self.text(" (");
+        for (at, (name, value)) in set.entries.iter().enumerate() {
+            self.text(if at > 0 { " " } else { "" });
+            self.string(name.as_str().as_bytes());
+            self.text(" ");
+            match value {
+                Some(value) => self.string(value),
+                None => self.text("NIL"),
+            }
+        }
+        self.text(")");
     }
 
     fn status_items(&mut self, items: &StatusItems) {
@@ -294,6 +365,8 @@ impl Wire {
             (items.highest_modseq, "HIGHESTMODSEQ"),
             (items.mailbox_id, "MAILBOXID"),
             (items.append_limit, "APPENDLIMIT"),
+            (items.deleted, "DELETED"),
+            (items.deleted_storage, "DELETED-STORAGE"),
         ]);
     }
 

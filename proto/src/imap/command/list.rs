@@ -1,4 +1,5 @@
-//! LIST: selection options, several patterns, return options (RFC 5258 §6, RFC 5819 §4, RFC 6154 §6).
+//! LIST: selection options, several patterns, return options (RFC 5258 §6, RFC 5819 §4, RFC 6154 §6,
+//! RFC 9590).
 
 use super::super::cursor::{Cursor, Parsed};
 use super::super::text::Refusal;
@@ -30,19 +31,19 @@ pub(super) fn list<'a>(cursor: &mut Cursor<'a>) -> Parsed<List<'a>> {
     } else {
         patterns.push(cursor.list_mailbox()?);
     }
-    let mut returns = ListReturn::default();
+    let (mut returns, mut metadata) = (ListReturn::default(), Vec::new());
     if cursor.eat(b' ') {
         extended = true;
         if !cursor.eat_word("RETURN") {
             return Err(Refusal::Expected("RETURN"));
         }
         cursor.space()?;
-        returns = return_options(cursor)?;
+        returns = return_options(cursor, &mut metadata)?;
     }
     // RFC 5258 §3.1: selecting SUBSCRIBED implies returning it; RFC 6154 §3: SPECIAL-USE likewise tells which.
     returns.subscribed |= select.subscribed;
     returns.special_use |= select.special_use;
-    Ok(List { reference, patterns, select, returns, extended, utf8: cursor.utf8() })
+    Ok(List { reference, patterns, select, returns, metadata, extended, utf8: cursor.utf8() })
 }
 
 fn select_options(cursor: &mut Cursor<'_>) -> Parsed<ListSelect> {
@@ -68,7 +69,7 @@ fn select_options(cursor: &mut Cursor<'_>) -> Parsed<ListSelect> {
     Ok(select)
 }
 
-fn return_options(cursor: &mut Cursor<'_>) -> Parsed<ListReturn> {
+fn return_options(cursor: &mut Cursor<'_>, metadata: &mut Vec<EntryName>) -> Parsed<ListReturn> {
     let mut returns = ListReturn::default();
     cursor.list(|cursor| {
         if cursor.eat_word("SUBSCRIBED") {
@@ -80,8 +81,11 @@ fn return_options(cursor: &mut Cursor<'_>) -> Parsed<ListReturn> {
         } else if cursor.eat_word("STATUS") {
             cursor.space()?;
             returns.status = Some(select::status_items(cursor)?);
+        } else if cursor.eat_word("METADATA") {
+            cursor.space()?;
+            *metadata = metadata::entries(cursor, false)?;
         } else {
-            return Err(Refusal::Expected("SUBSCRIBED, CHILDREN, SPECIAL-USE or STATUS"));
+            return Err(Refusal::Expected("SUBSCRIBED, CHILDREN, SPECIAL-USE, STATUS or METADATA"));
         }
         Ok(())
     })?;

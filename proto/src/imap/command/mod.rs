@@ -7,18 +7,21 @@ pub(super) mod append;
 mod fetch;
 mod filter;
 mod list;
+mod metadata;
 pub(super) mod notify;
 mod parse;
+mod quota;
 mod search;
 mod select;
 
 use std::borrow::Cow;
 use std::fmt;
 
+use culver_model::annotation::Depth;
 use culver_model::mime::Section;
 use culver_model::name::{ListPattern, NameError};
 use culver_model::search::{PartialRange, SearchKey, SortCriterion, ThreadAlgorithm};
-use culver_model::{FlagSet, InternalDate, MailboxName, ModSeq, SequenceSet, UidValidity};
+use culver_model::{EntryName, FlagSet, InternalDate, MailboxName, ModSeq, SequenceSet, UidValidity};
 
 use super::state::Stage;
 use crate::sasl::Secret;
@@ -45,6 +48,10 @@ pub const LANGUAGES_MAX: usize = 100;
 pub const TAGS_MAX: usize = 100;
 /// Most patterns of one LIST.
 pub const PATTERNS_MAX: usize = 64;
+/// Most resources of one SETQUOTA.
+pub const QUOTA_RESOURCES_MAX: usize = 16;
+/// Most entries named by one GETMETADATA, SETMETADATA or LIST.
+pub const METADATA_ENTRIES_MAX: usize = 1000;
 /// RFC 2971 §3.3: most pairs of an ID, and the longest field and value in octets.
 pub const ID_PAIRS_MAX: usize = 30;
 pub const ID_FIELD_OCTETS_MAX: usize = 30;
@@ -114,6 +121,16 @@ pub enum Command<'a> {
         mailbox: MailboxName,
         items: StatusItems,
     },
+    /// A quota root, as sent (RFC 9208 §4.1).
+    GetQuota(Cow<'a, [u8]>),
+    GetQuotaRoot(MailboxName),
+    /// Resources and their limits; each once.
+    SetQuota {
+        root: Cow<'a, [u8]>,
+        limits: Vec<(&'a str, u64)>,
+    },
+    GetMetadata(GetMetadata),
+    SetMetadata(SetMetadata<'a>),
     Idle,
     /// Language ranges, the first that is known counts; empty: which there are (RFC 5255 §3.2).
     Language(Vec<String>),
@@ -247,6 +264,11 @@ impl Command<'_> {
             Command::Lsub { .. } => "LSUB",
             Command::Namespace => "NAMESPACE",
             Command::Status { .. } => "STATUS",
+            Command::GetQuota(_) => "GETQUOTA",
+            Command::GetQuotaRoot(_) => "GETQUOTAROOT",
+            Command::SetQuota { .. } => "SETQUOTA",
+            Command::GetMetadata(_) => "GETMETADATA",
+            Command::SetMetadata(_) => "SETMETADATA",
             Command::Idle => "IDLE",
             Command::Language(_) => "LANGUAGE",
             Command::CancelUpdate(_) => "CANCELUPDATE",
@@ -291,6 +313,7 @@ pub enum MessageSet {
 pub struct Enable {
     pub condstore: bool,
     pub qresync: bool,
+    pub metadata: bool,
     pub rev2: bool,
     pub utf8_accept: bool,
     pub uid_only: bool,
@@ -316,7 +339,7 @@ pub struct Qresync {
     pub seq_match: Option<(SequenceSet, SequenceSet)>,
 }
 
-/// LIST with its extended forms (RFC 5258, 5819, 6154).
+/// LIST with its extended forms (RFC 5258, 5819, 6154, 9590).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List<'a> {
     pub reference: Cow<'a, [u8]>,
@@ -324,6 +347,8 @@ pub struct List<'a> {
     pub patterns: Vec<Cow<'a, [u8]>>,
     pub select: ListSelect,
     pub returns: ListReturn,
+    /// RETURN (METADATA …), RFC 9590: may be empty.
+    pub metadata: Vec<EntryName>,
     /// One of the extended forms was used: an empty pattern then has no special meaning (RFC 5258 §3).
     pub extended: bool,
     /// Reference and patterns are UTF-8, else modified UTF-7.
@@ -363,6 +388,25 @@ impl List<'_> {
     }
 }
 
+/// GETMETADATA (RFC 5464 §4.2). `mailbox`: `None` is the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GetMetadata {
+    pub mailbox: Option<MailboxName>,
+    /// Longer values are left out.
+    pub max_size: Option<u64>,
+    pub depth: Depth,
+    /// At least one.
+    pub entries: Vec<EntryName>,
+}
+
+/// SETMETADATA (RFC 5464 §4.3). `mailbox`: `None` is the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetMetadata<'a> {
+    pub mailbox: Option<MailboxName>,
+    /// At least one; each can have a value. `None`: NIL, it is removed.
+    pub entries: Vec<(EntryName, Option<Cow<'a, [u8]>>)>,
+}
+
 /// What STATUS asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StatusItems {
@@ -375,6 +419,9 @@ pub struct StatusItems {
     pub highest_modseq: bool,
     pub append_limit: bool,
     pub mailbox_id: bool,
+    /// RFC 9208 §4.1.4.
+    pub deleted: bool,
+    pub deleted_storage: bool,
 }
 
 /// SEARCH and UID SEARCH. Strings in the key are UTF-8.

@@ -56,6 +56,11 @@ pub(in super::super) enum Name {
     UidSort,
     Thread,
     UidThread,
+    GetMetadata,
+    SetMetadata,
+    GetQuota,
+    GetQuotaRoot,
+    SetQuota,
     Replace,
     UidReplace,
     Unauthenticate,
@@ -73,7 +78,7 @@ impl Name {
     }
 }
 
-const NAMES: [(&str, Name); 39] = [
+const NAMES: [(&str, Name); 44] = [
     ("FETCH", Name::Fetch),
     ("NOOP", Name::Noop),
     ("IDLE", Name::Idle),
@@ -106,6 +111,11 @@ const NAMES: [(&str, Name); 39] = [
     ("SUBSCRIBE", Name::Subscribe),
     ("UNSUBSCRIBE", Name::Unsubscribe),
     ("STARTTLS", Name::StartTls),
+    ("GETMETADATA", Name::GetMetadata),
+    ("SETMETADATA", Name::SetMetadata),
+    ("GETQUOTA", Name::GetQuota),
+    ("GETQUOTAROOT", Name::GetQuotaRoot),
+    ("SETQUOTA", Name::SetQuota),
     ("REPLACE", Name::Replace),
     ("UNAUTHENTICATE", Name::Unauthenticate),
     ("COMPRESS", Name::Compress),
@@ -229,6 +239,11 @@ fn arguments_of<'a>(name: Name, cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> 
             cursor.space()?;
             Command::Status { mailbox, items: select::status_items(cursor)? }
         }
+        Name::GetQuota => Command::GetQuota(cursor.astring("a quota root")?),
+        Name::GetQuotaRoot => Command::GetQuotaRoot(cursor.mailbox()?),
+        Name::SetQuota => quota::set_quota(cursor)?,
+        Name::GetMetadata => Command::GetMetadata(metadata::get_metadata(cursor)?),
+        Name::SetMetadata => Command::SetMetadata(metadata::set_metadata(cursor)?),
         Name::Compress => {
             let algorithm = cursor.atom("a compression algorithm")?;
             Command::Compress { deflate: algorithm.eq_ignore_ascii_case("DEFLATE") }
@@ -334,6 +349,8 @@ fn enable<'a>(cursor: &mut Cursor<'a>) -> Parsed<Command<'a>> {
             enable.condstore = true;
         } else if capability.eq_ignore_ascii_case("QRESYNC") {
             enable.qresync = true;
+        } else if capability.eq_ignore_ascii_case("METADATA") {
+            enable.metadata = true;
         } else if capability.eq_ignore_ascii_case("IMAP4rev2") {
             enable.rev2 = true;
         } else if capability.eq_ignore_ascii_case("UTF8=ACCEPT") {

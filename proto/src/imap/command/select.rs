@@ -62,6 +62,8 @@ pub(super) fn status_items(cursor: &mut Cursor<'_>) -> Parsed<StatusItems> {
             "HIGHESTMODSEQ" => &mut items.highest_modseq,
             "APPENDLIMIT" => &mut items.append_limit,
             "MAILBOXID" => &mut items.mailbox_id,
+            "DELETED" => &mut items.deleted,
+            "DELETED-STORAGE" => &mut items.deleted_storage,
             _ => return Err(Refusal::Expected("a STATUS item that exists")),
         };
         *asked = true;

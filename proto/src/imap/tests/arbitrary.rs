@@ -4,10 +4,13 @@ use quickcheck::{Arbitrary, Gen};
 
 use super::super::command::*;
 use crate::sasl::Secret;
+use culver_model::annotation::Depth;
 use culver_model::mime::{Section, SectionText};
 use culver_model::search::{PartialRange, SearchKey, SortCriterion, SortKey, ThreadAlgorithm};
 use culver_model::seq::Bound;
-use culver_model::{Date, FlagSet, Keyword, MailboxName, ModSeq, SequenceSet, SystemFlag, UidValidity};
+use culver_model::{
+    Date, EntryName, FlagSet, Keyword, MailboxName, ModSeq, SequenceSet, SystemFlag, UidValidity,
+};
 
 #[derive(Clone, Debug)]
 pub(super) struct AnyCommand(pub(super) Command<'static>);
@@ -142,6 +145,8 @@ fn status_items(g: &mut Gen) -> StatusItems {
         highest_modseq: flip(g),
         append_limit: flip(g),
         mailbox_id: flip(g),
+        deleted: flip(g),
+        deleted_storage: flip(g),
     }
 }
 
@@ -164,7 +169,27 @@ fn list(g: &mut Gen) -> List<'static> {
         returns.children = flip(g);
         returns.status = flip(g).then(|| status_items(g));
     }
-    List { reference: octets(g).into(), patterns, select, returns, extended, utf8: false }
+    let metadata = if extended { (0..up_to(g, 2)).map(|_| entry(g)).collect() } else { Vec::new() };
+    List { reference: octets(g).into(), patterns, select, returns, metadata, extended, utf8: false }
+}
+
+fn entry(g: &mut Gen) -> EntryName {
+    let name = pick(g, &["/private/comment", "/shared/comment", "/private/a b\"c", "/shared/vendor/x/y"]);
+    EntryName::parse(name.as_bytes()).expect("an entry")
+}
+
+fn get_metadata(g: &mut Gen) -> GetMetadata {
+    GetMetadata {
+        mailbox: flip(g).then(|| mailbox(g)),
+        max_size: flip(g).then(|| u64::arbitrary(g)),
+        depth: pick(g, &[Depth::Zero, Depth::One, Depth::Infinity]),
+        entries: (0..=up_to(g, 2)).map(|_| entry(g)).collect(),
+    }
+}
+
+fn set_metadata(g: &mut Gen) -> SetMetadata<'static> {
+    let entries = (0..=up_to(g, 2)).map(|_| (entry(g), flip(g).then(|| octets(g).into()))).collect();
+    SetMetadata { mailbox: flip(g).then(|| mailbox(g)), entries }
 }
 
 fn select(g: &mut Gen) -> Select {
@@ -338,6 +363,7 @@ impl Arbitrary for AnyCommand {
                 rev2: true,
                 utf8_accept: true,
                 uid_only: true,
+                metadata: true,
             }),
             Command::Unauthenticate,
             Command::Notify(None),
@@ -346,7 +372,7 @@ impl Arbitrary for AnyCommand {
             Command::Compress { deflate: true },
             Command::CancelUpdate(vec!["a1".to_owned(), "b\\\"".to_owned()]),
         ];
-        AnyCommand(match up_to(g, 18) {
+        AnyCommand(match up_to(g, 23) {
             0 => pick(g, &bare),
             1 => Command::Login { user: octets(g).into(), password: Secret::new(octets(g)) },
             2 => Command::Select(select(g)),
@@ -379,6 +405,14 @@ impl Arbitrary for AnyCommand {
             16 => Command::Esearch(esearch(g)),
             17 => Command::Notify(Some(notify(g))),
             15 => Command::Copy { uid: flip(g), set: messages(g), mailbox: mailbox(g) },
+            18 => Command::GetQuota(octets(g).into()),
+            19 => Command::GetQuotaRoot(mailbox(g)),
+            20 => {
+                let limits = ["STORAGE", "MESSAGE"].map(|resource| (resource, u64::arbitrary(g) >> 1));
+                Command::SetQuota { root: octets(g).into(), limits: limits[..up_to(g, 2)].to_vec() }
+            }
+            21 => Command::GetMetadata(get_metadata(g)),
+            22 => Command::SetMetadata(set_metadata(g)),
             _ => Command::Move { uid: flip(g), set: messages(g), mailbox: mailbox(g) },
         })
     }

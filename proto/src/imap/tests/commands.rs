@@ -5,9 +5,12 @@ use quickcheck::{TestResult, quickcheck};
 use super::super::command::*;
 use super::arbitrary::AnyCommand;
 use super::*;
+use culver_model::annotation::Depth;
 use culver_model::mime::{Section, SectionText};
 use culver_model::search::{PartialRange, SearchKey, SortCriterion, SortKey, ThreadAlgorithm};
-use culver_model::{Date, FlagSet, Keyword, MailboxName, ModSeq, SequenceSet, SystemFlag, UidValidity};
+use culver_model::{
+    Date, EntryName, FlagSet, Keyword, MailboxName, ModSeq, SequenceSet, SystemFlag, UidValidity,
+};
 
 /// The command on the line `a <text>`.
 fn parse(text: &str) -> Result<Command<'static>, Refusal> {
@@ -65,6 +68,7 @@ fn bare_commands() {
         ("UID EXPUNGE $", Command::UidExpunge(MessageSet::Saved)),
         ("ENABLE X-GOOD-IDEA CONDSTORE", Command::Enable(Enable { condstore: true, ..Enable::default() })),
         ("ENABLE qresync", Command::Enable(Enable { qresync: true, ..Enable::default() })),
+        ("ENABLE Metadata", Command::Enable(Enable { metadata: true, ..Enable::default() })),
         ("ID NIL", Command::Id(None)),
         ("ID ()", Command::Id(Some(vec![]))),
         ("CREATE owatagusiam/", Command::Create { mailbox: name("owatagusiam"), special_use: Vec::new() }),
@@ -149,6 +153,7 @@ fn list_and_its_extensions() {
         patterns: patterns.iter().map(|pattern| pattern.as_bytes().into()).collect(),
         select: ListSelect::default(),
         returns: ListReturn::default(),
+        metadata: Vec::new(),
         extended: false,
     };
     let subscribed = ListSelect { subscribed: true, ..ListSelect::default() };
@@ -507,6 +512,149 @@ fn sort_and_thread() {
     }
     let many = format!("SORT ({}) UTF-8 ALL", ["DATE"; 17].join(" "));
     assert_eq!(parse(&many), Err(Refusal::TooMany("sort criteria")));
+}
+
+fn entry(text: &str) -> EntryName {
+    EntryName::parse(text.as_bytes()).unwrap()
+}
+
+#[test]
+fn getmetadata_takes_its_options_before_and_behind_the_mailbox() {
+    let inbox = GetMetadata {
+        mailbox: Some(name("INBOX")),
+        max_size: None,
+        depth: Depth::Zero,
+        entries: vec![entry("/shared/comment"), entry("/private/comment")],
+    };
+    let one = |text| GetMetadata { entries: vec![entry(text)], ..inbox.clone() };
+    let filters = GetMetadata { depth: Depth::One, ..one("/private/filters/values") };
+    let small = GetMetadata { max_size: Some(1024), ..inbox.clone() };
+    for (text, get) in [
+        ("GETMETADATA \"\" /shared/comment", GetMetadata { mailbox: None, ..one("/shared/comment") }),
+        ("GETMETADATA \"INBOX\" /private/comment", one("/private/comment")),
+        ("GETMETADATA INBOX (/shared/comment /private/comment)", inbox.clone()),
+        ("getmetadata INBOX /SHARED/Comment /Private/comment", inbox.clone()),
+        ("GETMETADATA INBOX (\"/shared/comment\" {16+}\r\n/private/comment)", inbox.clone()),
+        ("GETMETADATA \"INBOX\" (MAXSIZE 1024) (/shared/comment /private/comment)", small.clone()),
+        ("GETMETADATA (MAXSIZE 1024) \"INBOX\" (/shared/comment /private/comment)", small.clone()),
+        ("GETMETADATA \"INBOX\" (DEPTH 1) (/private/filters/values)", filters.clone()),
+        ("GETMETADATA (DEPTH 1) INBOX /private/filters/values", filters.clone()),
+        (
+            "GETMETADATA (DEPTH infinity MAXSIZE 0) {0+}\r\n (/private)",
+            GetMetadata { mailbox: None, depth: Depth::Infinity, max_size: Some(0), ..one("/private") },
+        ),
+    ] {
+        assert_eq!(parse(text), Ok(Command::GetMetadata(get)), "{text}");
+    }
+    const NAME: Refusal = Refusal::Expected("the name of an entry under /private or /shared");
+    const OPTION: Refusal = Refusal::Expected("MAXSIZE or DEPTH, once");
+    for (text, refusal) in [
+        ("GETMETADATA INBOX", Refusal::Expected("a space")),
+        ("GETMETADATA INBOX /comment", NAME),
+        ("GETMETADATA INBOX /private//x", NAME),
+        ("GETMETADATA INBOX \"/private/*\"", NAME),
+        ("GETMETADATA INBOX ()", OPTION),
+        ("GETMETADATA (DEPTH 2) INBOX /private/x", Refusal::Expected("0, 1 or infinity")),
+        ("GETMETADATA (DEPTH 1 DEPTH 1) INBOX /private/x", OPTION),
+        ("GETMETADATA () INBOX /private/x", OPTION),
+        ("GETMETADATA (X 1) INBOX /private/x", OPTION),
+        ("GETMETADATA a//b /private/x", Refusal::Name(culver_model::name::NameError::Empty)),
+    ] {
+        assert_eq!(parse(text), Err(refusal), "{text}");
+    }
+    let long = format!("GETMETADATA INBOX /private/{}", "x".repeat(300));
+    assert_eq!(parse(&long), Err(Refusal::TooMany("octets in the name of an entry")));
+}
+
+#[test]
+fn setmetadata_sets_strings_and_removes_with_nil() {
+    let set = |mailbox: Option<&str>, entries: &[(&str, Option<&'static str>)]| {
+        let entries =
+            entries.iter().map(|(name, value)| (entry(name), value.map(|value| value.as_bytes().into())));
+        Command::SetMetadata(SetMetadata { mailbox: mailbox.map(name), entries: entries.collect() })
+    };
+    for (text, command) in [
+        (
+            "SETMETADATA INBOX (/private/comment {33}\r\nMy new comment across\r\ntwo lines.)",
+            set(Some("INBOX"), &[("/private/comment", Some("My new comment across\r\ntwo lines."))]),
+        ),
+        ("SETMETADATA INBOX (/private/comment NIL)", set(Some("INBOX"), &[("/private/comment", None)])),
+        (
+            "SETMETADATA \"\" (/Private/Vendor/x/Y \"\" \"/shared/comment\" \"This one is for you!\")",
+            set(
+                None,
+                &[("/private/vendor/x/y", Some("")), ("/shared/comment", Some("This one is for you!"))],
+            ),
+        ),
+        ("SETMETADATA x (/private/a \"NIL\")", set(Some("x"), &[("/private/a", Some("NIL"))])),
+    ] {
+        assert_eq!(parse(text), Ok(command), "{text}");
+    }
+    const VALUES: Refusal = Refusal::Expected("the name of an entry that can have a value");
+    for (text, refusal) in [
+        ("SETMETADATA INBOX /private/comment \"x\"", Refusal::Expected("an opening parenthesis")),
+        ("SETMETADATA INBOX ()", Refusal::Expected("an entry")),
+        ("SETMETADATA INBOX (/private/comment)", Refusal::Expected("a space")),
+        ("SETMETADATA INBOX (/private/comment x)", Refusal::Expected("a value, or NIL")),
+        ("SETMETADATA INBOX (/private \"x\")", VALUES),
+        ("SETMETADATA INBOX (/private/vendor/x \"x\")", VALUES),
+    ] {
+        assert_eq!(parse(text), Err(refusal), "{text}");
+    }
+    let many = format!("SETMETADATA x ({})", ["/private/a NIL"; METADATA_ENTRIES_MAX + 1].join(" "));
+    assert_eq!(parse(&many), Err(Refusal::TooMany("entries of metadata")));
+}
+
+#[test]
+fn quota_commands() {
+    let root = |text: &'static str| std::borrow::Cow::Borrowed(text.as_bytes());
+    for (text, command) in [
+        ("GETQUOTA \"!partition/sda4\"", Command::GetQuota(root("!partition/sda4"))),
+        ("getquota \"\"", Command::GetQuota(root(""))),
+        ("GETQUOTA {10+}\r\nUser quota", Command::GetQuota(root("User quota"))),
+        ("GETQUOTAROOT INBOX", Command::GetQuotaRoot(name("INBOX"))),
+        (
+            "SETQUOTA \"#user/alice\" (STORAGE 510)",
+            Command::SetQuota { root: root("#user/alice"), limits: vec![("STORAGE", 510)] },
+        ),
+        (
+            "SETQUOTA #user/alice (storage 0 MESSAGE 9223372036854775807)",
+            Command::SetQuota {
+                root: root("#user/alice"),
+                limits: vec![("storage", 0), ("MESSAGE", 9223372036854775807)],
+            },
+        ),
+        ("SETQUOTA x ()", Command::SetQuota { root: root("x"), limits: vec![] }),
+    ] {
+        assert_eq!(parse(text), Ok(command), "{text}");
+    }
+    for (text, refusal) in [
+        ("GETQUOTA", Refusal::Expected("a space")),
+        ("GETQUOTAROOT", Refusal::Expected("a space")),
+        ("SETQUOTA x STORAGE 5", Refusal::Expected("an opening parenthesis")),
+        ("SETQUOTA x (STORAGE)", Refusal::Expected("a space")),
+        ("SETQUOTA x (STORAGE 9223372036854775808)", Refusal::Expected("a limit of 63 bits")),
+        ("SETQUOTA x (STORAGE 1 storage 2)", Refusal::Expected("each resource once")),
+    ] {
+        assert_eq!(parse(text), Err(refusal), "{text}");
+    }
+    let Ok(Command::Status { items, .. }) = parse("STATUS INBOX (MESSAGES DELETED DELETED-STORAGE)") else {
+        panic!()
+    };
+    assert!(items.messages && items.deleted && items.deleted_storage && !items.size);
+}
+
+#[test]
+fn list_returns_metadata() {
+    for (text, entries) in [
+        ("LIST \"\" % RETURN (METADATA (\"/shared/vendor/cmu/cyrus-imapd/color\"))", 1),
+        ("LIST \"\" % RETURN (METADATA /private/comment SUBSCRIBED)", 1),
+        ("LIST \"\" % RETURN (CHILDREN METADATA (/private/a /shared/b))", 2),
+    ] {
+        let Ok(Command::List(list)) = parse(text) else { panic!("{text}") };
+        assert_eq!((list.metadata.len(), list.extended), (entries, true), "{text}");
+    }
+    assert_eq!(parse("LIST \"\" % RETURN (METADATA ())"), Err(Refusal::Expected("an entry")));
 }
 
 #[test]

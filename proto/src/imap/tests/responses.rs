@@ -7,7 +7,7 @@ use super::super::encode::{Attribute, BodyName, Esearch, FetchWriter, StatusValu
 use super::*;
 use culver_model::mime::{Section, SectionText};
 use culver_model::search::PartialRange;
-use culver_model::{InternalDate, MailboxName, ModSeq, SequenceSet, Uid, UidSet, UidValidity};
+use culver_model::{EntryName, InternalDate, MailboxName, ModSeq, SequenceSet, Uid, UidSet, UidValidity};
 
 fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
     let mut out = Vec::new();
@@ -51,6 +51,10 @@ fn status_responses_and_codes() {
         (Code::HighestModSeq(ModSeq(715194045007)), "HIGHESTMODSEQ 715194045007"),
         (Code::Modified(&many), "MODIFIED 304,319:320"),
         (Code::UnknownCte, "UNKNOWN-CTE"),
+        (Code::MetadataLongEntries(2199), "METADATA LONGENTRIES 2199"),
+        (Code::MetadataMaxSize(1024), "METADATA MAXSIZE 1024"),
+        (Code::MetadataTooMany, "METADATA TOOMANY"),
+        (Code::MetadataNoPrivate, "METADATA NOPRIVATE"),
         (Code::UidNotSticky, "UIDNOTSTICKY"),
     ] {
         let line = written(|out| response::tagged(out, "A003", Status::Ok, Some(&code), "done"));
@@ -81,6 +85,9 @@ fn every_reason_has_its_code() {
         (Reason::AuthenticationFailed, "a NO [AUTHENTICATIONFAILED] Authentication failed\r\n"),
         (Reason::TryCreate, "a NO [TRYCREATE] No such mailbox\r\n"),
         (Reason::OverQuota, "a NO [OVERQUOTA] Quota exceeded\r\n"),
+        (Reason::TooManyAnnotations, "a NO [METADATA TOOMANY] Too many annotations\r\n"),
+        (Reason::AnnotationTooBig(1024), "a NO [METADATA MAXSIZE 1024] Value too large\r\n"),
+        (Reason::AnnotationReadOnly, "a NO [NOPERM] Entry cannot be changed\r\n"),
         (Reason::NoSpace, "a NO [UNAVAILABLE] No space left for mail, try again later\r\n"),
         (Reason::NotSelected, "a BAD [CLIENTBUG] No mailbox selected\r\n"),
         (Reason::ShuttingDown, "* BYE [UNAVAILABLE] Server is shutting down\r\n"),
@@ -265,7 +272,53 @@ fn mailbox_data() {
         read(b"* CAPABILITY IMAP4rev1 AUTH=PLAIN\r\n"),
         Response::Capability(vec!["IMAP4rev1", "AUTH=PLAIN"])
     );
-    assert_eq!(read(b"* QUOTA \"\" (STORAGE 10 512)\r\n"), Response::Other(b"QUOTA \"\" (STORAGE 10 512)"));
+    assert_eq!(read(b"* XYZZY 1 {\r\n"), Response::Other(b"XYZZY 1 {"));
+}
+
+#[test]
+fn quota_roots_and_what_they_hold() {
+    let resources = [("STORAGE", 104, 10923847), ("MESSAGE", 42, 1000)];
+    let line = written(|out| encode::quota(out, "#user/alice", &resources));
+    assert_eq!(line, "* QUOTA \"#user/alice\" (STORAGE 104 10923847 MESSAGE 42 1000)\r\n");
+    assert_eq!(
+        read(line.as_bytes()),
+        Response::Quota { root: b"#user/alice"[..].into(), resources: resources.to_vec() }
+    );
+    assert_eq!(written(|out| encode::quota(out, "", &[])), "* QUOTA \"\" ()\r\n");
+    let inbox = MailboxName::inbox();
+    let line = written(|out| encode::quota_root(out, &inbox, &["User quota", ""], false));
+    assert_eq!(line, "* QUOTAROOT INBOX \"User quota\" \"\"\r\n");
+    let Response::QuotaRoot { mailbox, roots } = read(line.as_bytes()) else { panic!() };
+    assert_eq!((&*mailbox, roots.len()), (&b"INBOX"[..], 2));
+    assert_eq!(written(|out| encode::quota_root(out, &inbox, &[], false)), "* QUOTAROOT INBOX\r\n");
+    let values = StatusValues { deleted: Some(4), deleted_storage: Some(8), ..StatusValues::default() };
+    let line = written(|out| encode::status(out, &inbox, &values, false));
+    assert_eq!(line, "* STATUS INBOX (DELETED 4 DELETED-STORAGE 8)\r\n");
+    assert_eq!(read(line.as_bytes()), Response::MailboxStatus { mailbox: b"INBOX"[..].into(), values });
+}
+
+#[test]
+fn metadata_has_values_or_names() {
+    let entry = |text: &str| EntryName::parse(text.as_bytes()).unwrap();
+    let (shared, own, odd) = (entry("/shared/comment"), entry("/private/comment"), entry("/private/a b"));
+    let inbox = MailboxName::inbox();
+    let values: [(&EntryName, Option<&[u8]>); 3] =
+        [(&shared, Some(b"Its sunny outside!")), (&own, None), (&odd, Some(b"\"\r\n\xff"))];
+    let mut line = Vec::new();
+    encode::metadata(&mut line, Some(&inbox), values, false);
+    let expect = b"* METADATA INBOX (/shared/comment \"Its sunny outside!\" /private/comment NIL \"/private/a b\" {4}\r\n\"\r\n\xff)\r\n";
+    assert_eq!(line, expect);
+    let Response::Metadata { mailbox, values: read_values } = read(&line) else { panic!() };
+    assert_eq!(&*mailbox, b"INBOX");
+    for ((name, value), (read_name, read_value)) in values.iter().zip(&read_values) {
+        assert_eq!((name.as_str().as_bytes(), *value), (&**read_name, read_value.as_deref()));
+    }
+    let line = written(|out| encode::metadata_changed(out, None, [&shared, &odd], false));
+    assert_eq!(line, "* METADATA \"\" /shared/comment \"/private/a b\"\r\n");
+    let Response::MetadataChanged { mailbox, names } = read(line.as_bytes()) else { panic!() };
+    assert_eq!((mailbox.len(), names.len()), (0, 2));
+    assert_eq!(written(|out| encode::metadata(out, None, [], false)), "");
+    assert_eq!(written(|out| encode::metadata_changed(out, None, [], false)), "");
 }
 
 #[test]
