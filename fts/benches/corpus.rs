@@ -35,6 +35,7 @@ fn index(name: &str, mail: &[Mail], first: u32) -> Vec<u8> {
     let (mut segments, mut builder) = (Vec::new(), Builder::new(Limits::default(), 1));
     let (mut slowest, mut longest_step, mut builder_max) = (Duration::ZERO, Duration::ZERO, 0);
     let begin = Instant::now();
+    let mut more_max = 0;
     let (mut adding, mut finishing) = (Duration::ZERO, Duration::ZERO);
     for (n, Mail { table, octets }) in mail.iter().enumerate() {
         let start = Instant::now();
@@ -44,6 +45,7 @@ fn index(name: &str, mail: &[Mail], first: u32) -> Vec<u8> {
         slowest = slowest.max(took);
         if builder.is_full() || n + 1 == mail.len() {
             builder_max = builder_max.max(builder.octets());
+            let before = memory(true);
             let full = std::mem::replace(&mut builder, Builder::new(Limits::default(), 1));
             let start = Instant::now();
             let mut finish = full.finish().expect("there are messages");
@@ -56,6 +58,7 @@ fn index(name: &str, mail: &[Mail], first: u32) -> Vec<u8> {
                 }
             }
             segments.push(finish.into_bytes());
+            more_max = more_max.max(memory(false).saturating_sub(before));
             finishing += start.elapsed();
         }
     }
@@ -94,7 +97,7 @@ fn index(name: &str, mail: &[Mail], first: u32) -> Vec<u8> {
         finishing.as_secs_f64() * 100.0 / built.as_secs_f64(),
     );
     println!(
-        "  {} segments, builder {builder_max} octets at most, merged in {merging:.1?}; longest step {longest_step:.1?}, of a \
+        "  {} segments, builder {builder_max} octets at most and {more_max} more while it finished, merged in {merging:.1?}; longest step {longest_step:.1?}, of a \
          merge {merge_step:.1?}",
         segments.len()
     );
@@ -118,6 +121,17 @@ fn index(name: &str, mail: &[Mail], first: u32) -> Vec<u8> {
         );
     }
     merged
+}
+
+/// The most memory of this process so far, in octets; `anew`: from now on.
+fn memory(anew: bool) -> usize {
+    if anew {
+        // Best effort: without it the figure is that of the whole run.
+        let _ = std::fs::write("/proc/self/clear_refs", "5");
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap_or(0) * 1024
 }
 
 struct Random(u64);

@@ -158,13 +158,13 @@ impl Builder {
     pub fn header_name(&mut self, name: &str) {
         let mut term = [0; TERM_OCTETS_MAX];
         match term.get_mut(1..=name.len()) {
-            Some(space) => {
+            Some(space) if self.words_left() > 0 => {
                 space.copy_from_slice(name.as_bytes());
                 space.make_ascii_lowercase();
                 term[0] = mark::HEADER;
                 self.add(&term[..=name.len()], Field::Other);
             }
-            None => self.open.incomplete = true,
+            _ => self.open.incomplete = true,
         }
     }
 
@@ -436,7 +436,8 @@ enum State {
     Turn {
         run: usize,
         next: Vec<u32>,
-        turned: Vec<(u32, u8)>,
+        docs: Vec<u32>,
+        fields: Vec<u8>,
     },
     /// Words are sorted: by their first two octets, then each of these groups.
     Sort {
@@ -457,7 +458,8 @@ enum State {
 /// For each word its documents, as numbers of runs, and the fields there.
 struct Turned {
     ends: Vec<u32>,
-    docs: Vec<(u32, u8)>,
+    docs: Vec<u32>,
+    fields: Vec<u8>,
 }
 
 impl Finish {
@@ -466,7 +468,7 @@ impl Finish {
         let state = std::mem::replace(&mut self.state, State::Rest);
         self.state = match state {
             State::Count { at, ends } => self.count(at, ends, budget),
-            State::Turn { run, next, turned } => self.turn(run, next, turned, budget),
+            State::Turn { run, next, docs, fields } => self.turn(run, next, docs, fields, budget),
             State::Sort { turned, order, groups, group } => self.sort(turned, order, groups, group, budget),
             State::Write { turned, order, at, lists } => self.write(turned, order, at, lists, budget),
             State::Rest => return self.writer.step(budget),
@@ -500,26 +502,33 @@ impl Finish {
         for end in &mut ends {
             begin += std::mem::replace(end, begin);
         }
-        State::Turn { run: 0, next: ends, turned: vec![(0, 0); numbers.len()] }
+        State::Turn { run: 0, next: ends, docs: vec![0; numbers.len()], fields: vec![0; numbers.len()] }
     }
 
-    fn turn(&self, mut run: usize, mut next: Vec<u32>, mut turned: Vec<(u32, u8)>, budget: usize) -> State {
+    fn turn(
+        &self,
+        mut run: usize,
+        mut next: Vec<u32>,
+        mut docs: Vec<u32>,
+        mut fields: Vec<u8>,
+        budget: usize,
+    ) -> State {
         let builder = &self.builder;
         let first = self.writer.first();
         let mut left = budget;
         while run < builder.runs.len() && left > 0 {
             let begin = if run == 0 { 0 } else { builder.runs[run - 1].end as usize };
             let (end, doc) = (builder.runs[run].end as usize, builder.runs[run].doc - first);
-            for (number, fields) in builder.numbers[begin..end].iter().zip(&builder.fields[begin..end]) {
+            for (number, here) in builder.numbers[begin..end].iter().zip(&builder.fields[begin..end]) {
                 let next = &mut next[*number as usize];
-                turned[*next as usize] = (doc, *fields);
+                (docs[*next as usize], fields[*next as usize]) = (doc, *here);
                 *next += 1;
             }
             left = left.saturating_sub(end - begin + 1);
             run += 1;
         }
         if run < builder.runs.len() {
-            return State::Turn { run, next, turned };
+            return State::Turn { run, next, docs, fields };
         }
         let words = &builder.words;
         let group = |number: u32| {
@@ -543,7 +552,7 @@ impl Finish {
             order[*place as usize] = number;
             *place += 1;
         }
-        State::Sort { turned: Turned { ends: next, docs: turned }, order, groups, group: 0 }
+        State::Sort { turned: Turned { ends: next, docs, fields }, order, groups, group: 0 }
     }
 
     fn sort(
@@ -581,9 +590,10 @@ impl Finish {
         while at < order.len() && left > 0 {
             let number = order[at];
             let begin = if number == 0 { 0 } else { turned.ends[number as usize - 1] };
-            let docs = &turned.docs[begin as usize..turned.ends[number as usize] as usize];
+            let range = begin as usize..turned.ends[number as usize] as usize;
+            let (docs, fields) = (&turned.docs[range.clone()], &turned.fields[range]);
             lists.clear();
-            for (doc, fields) in docs {
+            for (doc, fields) in docs.iter().zip(fields) {
                 let mut fields = *fields;
                 while fields != 0 {
                     lists.of(Field::ALL[fields.trailing_zeros() as usize]).push(*doc);

@@ -4,7 +4,7 @@
 //! among the terms that begin as the word does. So another choice of languages changes no stored octet.
 //!
 //! # Limits
-//! A form begins with the same letter as the word, at most `forms_max` of them are taken. Words of five letters and more may have one letter too many, too
+//! A form begins with the same letter as the word, at most [`FORMS_MAX`] of them are taken. Words of five letters and more may have one letter too many, too
 //! few, or another one, or two changed round.
 
 use crate::FormatError;
@@ -45,15 +45,16 @@ pub struct Forms {
     /// Terms of the same stem begin like this.
     stem_prefix: String,
     spelling: bool,
-    forms_max: usize,
 }
 
+/// Other forms of a word that are looked for in a segment.
+pub const FORMS_MAX: usize = 200;
 /// Shortest word, in characters, in which a letter may be wrong.
 const SPELLING_CHARS_MIN: usize = 5;
 
 impl Forms {
     /// `word` is one folded token.
-    pub fn of(word: &str, languages: Languages, spelling: bool, forms_max: usize) -> Forms {
+    pub fn of(word: &str, languages: Languages, spelling: bool) -> Forms {
         let plain = plain(word);
         let stems: Vec<(Language, String)> =
             languages.iter().map(|language| (language, language.stem(word))).collect();
@@ -63,13 +64,13 @@ impl Forms {
         let kept = if shared > 3 { shared - 1 } else { shared };
         let stem_prefix = plain.chars().take(kept.max(1)).collect();
         let spelling = spelling && plain.chars().count() >= SPELLING_CHARS_MIN;
-        Forms { word: word.to_owned(), plain, stems, stem_prefix, spelling, forms_max }
+        Forms { word: word.to_owned(), plain, stems, stem_prefix, spelling }
     }
 
-    /// How `term` stands for the word, if it does.
-    fn kind(&self, term: &str) -> Option<Kind> {
+    /// How `term` stands for the word, if it does; a stem, in which languages.
+    fn kind(&self, term: &str) -> Option<(Kind, Languages)> {
         if term == self.word {
-            return Some(Kind::Same);
+            return Some((Kind::Same, Languages::ALL));
         }
         // Compounds and pairs are no forms of a word.
         if !term.chars().all(|c| class(c) == Class::Word) {
@@ -77,29 +78,33 @@ impl Forms {
         }
         let plain = plain(term);
         if plain == self.plain {
-            return Some(Kind::Plain);
+            return Some((Kind::Plain, Languages::ALL));
         }
-        if plain.starts_with(&self.stem_prefix)
-            && self.stems.iter().any(|(language, stem)| language.stem(term) == *stem)
-        {
-            return Some(Kind::Stem);
+        if plain.starts_with(&self.stem_prefix) {
+            let same = self.stems.iter().filter(|(language, stem)| language.stem(term) == *stem);
+            let languages = same.fold(Languages::NONE, |all, (language, _)| all.with(*language));
+            if languages != Languages::NONE {
+                return Some((Kind::Stem, languages));
+            }
         }
-        (self.spelling && one_letter_apart(&plain, &self.plain)).then_some(Kind::Spelling)
+        let misspelt = self.spelling && one_letter_apart(&plain, &self.plain);
+        misspelt.then_some((Kind::Spelling, Languages::ALL))
     }
 
-    /// The terms of a segment that stand for the word; of other forms than the word itself at most `forms_max`.
+    /// The terms of a segment that stand for the word; of other forms than the word itself at most
+    /// [`FORMS_MAX`].
     pub fn find<'s>(
         &self,
         segment: &Segment<'s>,
-        mut take: impl FnMut(&Entry<'s>, Kind) -> Result<(), FormatError>,
+        mut take: impl FnMut(&Entry<'s>, Kind, Languages) -> Result<(), FormatError>,
     ) -> Result<(), FormatError> {
         if let Some(entry) = segment.lookup(self.word.as_bytes())? {
-            take(&entry, Kind::Same)?;
+            take(&entry, Kind::Same, Languages::ALL)?;
         }
         let Some(first) = self.plain.chars().next() else { return Ok(()) };
         let prefix = first.encode_utf8(&mut [0; 4]).as_bytes().to_vec();
         let kinds = std::cell::RefCell::new(std::collections::VecDeque::new());
-        let mut left = self.forms_max;
+        let mut left = FORMS_MAX;
         segment.scan(
             segment.blocks_of_prefix(&prefix),
             |term| {
@@ -109,7 +114,7 @@ impl Forms {
                 }
                 let Ok(term) = std::str::from_utf8(term) else { return false };
                 match self.kind(term) {
-                    Some(kind) if kind != Kind::Same && left > 0 => {
+                    Some(kind) if kind.0 != Kind::Same && left > 0 => {
                         left -= 1;
                         kinds.borrow_mut().push_back(kind);
                         true
@@ -118,8 +123,9 @@ impl Forms {
                 }
             },
             |entry| {
-                let kind = kinds.borrow_mut().pop_front().unwrap_or(Kind::Spelling);
-                take(entry, kind)
+                let found = kinds.borrow_mut().pop_front();
+                let (kind, languages) = found.unwrap_or((Kind::Spelling, Languages::ALL));
+                take(entry, kind, languages)
             },
         )
     }
@@ -188,7 +194,8 @@ mod tests {
             ("house", "mouse", Some(Kind::Spelling)),
             ("house", "hours", None),
         ] {
-            assert_eq!(Forms::of(word, languages, true, 10).kind(term), expect, "{word} {term}");
+            let found = Forms::of(word, languages, true).kind(term);
+            assert_eq!(found.map(|(kind, _)| kind), expect, "{word} {term}");
         }
     }
 }

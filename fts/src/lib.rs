@@ -13,6 +13,8 @@
 //!   steps; or it sends builder and messages to the annex, for a whole import. When the builder is full, or the account
 //!   is flushed, [`Builder::finish`] and [`Finish::step`] (budget 64 KiB) give a segment's bytes. One builder an
 //!   account; its seed is the shard's randomness.
+//!   Text that a converter makes of an attachment may be given as [`Field::Attachment`]: it is found there and
+//!   nowhere else, for by `culver_model::text` a document has no text.
 //! - **Storing.** A segment is immutable and goes into the account's index block: section 33 is set aside for it. With it
 //!   stand its range of documents and whether its checksums were proven. What is in no segment yet is a candidate of
 //!   every query.
@@ -20,8 +22,8 @@
 //!   out documents that no row has any more.
 //! - **Searching.** [`search`] gives two sets: documents that match for certain, and others that may. The caller
 //!   intersects both with the messages of the mailbox and with what other keys left, and verifies the second with
-//!   `culver_model::text`. A query takes microseconds to some milliseconds and runs on the shard in one go;
-//!   [`rank()`] orders what was found.
+//!   `culver_model::text`. A query takes microseconds to a few milliseconds and runs on the shard in one go; a key below three octets
+//!   walks all terms (10 ms of 365,000), and belongs on the annex. [`rank()`] orders what was found.
 //! - **Damage.** A segment that [`Segment::open`] or a query refuses is replaced by [`unknown`] of its documents, which
 //!   makes them candidates, until they are indexed anew. The other segments stand.
 //!

@@ -13,8 +13,6 @@ pub struct Limits {
     pub builder_octets_max: usize,
     /// Octets of a segment above which it is merged no further.
     pub segment_octets_max: usize,
-    /// Other forms of a word, of whatever kind, that a query looks for.
-    pub forms_max: usize,
 }
 
 impl Default for Limits {
@@ -25,7 +23,6 @@ impl Default for Limits {
             words_max: 100_000,
             builder_octets_max: 32 << 20,
             segment_octets_max: 256 << 20,
-            forms_max: 200,
         }
     }
 }

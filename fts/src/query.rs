@@ -26,7 +26,7 @@ use crate::field::{Field, Fields};
 use crate::format::mark;
 use crate::forms::{Forms, Kind};
 use crate::grams::{self, GRAM_OCTETS};
-use crate::language::Languages;
+use crate::language::{Language, Languages};
 use crate::postings::Bits;
 use crate::segment::Segment;
 use crate::token::{BASE64_OCTETS_MIN, Class, Piece, is_compound, is_machine, pieces};
@@ -42,8 +42,8 @@ pub enum Mode {
     Words,
     /// As `Words`, and the last one may go on.
     Prefix,
-    /// As `Words`, or another form of each: without its diacritics, of the same stem in one of these languages, or with
-    /// one letter wrong.
+    /// As `Words`, or another form of each: without its diacritics, of the same stem in one of these languages where the
+    /// message has a text in it (or in none that was told), or with one letter wrong.
     Forms(Languages),
 }
 
@@ -101,7 +101,7 @@ pub struct Found {
 pub fn search(segments: &[Segment<'_>], query: &Query) -> Found {
     let mut found = Found::default();
     for (at, segment) in segments.iter().enumerate() {
-        let asked = Asked { segment, forms_max: crate::Limits::default().forms_max };
+        let asked = Asked { segment };
         match asked.eval(query) {
             Ok(Answer { certain, mut possible }) => {
                 possible.less(&certain);
@@ -125,7 +125,6 @@ struct Answer {
 
 struct Asked<'q, 's> {
     segment: &'q Segment<'s>,
-    forms_max: usize,
 }
 
 impl Asked<'_, '_> {
@@ -361,6 +360,22 @@ impl Asked<'_, '_> {
         Ok(found)
     }
 
+    /// Documents with a text in one of these languages, or in none that was told.
+    fn written_in(&self, languages: Languages) -> Result<Bits, FormatError> {
+        let (mut here, mut known) = (self.none(), self.none());
+        for language in Language::ALL {
+            let term = [mark::LANGUAGE, language as u8];
+            match languages.has(language) {
+                true => self.add_term(&term, &mut [(Fields::ALL, &mut here), (Fields::ALL, &mut known)])?,
+                false => self.add_term(&term, &mut [(Fields::ALL, &mut known)])?,
+            }
+        }
+        let mut found = self.all();
+        found.less(&known);
+        found.or(&here);
+        Ok(found)
+    }
+
     fn words(&self, fields: Fields, pieces: &[Piece<'_>], mode: Mode) -> Result<Answer, FormatError> {
         let mut all = self.all();
         if pieces.is_empty() {
@@ -375,8 +390,18 @@ impl Asked<'_, '_> {
                     self.segment.prefix(token, |entry| entry.add_to(fields, &mut found))?;
                 }
                 (Class::Word, Mode::Forms(languages)) => {
-                    let forms = Forms::of(piece.token, languages, true, self.forms_max);
-                    forms.find(self.segment, |entry, _: Kind| entry.add_to(fields, &mut found))?;
+                    let forms = Forms::of(piece.token, languages, true);
+                    forms.find(self.segment, |entry, kind, languages| {
+                        if kind != Kind::Stem {
+                            return entry.add_to(fields, &mut found);
+                        }
+                        // A stem means something in texts of its language.
+                        let mut in_language = self.none();
+                        entry.add_to(fields, &mut in_language)?;
+                        in_language.and(&self.written_in(languages)?);
+                        found.or(&in_language);
+                        Ok(())
+                    })?;
                 }
                 (Class::Word, _) if is_machine(token) => found = self.machine(fields, piece.token)?,
                 (Class::Word, _) => self.add_term(token, &mut [(fields, &mut found)])?,

@@ -30,7 +30,6 @@ pub fn rank(
     languages: Languages,
     docs: &RoaringBitmap,
 ) -> Result<Vec<Ranked>, FormatError> {
-    let forms_max = crate::Limits::default().forms_max;
     let mut words: Vec<(Fields, String)> = Vec::new();
     for (fields, key) in keys {
         let folded = fold(key);
@@ -51,12 +50,12 @@ pub fn rank(
     let mean = tokens as f32 / documents.max(1) as f32;
     let mut scores: Vec<(u32, f32)> = docs.iter().map(|doc| (doc, 0.0)).collect();
     for (fields, word) in &words {
-        let forms = Forms::of(word, languages, true, forms_max);
+        let forms = Forms::of(word, languages, true);
         let mut found: Vec<(usize, Entry<'_>, Kind)> = Vec::new();
         // Messages that have a form as near as this one, or nearer.
         let mut having = [0u64; 4];
         for (at, segment) in segments.iter().enumerate() {
-            forms.find(segment, |entry, kind| {
+            forms.find(segment, |entry, kind, _| {
                 let counts = entry.lists(*fields).map(|(_, list)| list.count());
                 let most = counts.collect::<Result<Vec<u32>, _>>()?.into_iter().max().unwrap_or(0);
                 having[kind as usize..].iter_mut().for_each(|having| *having += u64::from(most));

@@ -1,6 +1,5 @@
 //! Snippets: the piece of a message in which the words of a query stand.
 
-use crate::Limits;
 use crate::token::pieces;
 use culver_model::mime::PartTable;
 use culver_model::text::{Event, Extract, Place, Step, fold};
@@ -15,6 +14,8 @@ pub struct Snippet {
     pub marks: Vec<Range<usize>>,
 }
 
+/// Octets of a message that are looked at.
+const MESSAGE_OCTETS_MAX: usize = 4 << 20;
 /// Octets of a text that are looked at in one go.
 const WINDOW_OCTETS: usize = 16 * 1024;
 
@@ -28,8 +29,7 @@ pub fn snippet(table: &PartTable, message: &[u8], keys: &[&str], octets: usize) 
     let mut best = Best { words, octets, found: 0, snippet: None };
     let mut extract = Extract::new(table, message);
     extract.skip_header();
-    let limits = Limits::default();
-    let (mut text, mut left) = (String::new(), limits.message_octets_max);
+    let (mut text, mut left) = (String::new(), MESSAGE_OCTETS_MAX);
     loop {
         let step = extract.step(WINDOW_OCTETS, &mut |event| match event {
             Event::Text(Place::Body, piece) => {

@@ -8,6 +8,7 @@ use culver_model::mime::Message;
 use quickcheck::quickcheck;
 use roaring::RoaringBitmap;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 const WORDS: [&str; 12] = [
     "alpha",
@@ -130,6 +131,66 @@ fn messages_beyond_a_limit_are_candidates() {
         let found = search(&segments, &Query::Not(Box::new(Query::body("needle"))));
         assert!(found.possible.contains(1) && found.certain.contains(2));
     }
+}
+
+/// Each in one step of a shard's annex; the bound is a second on a core of its own, and tests are not optimised.
+#[test]
+fn no_message_takes_long() {
+    let begin = Instant::now();
+    let many: String = (0..1_500_000).map(|n| format!("{n:x}q ")).collect();
+    let html = |body: String| format!("Content-Type: text/html\r\n\r\n{body}");
+    let plain = |body: String| format!("Content-Type: text/plain; charset=utf-8\r\n\r\n{body}");
+    for (name, message) in [
+        ("different words", plain(many)),
+        ("one word", plain("x".repeat(20 << 20))),
+        ("machine text", plain("0a1b2c3d4e5f6g7h".repeat(1 << 20))),
+        (
+            "lines of base64",
+            plain("QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9wcXJzdHV2\r\n".repeat(1 << 18)),
+        ),
+        ("marks", plain("\u{301}".repeat(10 << 20))),
+        ("pairs", plain("\u{65e5}\u{672c}".repeat(3 << 20))),
+        ("an address", plain("a.b-c+d@".repeat(2 << 20))),
+        ("joiners", plain(".@".repeat(10 << 20))),
+        ("tags", html("<b></b>".repeat(3 << 20))),
+        ("brackets", html("<".repeat(16 << 20))),
+        ("references", html("&amp".repeat(4 << 20))),
+        ("fields", "X: y\r\n".repeat(2 << 20)),
+        ("names", (0..500_000).map(|n| format!("X-{n}: a\r\n")).collect()),
+        ("encoded words", format!("Subject: {}\r\n\r\n", "=?utf-8?q?a?= ".repeat(1 << 20))),
+        ("ligatures", plain("\u{fdfa}".repeat(5 << 20))),
+    ] {
+        let table = Message::scan(message.as_bytes()).table();
+        let start = Instant::now();
+        let mut builder = Builder::new(Limits::default(), 1);
+        builder.message(1, &table, message.as_bytes());
+        println!("{name}: {:.0?}, {} octets held", start.elapsed(), builder.octets());
+        let begin = Instant::now();
+        let bytes = builder.finish().unwrap().run();
+        println!("  and {:.0?} for the segment of {} octets", begin.elapsed(), bytes.len());
+        check(&bytes).unwrap();
+        let bound = if cfg!(debug_assertions) { 60 } else { 1 };
+        assert!(start.elapsed() < Duration::from_secs(bound), "{name}");
+    }
+    println!("{:.1?} in all", begin.elapsed());
+}
+
+#[test]
+fn stems_count_in_texts_of_their_language() {
+    let mut builder = Builder::new(Limits::default(), 1);
+    for (doc, body) in [
+        (1, "the houses of the town and the bridges of it are not what they were"),
+        (2, "der houses und die stadt ist nicht von dem was sie war"),
+        (3, "houses"),
+    ] {
+        let message = format!("Subject: s\r\n\r\n{body}");
+        builder.message(doc, &Message::scan(message.as_bytes()).table(), message.as_bytes());
+    }
+    let bytes = builder.finish().unwrap().run();
+    let segments = [Segment::open(&bytes).unwrap()];
+    let mode = Mode::Forms(Languages::parse("en").unwrap());
+    let found = search(&segments, &Query::Key { fields: Fields::TEXT, key: "house".into(), mode });
+    assert_eq!(found.certain.iter().collect::<Vec<_>>(), [1, 3]);
 }
 
 #[test]
