@@ -13,7 +13,7 @@ use crate::Step;
 use crate::field::{Field, Fields};
 use crate::format::{TERM_OCTETS_MAX, mark, put_length};
 use crate::grams::{self, MACHINE_GRAMS};
-use crate::language::{Language, Languages};
+use crate::language::Languages;
 use crate::limits::Limits;
 use crate::token::{COMPOUND_OCTETS_MAX, Sink, cut, tokenize};
 use crate::writer::{Documents, Lists, Writer};
@@ -145,9 +145,7 @@ impl Builder {
         if let Some(field) = self.open.field.take() {
             self.take(field, self.window.len());
             if matches!(field, Field::Body | Field::Subject) {
-                if let Some(language) = Language::most_counted(&self.open.counts) {
-                    self.open.languages = self.open.languages.with(language);
-                }
+                self.open.languages.0 |= Languages::most_counted(&self.open.counts).0;
                 self.open.counts = [0; 15];
             }
         }

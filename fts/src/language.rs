@@ -4,7 +4,7 @@
 //! words are looked up for the index anyway. The stemmers are those that the Snowball compiler 3.0.0 generates.
 //!
 //! # Limits
-//! Danish and Norwegian differ in few function words: a short text of one may be taken for the other. A text of which
+//! Danish and Norwegian differ in few function words: a short text of one may count as both. A text of which
 //! nothing is known has no language, and all stemmers that are configured look at its words.
 
 use std::borrow::Cow;
@@ -110,7 +110,7 @@ impl Language {
             }
             Language::Dutch => {
                 "de van het een en in is dat op te zijn met voor niet aan er om ook als bij maar dan ze wordt naar door \
-                 over uit nog deze wat kan hij ik je wij heeft worden zal ieder heeft recht geen hun of"
+                 over uit nog deze wat kan hij ik je wij heeft worden zal ieder geen hun of"
             }
             Language::English => {
                 "the of and to in a is that for it you was with on as have but be they this are not or by from at an \
@@ -118,7 +118,7 @@ impl Language {
             }
             Language::Finnish => {
                 "ja on ei että se hän oli mutta ovat kun niin tai myös joka mitä vain jos sen ole hänen ne tämä voi kuin \
-                 sekä siitä olla mukaan jokaisella jokaisen oikeus kaikki häntä sitä minä olen kuka mikä nyt"
+                 sekä siitä olla mukaan jokaisella jokaisen kaikki häntä sitä minä olen kuka mikä nyt"
             }
             Language::French => {
                 "le la les de des et est un une du en à dans que qui pour pas sur au par il elle ce ne se plus avec sont \
@@ -130,11 +130,11 @@ impl Language {
             }
             Language::Hungarian => {
                 "a az és hogy nem is egy ez van de csak meg ha vagy mint már még el ki kell minden azt mert volt lesz \
-                 ezt ami aki nincs joga valamint sem fel olyan akkor így itt úgy volna"
+                 ezt ami aki nincs valamint sem fel olyan akkor így itt úgy volna"
             }
             Language::Italian => {
                 "il la di e che un è per in una non del si con le da sono della i al dei come più ma lo nel alla gli ha \
-                 ogni delle questo anche o se ad suo sua degli essere ed diritto nella dal io mi"
+                 ogni delle questo anche o se ad suo sua degli essere ed nella dal io mi"
             }
             Language::Norwegian => {
                 "og i det er en å til av på for ikke den med som de jeg et har om vi var kan fra han vil etter skal \
@@ -142,27 +142,27 @@ impl Language {
             }
             Language::Portuguese => {
                 "o a de e que do da em um para é com não uma os no se na por mais as dos como mas foi ao ele das tem à \
-                 seu sua ou ser quando muito nos já está eu também só pelo pela até isso toda pessoa"
+                 seu sua ou ser quando muito nos já está eu também só pelo pela até isso toda"
             }
             Language::Romanian => {
-                "și în de la a cu pe nu este din că o un să se pentru mai care sau au fi sunt ce ca prin orice dreptul \
+                "și în de la a cu pe nu este din că o un să se pentru mai care sau au fi sunt ce ca prin orice \
                  sa lui fost dar nici al ale această acest după toate fără"
             }
             Language::Russian => {
                 "и в не на что я с он как это по но они мы из у за то все так его к от для о же ее или мне было вы бы \
-                 если при быть есть была есть каждый имеет право нет да только уже"
+                 если при быть есть была есть каждый имеет нет да только уже"
             }
             Language::Spanish => {
                 "el la de que y en los del se las por un para con no una su al es lo como más o pero sus le ha me sin \
-                 sobre este ya entre cuando todo esta ser son dos también fue era muy hasta toda persona tiene derecho"
+                 sobre este ya entre cuando todo esta ser son dos también fue era muy hasta toda tiene"
             }
             Language::Swedish => {
                 "och i att det är en som på för med av inte den till jag har de ett om han vi var men så kan från sig \
-                 man eller ska när under skall också efter vid nu sin mig dig var vara rätt ej utan någon"
+                 man eller ska när under skall också efter vid nu sin mig dig var vara ej utan någon"
             }
             Language::Turkish => {
                 "ve bir bu da de için ile ne o gibi daha çok ben var mı en kadar değil olarak olan her ama sonra biz \
-                 ki yok veya hak hakkı şey mi sen bana onu herkes olduğu"
+                 ki yok veya şey mi sen bana onu herkes olduğu"
             }
         }
     }
@@ -170,13 +170,6 @@ impl Language {
     /// The stem of a folded word, composed (NFC).
     pub fn stem(self, word: &str) -> String {
         waken_snowball::stem(self.algorithm(), &composed(word)).into_owned()
-    }
-
-    /// The language for which most function words were counted; none where there are too few.
-    pub fn most_counted(counts: &[u32; 15]) -> Option<Language> {
-        const ENOUGH: u32 = 3;
-        let best = Language::ALL.into_iter().max_by_key(|language| counts[*language as usize])?;
-        (counts[best as usize] >= ENOUGH).then_some(best)
     }
 }
 
@@ -203,6 +196,14 @@ impl Languages {
 
     pub fn iter(self) -> impl Iterator<Item = Language> {
         Language::ALL.into_iter().filter(move |language| self.has(*language))
+    }
+
+    /// The language for which most function words were counted, or several with as many; none where there are too few.
+    pub fn most_counted(counts: &[u32; 15]) -> Languages {
+        const ENOUGH: u32 = 3;
+        let most = counts.iter().copied().max().unwrap_or_default().max(ENOUGH);
+        let best = Language::ALL.into_iter().filter(|language| counts[*language as usize] == most);
+        best.fold(Languages::NONE, Languages::with)
     }
 
     /// Codes with commas or spaces between them; an unknown one is given back.

@@ -20,10 +20,10 @@
 //!   every query.
 //! - **Merging.** After each flush [`plan`] says which neighbours to merge; [`Merge::step`] does it with budgets, leaving
 //!   out documents that no row has any more.
-//! - **Searching.** [`search`] gives two sets: documents that match for certain, and others that may. The caller
+//! - **Searching.** [`Query::of`] is a search key's texts; [`search`] gives two sets: documents that match for certain, and others that may. The caller
 //!   intersects both with the messages of the mailbox and with what other keys left, and verifies the second with
 //!   `culver_model::text`. A query takes microseconds to a few milliseconds and runs on the shard in one go; a key below three octets
-//!   walks all terms (10 ms of 365,000), and belongs on the annex. [`rank()`] orders what was found.
+//!   walks all terms (11 ms for 456,000), and belongs on the annex. [`rank()`] orders what was found.
 //! - **Damage.** A segment that [`Segment::open`] or a query refuses is replaced by [`unknown`] of its documents, which
 //!   makes them candidates, until they are indexed anew. The other segments stand.
 //!

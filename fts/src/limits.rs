@@ -9,7 +9,8 @@ pub struct Limits {
     pub message_octets_max: usize,
     /// Different words of one message that are indexed.
     pub words_max: usize,
-    /// Octets that a builder takes before it is full. Finishing takes about as much again.
+    /// Octets that a builder takes before it is full. Finishing takes half as much again, and the
+    /// segment.
     pub builder_octets_max: usize,
     /// Octets of a segment above which it is merged no further.
     pub segment_octets_max: usize,

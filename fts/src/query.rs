@@ -30,6 +30,7 @@ use crate::language::{Language, Languages};
 use crate::postings::Bits;
 use crate::segment::Segment;
 use crate::token::{BASE64_OCTETS_MIN, Class, Piece, is_compound, is_machine, pieces};
+use culver_model::search::SearchKey;
 use culver_model::text::fold;
 use roaring::RoaringBitmap;
 
@@ -70,6 +71,21 @@ pub enum Query {
 }
 
 impl Query {
+    /// What a search key asks of the texts; `None` where it, or a part of it, asks something else.
+    pub fn of(key: &SearchKey) -> Option<Query> {
+        let all = |keys: &[SearchKey]| keys.iter().map(Query::of).collect::<Option<Vec<_>>>();
+        Some(match key {
+            SearchKey::All => Query::All,
+            SearchKey::Body(key) => Query::body(key),
+            SearchKey::Text(key) => Query::text(key),
+            SearchKey::Header { field, value } => Query::header(field, value),
+            SearchKey::And(keys) => Query::And(all(keys)?),
+            SearchKey::Or(left, right) => Query::Or(vec![Query::of(left)?, Query::of(right)?]),
+            SearchKey::Not(key) => Query::Not(Box::new(Query::of(key)?)),
+            _ => return None,
+        })
+    }
+
     /// The key `BODY`.
     pub fn body(key: &str) -> Query {
         Query::Key { fields: Fields::BODY, key: key.to_owned(), mode: Mode::Substring }

@@ -9,8 +9,9 @@
 //! - A *word* is a run of letters, digits and marks.
 //! - A run of a script without spaces (Han, kana, Thai, Lao, Khmer, Burmese) gives its overlapping *pairs* of characters;
 //!   a run of one gives that one.
-//! - A *compound* is a chain of words joined by single `.`, `@`, `-`, `_` or `+` that has an `@`: an e-mail address. It is
-//!   kept whole, beside its words. A key of that shape stands only within compounds.
+//! - A *compound* is a chain of words joined by single `.`, `@`, `-`, `_` or `+` that has an `@`, or a full stop between two
+//!   letters: an e-mail address or a host name. It is kept whole, beside its words. A key of that shape stands only within
+//!   compounds.
 //! - *Machine text* (base64, hashes, long numbers, what is too long for a word) is no word; see [`is_machine`].
 //!
 //! # Invariants
@@ -113,7 +114,7 @@ fn is_base64(run: &[u8]) -> bool {
 pub trait Sink {
     /// A word, a pair of characters or a single character of such a script.
     fn word(&mut self, token: &[u8]);
-    /// An address as a whole; its words come too.
+    /// An address or a host name as a whole; its words come too.
     fn compound(&mut self, token: &[u8]);
     /// Machine text of [`GRAM_OCTETS`] octets or more.
     fn machine(&mut self, token: &[u8]);
@@ -176,7 +177,7 @@ fn run(text: &str, sink: &mut impl Sink) {
             sink.word(word)
         }
         let begin = *chain.get_or_insert(at);
-        address = begin != at && (address || octets[at - 1] == b'@');
+        address = begin != at && (address || tells(octets, at - 1));
         // Does the chain go on behind one joiner?
         let joined = octets.get(end).is_some_and(|octet| ASCII[usize::from(*octet)] == JOINER)
             && text[end + 1..].chars().next().is_some_and(|c| class(c) == Class::Word);
@@ -188,6 +189,12 @@ fn run(text: &str, sink: &mut impl Sink) {
             chain = None;
         }
     }
+}
+
+/// Whether the joiner at this place makes its chain a compound: `@`, or a full stop between two letters of ASCII.
+fn tells(octets: &[u8], at: usize) -> bool {
+    let is_letter = |at: usize| octets.get(at).is_some_and(u8::is_ascii_alphabetic);
+    octets[at] == b'@' || (octets[at] == b'.' && at > 0 && is_letter(at - 1) && is_letter(at + 1))
 }
 
 fn word_end(text: &str, mut at: usize) -> usize {
@@ -265,8 +272,7 @@ pub fn pieces(key: &str) -> Vec<Piece<'_>> {
     pieces
 }
 
-/// Whether a folded key is words joined by single joiners, with an `@`: then every place where it stands is within a
-/// compound.
+/// Whether a folded key has the shape of a compound: then every place where it stands is within one.
 pub fn is_compound(key: &str) -> bool {
     let mut joiner = true;
     for c in key.chars() {
@@ -277,7 +283,7 @@ pub fn is_compound(key: &str) -> bool {
             _ => return false,
         }
     }
-    !joiner && key.contains('@')
+    !joiner && (0..key.len()).any(|at| tells(key.as_bytes(), at))
 }
 
 #[cfg(test)]
@@ -317,7 +323,7 @@ mod tests {
             ("<a@b> c@d.", "a b =a@b c d =c@d"),
             ("a..b@c @d e@ f@@g", "a b c =b@c d e f g"),
             ("x/a-b_c+d@e:f@g", "x a b c d e =a-b_c+d@e f g =f@g"),
-            ("foo.bar.baz", "foo bar baz"),
+            ("foo.bar.baz 1.2 a.1", "foo bar baz =foo.bar.baz 1 2 a 1"),
             ("\u{65e5}\u{672c}\u{8a9e}x", "\u{65e5}\u{672c} \u{672c}\u{8a9e} x"),
             ("\u{65e5}.", "\u{65e5}"),
             ("a@\u{65e5}", "a \u{65e5}"),
@@ -352,7 +358,13 @@ mod tests {
             assert_eq!(shown(key), expect, "{key}");
         }
         assert!(is_compound("a.b@c") && is_compound("a@b"));
-        assert!(!is_compound("a@") && !is_compound("@a") && !is_compound("a@@b") && !is_compound("a.b"));
+        assert!(
+            !is_compound("a@")
+                && !is_compound("@a")
+                && !is_compound("a@@b")
+                && is_compound("a.b")
+                && !is_compound("1.2")
+        );
     }
 
     quickcheck! {

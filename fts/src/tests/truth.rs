@@ -6,6 +6,7 @@ mod load;
 use crate::token::{Class, Sink, is_machine, pieces, tokenize};
 use crate::{Builder, Field, Fields, Languages, Limits, Merge, Mode, Query, Segment, check, search};
 use culver_model::mime::{Message, PartTable, fields};
+use culver_model::search::SearchKey;
 use culver_model::text::{
     Event, Extract, Folder, HeaderSearch, Place, Scope, Step, TextSearch, field_text, fold,
 };
@@ -382,7 +383,9 @@ fn fields_are_told_apart() {
         (key(Field::From, "nn@exam"), true, false),
         (key(Field::To, "ann"), false, false),
         (key(Field::Attachment, "holiday"), true, false),
-        (Query::body("holiday.png"), false, true),
+        (Query::body("holiday.png"), true, false),
+        (Query::body("liday.p"), true, false),
+        (Query::body("holiday."), false, true),
         (Query::body("report"), false, false),
         (Query::text("report"), true, false),
         (Query::text("bject: qua"), false, true),
@@ -401,4 +404,14 @@ fn fields_are_told_apart() {
         let found = search(&segments, &query);
         assert_eq!((found.certain.contains(5), found.possible.contains(5)), (certain, possible), "{query:?}");
     }
+}
+
+#[test]
+fn search_keys_are_queries_where_they_ask_for_texts() {
+    let text = |key: &str| SearchKey::Text(key.to_owned());
+    let mixed =
+        SearchKey::Or(Box::new(text("a")), Box::new(SearchKey::Not(Box::new(SearchKey::Body("b".into())))));
+    let expect = Query::Or(vec![Query::text("a"), Query::Not(Box::new(Query::body("b")))]);
+    assert_eq!(Query::of(&mixed), Some(expect));
+    assert_eq!(Query::of(&SearchKey::And(vec![text("a"), SearchKey::Recent])), None);
 }
