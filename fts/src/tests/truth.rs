@@ -266,6 +266,92 @@ fn index_and_verification_find_what_a_scan_finds() {
     assert!(hits > queries * 10);
 }
 
+/// Texts of pieces that meet the edges of the rules: lengths of machine text, lines of base64, joiners, marks, pairs.
+#[test]
+fn odd_texts_are_found_like_others() {
+    const PIECES: [&str; 34] = [
+        " ",
+        " ",
+        " ",
+        ",",
+        ".",
+        "@",
+        "-",
+        "_",
+        "+",
+        "/",
+        "=",
+        "..",
+        "a",
+        "bc",
+        "1",
+        "def",
+        "a1b2c3d4",
+        "12345678",
+        "0123456789",
+        "abcdefghijklmnopqrst",
+        "aaaaaaaa11111111bbbbbbbb",
+        "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9wcXJz",
+        "abcdefghijklmnopqrstuvwxyzabcdefghijk111",
+        "\u{301}",
+        "\u{e9}",
+        "\u{df}",
+        "\u{65e5}",
+        "\u{672c}\u{8a9e}",
+        "\u{30ac}",
+        "\u{e01}\u{e48}",
+        "\u{d55c}",
+        "\u{fb01}",
+        "\u{ad}",
+        "\u{1f600}",
+    ];
+    let mut random = Random(3);
+    let rounds = if cfg!(debug_assertions) { 30 } else { 400 };
+    for round in 0..rounds {
+        let text = |random: &mut Random, pieces: usize| -> String {
+            (0..random.below(pieces)).map(|_| PIECES[random.below(PIECES.len())]).collect()
+        };
+        let messages: Vec<Scanned> = (0..20)
+            .map(|_| {
+                // Long ones go over the window in which texts are cut.
+                let pieces = if random.below(10) == 0 { 20_000 } else { 40 };
+                let (subject, body) = (text(&mut random, 20), text(&mut random, pieces));
+                let odd = text(&mut random, 8);
+                let kind = "Content-Type: text/plain; charset=utf-8\r\n";
+                Scanned::new(format!("Subject: {subject}\r\n{odd}\r\n{kind}\r\n{body}").into_bytes())
+            })
+            .collect();
+        let mut builder = Builder::new(Limits::default(), round);
+        for (at, message) in messages.iter().enumerate() {
+            builder.message(number(at), &message.table, &message.message);
+        }
+        let bytes = builder.finish().unwrap().run();
+        check(&bytes).unwrap();
+        let segments = [Segment::open(&bytes).unwrap()];
+        for _ in 0..300 {
+            let key = match random.below(3) {
+                0 => text(&mut random, 5),
+                _ => piece(&messages, &mut random).1,
+            };
+            for query in [
+                Query::text(&key),
+                Query::body(&key),
+                Query::header("Subject", &key),
+                Query::header("", &key),
+            ] {
+                let found = search(&segments, &query);
+                for (at, message) in messages.iter().enumerate() {
+                    let expect = message.matches(&query);
+                    let is_certain = found.certain.contains(number(at));
+                    let is_found = is_certain || found.possible.contains(number(at));
+                    assert!(is_found || !expect, "{query:?} does not find message {at} of round {round}");
+                    assert!(expect || !is_certain, "{query:?} is sure of message {at} of round {round}");
+                }
+            }
+        }
+    }
+}
+
 #[derive(Default)]
 struct Words {
     words: HashSet<String>,
