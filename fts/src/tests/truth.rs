@@ -269,7 +269,7 @@ fn index_and_verification_find_what_a_scan_finds() {
 /// Texts of pieces that meet the edges of the rules: lengths of machine text, lines of base64, joiners, marks, pairs.
 #[test]
 fn odd_texts_are_found_like_others() {
-    const PIECES: [&str; 34] = [
+    const PIECES: [&str; 36] = [
         " ",
         " ",
         " ",
@@ -290,6 +290,8 @@ fn odd_texts_are_found_like_others() {
         "12345678",
         "0123456789",
         "abcdefghijklmnopqrst",
+        "+QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9wcXJz",
+        " def+QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9wcXJz/bc=",
         "aaaaaaaa11111111bbbbbbbb",
         "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9wcXJz",
         "abcdefghijklmnopqrstuvwxyzabcdefghijk111",
@@ -329,8 +331,16 @@ fn odd_texts_are_found_like_others() {
         check(&bytes).unwrap();
         let segments = [Segment::open(&bytes).unwrap()];
         for _ in 0..300 {
-            let key = match random.below(3) {
+            let key = match random.below(4) {
                 0 => text(&mut random, 5),
+                // From a space on: the first word is whole.
+                1 => {
+                    let (at, _) = piece(&messages, &mut random);
+                    let (_, text) = &messages[at].texts[random.below(messages[at].texts.len())];
+                    let spaces: Vec<usize> = memchr::memchr_iter(b' ', text.as_bytes()).collect();
+                    let begin = spaces.get(random.below(spaces.len())).copied().unwrap_or_default();
+                    text[begin..].chars().take(2 + random.below(9)).collect()
+                }
                 _ => piece(&messages, &mut random).1,
             };
             for query in [
