@@ -116,7 +116,7 @@ pub trait Sink {
     fn word(&mut self, token: &[u8]);
     /// An address or a host name as a whole; its words come too.
     fn compound(&mut self, token: &[u8]);
-    /// Machine text of [`GRAM_OCTETS`] octets or more.
+    /// Machine text of three octets or more.
     fn machine(&mut self, token: &[u8]);
 }
 
