@@ -298,7 +298,7 @@ fn idle_keepalive() -> Fallible {
 
 /// By listener, and by what a client calls itself.
 fn hidden_capabilities() -> Fallible {
-    let lines = ["imap.client = [{ name = \"Outlook\", hide_capabilities = [\"NOTIFY\"] }]"];
+    let lines = ["[[imap.client]]\nname = \"Outlook\"\nhide_capabilities = [\"NOTIFY\"]"];
     let mut culver = configured("hidden", &lines)?;
     let mut imap = Imap::login(culver.ports.imap, &user(0), &password(0))?;
     let listed = |imap: &mut Imap| -> Fallible<String> { Ok(imap.must("CAPABILITY")?.lines().join(" ")) };

@@ -17,7 +17,8 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 
 /// Crates with a `benches/micro.rs`.
-const CRATES: &[&str] = &["culver-model", "culver-proto", "culver-index", "culver-storage", "culver-mailbox"];
+const CRATES: &[&str] =
+    &["culver-model", "culver-proto", "culver-index", "culver-fts", "culver-storage", "culver-mailbox"];
 const FILE: &str = "bench/instructions.tsv";
 /// Where a change is marked, in percent: smaller ones come from code that was laid out anew.
 const MARKED_PERCENT: f64 = 1.0;

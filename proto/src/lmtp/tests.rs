@@ -576,7 +576,8 @@ fn canonical(message: &[u8]) -> Vec<u8> {
 
 #[test]
 fn binary_chunks_pass_as_they_are() {
-    let mut session = Session::ready(config(), &["pat"]);
+    let mut session = Session::new(config());
+    session.give(b"LHLO x\r\n");
     let message = b"a\nb\r\0c\r\n.\r\n";
     session.give(b"MAIL FROM:<a@b> BODY=BINARYMIME\r\nRCPT TO:<pat@foo.edu>\r\nBDAT 5\r\na\nb\r\0BDAT 6 LAST\r\nc\r\n.\r\n");
     assert_eq!(session.delivered.last().map(|(_, body)| body.as_slice()), Some(&message[..]));

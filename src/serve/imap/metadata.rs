@@ -249,7 +249,9 @@ impl Imap {
         for (of, names) in changed {
             match name_of(&state, of) {
                 Some(name) if !enabled && !wants.is_some_and(|notify| notify.metadata_of(&state, &name)) => {}
-                None if of == SERVER && !enabled && !wants.is_some_and(|notify| notify.metadata_of_server()) => {}
+                None if of == SERVER
+                    && !enabled
+                    && !wants.is_some_and(|notify| notify.metadata_of_server()) => {}
                 Some(name) => encode::metadata_changed(&mut self.out, Some(&name), names, utf8),
                 None if of == SERVER => encode::metadata_changed(&mut self.out, None, names, utf8),
                 None => {}
