@@ -4,6 +4,7 @@
 use crate::config::reader::{Problems, Section};
 use culver_model::AccountId;
 use culver_proto::imap::Mask;
+use culver_proto::pop3::Expire;
 use culver_proto::sasl::{Mechanism, Mechanisms};
 use culver_shard::tls::{CertificateFiles, TlsError};
 use culver_users::{Network, PasswdFile, Stored};
@@ -29,6 +30,8 @@ pub use storage::{Prices, SharedStore, StorageConfig, check_lease, check_name, s
 const KEEPALIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(29 * 60);
 /// Below a second sessions would fall asleep between two commands; one of a day never sleeps.
 const SLEEPS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+/// RFC 2449 §6.5: minutes, as a rule.
+const LOGIN_DELAYS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
 /// A client gives up on a command after a minute or more of silence.
 const PROGRESS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(600);
 /// RFC 1939 §3 gives a silent client ten minutes: what yields later would never yield.
@@ -168,6 +171,8 @@ pub struct ImapConfig {
     pub inactivity: Duration,
     /// How often a client hears that a long search goes on (RFC 9585).
     pub progress_after: Duration,
+    /// UIDONLY (RFC 9586), which works for every client that enables it, is in the list of capabilities.
+    pub advertise_uidonly: bool,
     /// COMPRESS=DEFLATE (RFC 4978) is offered.
     pub compress: bool,
     pub login_timeout: Duration,
@@ -196,6 +201,10 @@ pub struct Pop3Config {
     /// Silence after which the holder of a maildrop yields to the next login.
     pub lock_silence: Duration,
     pub inactivity: Duration,
+    /// Between two logins of a user; zero: none.
+    pub login_delay: Duration,
+    /// What CAPA promises about how long mail is kept (RFC 2449 §6.7).
+    pub expire: Expire,
 }
 
 #[derive(Clone, Debug)]
@@ -243,6 +252,7 @@ impl Config {
                 append_octets_max: 64 << 20,
                 idle_keepalive: Duration::from_secs(120),
                 progress_after: Duration::from_secs(10),
+                advertise_uidonly: false,
                 compress: true,
                 sleep_after: Duration::from_secs(10),
                 inactivity: Duration::from_secs(30 * 60),
@@ -262,6 +272,8 @@ impl Config {
                 lock: false,
                 lock_silence: Duration::from_secs(60),
                 inactivity: Duration::from_secs(600),
+                login_delay: Duration::ZERO,
+                expire: Expire::Unsaid,
             },
             quota: QuotaConfig::default(),
             metadata: MetadataConfig::default(),
@@ -372,6 +384,7 @@ impl Config {
         imap.duration_within("progress_after", PROGRESS, problems, |value| {
             config.imap.progress_after = value;
         });
+        imap.flag("advertise_uidonly", problems, |value| config.imap.advertise_uidonly = value);
         imap.flag("compress", problems, |value| config.imap.compress = value);
         imap.duration_within("idle_keepalive", KEEPALIVES, problems, |value| {
             config.imap.idle_keepalive = value;
@@ -429,6 +442,14 @@ impl Config {
             config.pop3.lock_silence = value;
         });
         pop3.duration_within("inactivity", TIMEOUTS, problems, |value| config.pop3.inactivity = value);
+        pop3.duration_within("login_delay", LOGIN_DELAYS, problems, |value| config.pop3.login_delay = value);
+        if let Some((value, line)) = pop3.text_at("expire", problems) {
+            match (value.as_str(), value.strip_suffix('d').map(str::parse)) {
+                ("never", _) => config.pop3.expire = Expire::Never,
+                (_, Some(Ok(days))) => config.pop3.expire = Expire::Days(days),
+                _ => problems.at(line, "pop3.expire", "is no time", "write \"never\", or days: \"30d\""),
+            }
+        }
         pop3.finish(problems);
 
         let mut quota = root.section("quota", problems);

@@ -74,6 +74,7 @@ pub struct Shard {
     left: Cell<bool>,
     exercise_state: bool,
     exercise_sleep: bool,
+    pop3_logins: pop3::Logins,
     /// When the process began, in seconds since 1970: tells its sessions from those of an earlier one.
     start: u32,
     /// Nothing of this shard is under way any more, or the time to drain is over.
@@ -222,6 +223,11 @@ impl Shard {
         self.exercise_state
     }
 
+    /// When accounts were last logged in to by POP3.
+    pub fn pop3_logins(&self) -> &pop3::Logins {
+        &self.pop3_logins
+    }
+
     /// What an account may hold where nothing was set for it alone: its user's fields, and else the configuration's.
     pub fn allowance(&self, account: &AccountId) -> Allowance {
         let config = &self.config.quota;
@@ -229,6 +235,22 @@ impl Shard {
         let fields = directory.find(account).and_then(|entry| entry.quota.as_deref());
         let quota = fields.map_or(config.quota, |fields| fields.over(config.quota));
         Allowance { quota, grace: config.grace }
+    }
+
+    /// Capabilities of IMAP that a user is not told of: `userdb_imap_hide_capabilities` of a passwd-file, names with commas between.
+    pub fn hidden_from(&self, account: &AccountId) -> Mask {
+        let directory = self.directory.borrow();
+        let field =
+            directory.find(account).and_then(|entry| entry.user.field("userdb_imap_hide_capabilities"));
+        let Some(names) = field else { return Mask::default() };
+        Mask::parse(&names.replace(',', " ")).unwrap_or_else(|unknown| {
+            tracing::warn!(
+                account = account.as_str(),
+                unknown,
+                "userdb_imap_hide_capabilities names no capability that can be hidden: nothing is hidden from this user"
+            );
+            Mask::default()
+        })
     }
 
     /// The special use that a mailbox of this name gets (RFC 6154).
@@ -476,6 +498,7 @@ async fn serve_part<A: FnOnce()>(
         left: Cell::new(false),
         exercise_state: exercise.is_some(),
         exercise_sleep,
+        pop3_logins: pop3::Logins::default(),
         start: shared.start,
         finished: Cell::new(false),
         config: config.clone(),

@@ -41,6 +41,9 @@ fn durations_have_bounds() {
         ("imap", "idle_keepalive", ["1s", "2m", "29m"], ["999ms", "30m", "soon"]),
         ("imap", "sleep_after", ["1s", "10s", "24h"], ["0s", "25h", "10"]),
         ("pop3", "lock_silence", ["1s", "60s", "10m"], ["0s", "11m", "60"]),
+        ("pop3", "login_delay", ["0s", "60s", "24h"], ["25h", "60", "soon"]),
+        ("pop3", "expire", ["never", "30d", "0d"], ["30", "d", "soon"]),
+        ("imap", "progress_after", ["10ms", "10s", "10m"], ["9ms", "11m", "10"]),
     ] {
         let found = |value: &str| mistakes(&format!("{GOOD}[{section}]\n{key} = \"{value}\"\n"));
         for value in good {

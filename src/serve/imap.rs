@@ -33,7 +33,7 @@ use culver_model::{AccountId, Guid, MailboxName, ModSeq, UidSet};
 use culver_proto::away::Away;
 use culver_proto::imap::command::{Command, Hidden, IdPair, Request};
 use culver_proto::imap::{
-    Code, Event, Limits, Reason, Refusal, Server, Stage, Status, capability, encode, response,
+    Code, Event, Limits, Mask, Reason, Refusal, Server, Stage, Status, capability, encode, response,
 };
 use culver_proto::sasl::{Exchange, Mechanism, Mechanisms, Proof, Step};
 use culver_shard as shard;
@@ -103,6 +103,8 @@ struct User {
     /// NOTIFY was given.
     notify: Option<Box<notify::Notifying>>,
     contexts: context::Contexts,
+    /// Capabilities that this user is not told of.
+    hidden: Mask,
 }
 
 struct Selected {
@@ -201,7 +203,7 @@ impl Imap {
 
     fn capabilities(&self) -> String {
         let offer = capability::Offer {
-            mask: self.peer.hidden,
+            mask: self.user.as_ref().map_or(self.peer.hidden, |user| self.peer.hidden.and(user.hidden)),
             starttls: self.shard.tls().is_some(),
             plaintext: self.peer.secure,
             mechanisms: match self.user {
@@ -212,6 +214,7 @@ impl Imap {
             append_octets_max: self.shard.config().imap.append_octets_max,
             quota_set: self.sets_quota(),
             compress: self.shard.config().imap.compress && !self.conn.is_deflated(),
+            uid_only: self.shard.config().imap.advertise_uidonly,
         };
         capability::capabilities(self.server.state(), &offer)
     }
@@ -477,6 +480,7 @@ impl Imap {
                     metadata_told: ModSeq::ZERO,
                     notify: None,
                     contexts: context::Contexts::default(),
+                    hidden: self.shard.hidden_from(account),
                 });
                 let capabilities = self.capabilities();
                 let code = Code::Capability(&capabilities);

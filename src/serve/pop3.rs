@@ -13,9 +13,11 @@
 //! 1939, 2449, 2595, 5034.
 
 mod lock;
+mod logins;
 mod maildrop;
 
 use self::lock::Hold;
+pub use self::logins::Logins;
 use super::auth::{self, Login};
 use super::away::{away, away_from};
 use super::metrics::{Gauge, add, count};
@@ -281,6 +283,11 @@ impl Pop3 {
 
     /// Opens the maildrop on this, the account's own shard, and answers the login.
     async fn begin(&mut self, account: &AccountId, connection: auth::Connection) {
+        // RFC 2449 §6.5: all logins of an account come to its shard.
+        let delay = self.shard.config().pop3.login_delay;
+        if !delay.is_zero() && !self.shard.pop3_logins().admit(account, delay) {
+            return self.refuse(Refusal::LoginDelay);
+        }
         let hold = match self.shard.config().pop3.lock {
             false => None,
             true => match Hold::take(account, self.shard.config().pop3.lock_silence) {
@@ -489,6 +496,8 @@ fn config(shard: &Shard, conn: &Conn, peer: &Peer) -> Arc<proto::Config> {
         plaintext_allowed: peer.secure,
         channel,
         limits: proto::Limits { idle_ms_max, ..proto::Limits::default() },
+        expire: config.pop3.expire,
+        login_delay_s: Some(config.pop3.login_delay.as_secs() as u32).filter(|seconds| *seconds > 0),
         ..proto::Config::default()
     })
 }

@@ -25,6 +25,7 @@ pub fn tests() -> Vec<Test> {
         Test { name: "configured_bare_newlines_are_refused", run: |_| bare_newlines() },
         Test { name: "configured_proxy_header_says_who_the_client_is", run: |_| proxy_header() },
         Test { name: "configured_idle_keepalive_comes_in_time", run: |_| idle_keepalive() },
+        Test { name: "configured_pop3_says_how_long_and_how_often", run: |_| expire_and_login_delay() },
         Test { name: "configured_capabilities_are_hidden", run: |_| hidden_capabilities() },
         Test { name: "configured_a_long_search_says_that_it_goes_on", run: |_| search_in_progress() },
     ]
@@ -296,6 +297,22 @@ fn idle_keepalive() -> Fallible {
     culver.terminate()
 }
 
+/// RFC 2449 §6.5, §6.7: what CAPA says is kept.
+fn expire_and_login_delay() -> Fallible {
+    let mut culver = configured("delay", &["pop3.expire = \"30d\"", "pop3.login_delay = \"1h\""])?;
+    let (mut pop3, _) = greeted(culver.ports.pop3)?;
+    let lines = capa(&mut pop3)?;
+    for line in ["EXPIRE 30", "LOGIN-DELAY 3600"] {
+        ensure!(lines.iter().any(|said| said == line), "{lines:?}");
+    }
+    for (account, begins) in [(0, "+OK"), (0, "-ERR [LOGIN-DELAY]"), (1, "+OK"), (0, "-ERR [LOGIN-DELAY]")] {
+        let (_, answer) = pop3_login(&culver, account)?;
+        ensure!(answer.starts_with(begins), "{account}: {answer}");
+    }
+    Imap::login(culver.ports.imap, &user(0), &password(0))?;
+    culver.terminate()
+}
+
 /// By listener, and by what a client calls itself.
 fn hidden_capabilities() -> Fallible {
     let lines = ["[[imap.client]]\nname = \"Outlook\"\nhide_capabilities = [\"NOTIFY\"]"];
@@ -309,6 +326,20 @@ fn hidden_capabilities() -> Fallible {
     let mut other = Imap::login(culver.ports.imap, &user(0), &password(0))?;
     other.must("ID (\"name\" \"Thunderbird\")")?;
     ensure!(listed(&mut other)?.contains(" NOTIFY "), "another client");
+
+    // Of one user, from the next reading of the passwd-file on.
+    let text = fs::read_to_string(culver.passwd_file())?;
+    let field = "userdb_imap_hide_capabilities=IDLE,NOTIFY";
+    let one = |line: &str| format!("{line}{}\n", if line.starts_with(&user(1)) { field } else { "" });
+    fs::write(culver.passwd_file(), text.lines().map(one).collect::<String>())?;
+    reload(&culver)?;
+    eventually("capabilities are hidden from a user", RELOAD, || {
+        let mut imap = Imap::login(culver.ports.imap, &user(1), &password(1))?;
+        let listed = listed(&mut imap)?;
+        Ok(!listed.contains(" NOTIFY ") && !listed.contains(" IDLE ") && listed.contains(" CONDSTORE "))
+    })?;
+    let mut other = Imap::login(culver.ports.imap, &user(0), &password(0))?;
+    ensure!(listed(&mut other)?.contains(" NOTIFY "), "another user");
     culver.terminate()
 }
 

@@ -120,6 +120,8 @@ pub struct Offer {
     pub quota_set: bool,
     /// COMPRESS can be given.
     pub compress: bool,
+    /// UIDONLY is advertised: there are clients that enable what they see and then use sequence numbers.
+    pub uid_only: bool,
 }
 
 /// The list, separated by spaces: for the CAPABILITY response and [`super::Code::Capability`].
@@ -141,6 +143,7 @@ pub fn capabilities(state: &State, offer: &Offer) -> String {
             // RFC 7888 §5: never both.
             "LITERAL+" if offer.literal_minus => add("LITERAL-"),
             "COMPRESS=DEFLATE" if !offer.compress => {}
+            "UIDONLY" if !offer.uid_only => {}
             "APPENDLIMIT" => add(&format!("APPENDLIMIT={}", offer.append_octets_max)),
             "QUOTASET" if !offer.quota_set => {}
             name => add(name),
@@ -179,6 +182,7 @@ mod tests {
             append_octets_max: 1000,
             quota_set: false,
             compress: true,
+            uid_only: true,
         }
     }
 

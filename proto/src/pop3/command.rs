@@ -7,10 +7,15 @@ use super::line::number;
 pub(super) enum Command<'a> {
     User(&'a [u8]),
     Pass(&'a [u8]),
-    Auth { mechanism: &'a [u8], initial: Option<&'a [u8]> },
+    Auth {
+        mechanism: &'a [u8],
+        initial: Option<&'a [u8]>,
+    },
     AuthList,
     Apop,
     Capa,
+    /// RFC 6856 §3: a language range, or which there are.
+    Lang(Option<&'a [u8]>),
     Stls,
     Stat,
     List(Option<u32>),
@@ -61,6 +66,13 @@ pub(super) fn parse(line: &[u8]) -> Result<Command<'_>, Mistake> {
         }
         b"APOP" => Ok(Command::Apop),
         b"CAPA" => bare(rest, Command::Capa),
+        b"LANG" => {
+            let mut words = words(rest);
+            match (words.next(), words.next()) {
+                (range, None) => Ok(Command::Lang(range)),
+                _ => Err("one language is wanted"),
+            }
+        }
         b"STLS" => bare(rest, Command::Stls),
         b"STAT" => bare(rest, Command::Stat),
         b"LIST" => optional(rest).map(Command::List),

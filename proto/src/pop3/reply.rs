@@ -86,7 +86,9 @@ pub(super) fn capabilities(config: &Config, tls: bool, out: &mut Vec<u8>) {
         out.extend_from_slice(text.as_bytes());
         out.extend_from_slice(b"\r\n");
     };
-    ["TOP", "UIDL", "PIPELINING", "RESP-CODES", "AUTH-RESP-CODE"].into_iter().for_each(&mut capability);
+    ["TOP", "UIDL", "PIPELINING", "RESP-CODES", "AUTH-RESP-CODE", "LANG"]
+        .into_iter()
+        .for_each(&mut capability);
     if config.starttls && !tls {
         capability("STLS");
     }

@@ -192,6 +192,23 @@ impl Server {
                 reply::capabilities(&self.config, self.tls, out);
                 None
             }
+            Ok(Command::Lang(None)) => {
+                reply::ok(out, "languages follow");
+                out.extend_from_slice(b"en English\r\ni-default\r\n.\r\n");
+                None
+            }
+            Ok(Command::Lang(Some(range))) => {
+                // RFC 6856 §3.2: what is told already is English, which i-default is, too (RFC 2277 §4.5).
+                let is = |name: &[u8]| range.eq_ignore_ascii_case(name);
+                let english =
+                    is(b"en") || range.get(..3).is_some_and(|begin| begin.eq_ignore_ascii_case(b"en-"));
+                match (english, is(b"*") || is(b"i-default")) {
+                    (true, _) => reply::ok(out, "en English from now on"),
+                    (false, true) => reply::ok(out, "i-default English from now on"),
+                    (false, false) => self.bad(out, "this language is not spoken here"),
+                }
+                None
+            }
             Ok(command) => match &mut self.state {
                 State::Transaction { .. } => self.transaction(command, out),
                 _ => self.authorization(command, out),

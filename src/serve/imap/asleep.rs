@@ -122,6 +122,7 @@ impl Imap {
                 let (saved, late) = (state.saved, Vec::new());
                 let (metadata_told, notify) = (state.metadata_told, None);
                 let contexts = super::context::Contexts::default();
+                let hidden = session.shard.hidden_from(opened.account().id());
                 session.user = Some(User {
                     session: opened,
                     selected,
@@ -131,6 +132,7 @@ impl Imap {
                     metadata_told,
                     notify,
                     contexts,
+                    hidden,
                 });
             }
             Err(OpenError::Away { standing, .. }) => {
