@@ -365,10 +365,15 @@ fn what_a_node_commits_itself_it_does_not_fetch_back() {
             for nth in 0..20 {
                 shelf.deliver(&name, &content(nth, 1000 + 10_000 * nth as usize)).await;
             }
+            for nth in 0..30 {
+                shelf.commit(&name, None, format!("changed {nth}").as_bytes()).await;
+            }
             assert_eq!(reads(&asked.watch()).len(), 0, "a delivery to a closed account reads nothing");
             let loaded = storage.load(partition, &name).await.unwrap();
-            assert_eq!(loaded.records.len(), 20);
-            for (nth, record) in (0..).zip(&loaded.records) {
+            assert_eq!(loaded.records.len(), 50);
+            let changed = loaded.records.iter().skip(20).map(|record| record.meta.clone());
+            assert!(changed.eq((0..30).map(|nth| format!("changed {nth}").into_bytes())));
+            for (nth, record) in (0..20).zip(&loaded.records) {
                 assert_eq!(record.meta, b"delivered");
                 if nth % 2 == 0 {
                     let octets = read_whole(&storage, partition, &record.bodies[0]).await;

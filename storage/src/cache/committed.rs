@@ -2,8 +2,8 @@
 //! over: nobody has to fetch it back.
 //!
 //! # Limits
-//! Of records with bodies in the journal, as far as the cache has promised room; what it has none for is read of the store when it is
-//! wanted. A body in a pack of one is: it was too large to be held.
+//! Heads of records, and bodies in the journal up to [`WHOLE_MAX`], as far as the cache has promised room; what it has none for is
+//! read of the store when it is wanted.
 
 use std::rc::Rc;
 
@@ -32,20 +32,21 @@ impl Inner {
         on_commit: OnCommit,
     ) -> OnCommit {
         let Some(cache) = self.objects.stored().and_then(Stored::cache) else { return on_commit };
+        // A record without bodies is read again, too: where its account is closed by then, by whoever opens it, and by the flush.
+        let small = |body: &&Body| body.octets() <= WHOLE_MAX;
         let frames: usize = bodies.iter().map(Body::frame_octets).sum();
-        if frames == 0 || bodies.iter().any(|body| body.octets() > WHOLE_MAX) {
-            return on_commit;
-        }
-        let Some(promised) = cache.promise(meta.len() + frames) else { return on_commit };
+        let held: usize = bodies.iter().filter(small).map(Body::frame_octets).sum();
+        let Some(promised) = cache.promise(meta.len() + held) else { return on_commit };
         let (cache, inner, account) = (cache.clone(), Rc::downgrade(self), account.clone());
         let frame = |body: &Body| {
             let mut frame = Vec::new();
-            if let Form::Inline { bytes, .. } = &body.0 {
+            if let (Form::Inline { bytes, .. }, true) = (&body.0, small(&body)) {
                 put_raw_frame(bytes, &mut frame);
             }
             frame
         };
-        let (meta, kept): (Vec<u8>, Vec<Vec<u8>>) = (meta.to_vec(), bodies.iter().map(frame).collect());
+        let kept: Vec<Vec<u8>> = if held > 0 { bodies.iter().map(frame).collect() } else { Vec::new() };
+        let meta = meta.to_vec();
         Box::new(move |result| {
             drop(promised);
             if let (Ok(committed), Some(inner)) = (&result, inner.upgrade()) {
