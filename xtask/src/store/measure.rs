@@ -222,7 +222,10 @@ impl Bench {
         ensure!(delivered > 0.0, "nothing was delivered");
         figures.insert("meter_differs", meter_differs(&node, relay, &first)?);
         figures.insert("journaled_all", self.held("few")?.values().sum::<u64>() as f64 / raw);
+        let (before, began) = (relay.counts(), Instant::now());
         node.server.stop()?;
+        let reads = reads(&relay.counts()) - reads(&before);
+        println!("  the stop took {:.1} s and read {reads} times of the store", began.elapsed().as_secs_f64());
         let said = fs::read_to_string(node.dir.join("server.log"))?;
         let flushed = !said.contains(UNFLUSHED);
         if !flushed {
