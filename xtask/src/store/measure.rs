@@ -225,7 +225,10 @@ impl Bench {
         let (before, began) = (relay.counts(), Instant::now());
         node.server.stop()?;
         let reads = reads(&relay.counts()) - reads(&before);
-        println!("  the stop took {:.1} s and read {reads} times of the store", began.elapsed().as_secs_f64());
+        println!(
+            "  the stop took {:.1} s and read {reads} times of the store",
+            began.elapsed().as_secs_f64()
+        );
         let said = fs::read_to_string(node.dir.join("server.log"))?;
         let flushed = !said.contains(UNFLUSHED);
         if !flushed {
