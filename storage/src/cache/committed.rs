@@ -21,8 +21,7 @@ use crate::shared::takeover::ReadPart;
 use crate::storage::{Committed, Inner};
 
 impl Inner {
-    /// What is about to be committed of a message goes into the cache when it is: whoever is told of it reads it, and so does
-    /// the next flush.
+    /// What is about to be committed goes into the cache when it is: whoever is told of it reads it, and so does the next flush.
     pub fn keep_committed(
         self: &Rc<Self>,
         partition: PartitionId,

@@ -10,12 +10,14 @@ def b64(octets):
 
 
 class Imap:
+    port, starttls, started = imap, "s STARTTLS", "s OK"
+
     def __init__(self, tls=None, certificate=None):
-        self.sock = socket.create_connection(("127.0.0.1", imap), timeout=60)
+        self.sock = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         self.file = self.sock.makefile("rb")
         self.greeting = self.line()
         if tls:
-            assert self.ask("s STARTTLS").startswith("s OK"), "STARTTLS"
+            assert self.ask(self.starttls).startswith(self.started), self.starttls
             context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             context.minimum_version = context.maximum_version = tls
@@ -49,19 +51,7 @@ class Imap:
 
 
 class Pop3(Imap):
-    def __init__(self, tls=None, certificate=None):
-        self.sock = socket.create_connection(("127.0.0.1", pop3), timeout=60)
-        self.file = self.sock.makefile("rb")
-        self.greeting = self.line()
-        if tls:
-            assert self.ask("STLS").startswith("+OK"), "STLS"
-            context = ssl.create_default_context()
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            context.minimum_version = context.maximum_version = tls
-            if certificate:
-                context.load_cert_chain(*certificate)
-            self.sock = context.wrap_socket(self.sock)
-            self.file = self.sock.makefile("rb")
+    port, starttls, started = pop3, "STLS", "+OK"
 
     def mechanisms(self):
         line, found = self.ask("CAPA"), []
